@@ -1,0 +1,45 @@
+"""What can go wrong, by name. Every exception the package raises on purpose is one of these.
+
+They also derive from the built-in a Python user would expect to catch (``ValueError``,
+``RuntimeError``, ``ImportError``), so that ``except ValueError`` keeps working.
+"""
+
+from __future__ import annotations
+
+
+class Error(Exception):
+    """Root of every error that blatam_kv raises on purpose."""
+
+
+class InvalidRequest(Error, ValueError):
+    """The caller's input is at fault; ``field`` names the part, the message names the fix."""
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class ConfigError(Error, ValueError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+class CorruptRecord(Error, ValueError):
+    """Stored bytes are not what was written; ``reason`` says how that was noticed."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"corrupt record: {reason}")
+        self.reason = reason
+
+
+class MissingExtra(Error, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+    def __init__(self, package: str, *, extra: str) -> None:
+        super().__init__(
+            f"{package} is not installed; it comes with: pip install 'blatam-kv[{extra}]'"
+        )
+        self.extra = extra
+
+
+class ModelError(Error, RuntimeError):
+    """The language model failed or is unusable (weights missing, context exceeded, ...)."""
