@@ -1,0 +1,776 @@
+#include "bindings/cache_type.h"
+
+#include <structmember.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstddef>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/shard.h"
+
+namespace blatam::python {
+namespace {
+
+// ---- references ---------------------------------------------------------------------------------
+
+// One owned reference. Its destructor may run any Python code, so no Ref is dropped between a
+// lookup and the use of its slot: whatever leaves the shard waits in Removals until the call is
+// over.
+class Ref {
+ public:
+  Ref() = default;
+  static Ref steal(PyObject* object) noexcept { return Ref(object); }
+  static Ref share(PyObject* object) noexcept {
+    Py_XINCREF(object);
+    return Ref(object);
+  }
+  Ref(Ref&& other) noexcept : object_(std::exchange(other.object_, nullptr)) {}
+  Ref& operator=(Ref&& other) noexcept {
+    std::swap(object_, other.object_);
+    return *this;
+  }
+  ~Ref() { Py_XDECREF(object_); }
+
+  [[nodiscard]] explicit operator bool() const noexcept { return object_ != nullptr; }
+  [[nodiscard]] PyObject* get() const noexcept { return object_; }
+  [[nodiscard]] PyObject* release() noexcept { return std::exchange(object_, nullptr); }
+
+ private:
+  explicit Ref(PyObject* object) noexcept : object_(object) {}
+  PyObject* object_ = nullptr;
+};
+
+using PyShard = Shard<Ref, Ref>;
+using Removals = PyShard::Removals;
+
+struct CacheObject {
+  PyObject_HEAD PyShard*
+      shard;  // nullptr before __init__ and after garbage collection cleared the object
+  PyObject* size_of;
+  PyObject* on_evict;
+  PyObject* clock;
+  PyObject* weak_references;
+  Nanoseconds ttl;  // 0: none
+};
+
+PyObject* reason_names[kReasons];
+
+CacheObject* as_cache(PyObject* self) { return reinterpret_cast<CacheObject*>(self); }
+
+bool ready(CacheObject* self) {
+  if (self->shard != nullptr) return true;
+  PyErr_SetString(PyExc_RuntimeError,
+                  "the cache is not initialised; call super().__init__() first");
+  return false;
+}
+
+// ---- lookup -------------------------------------------------------------------------------------
+
+// Python hashes small integers to themselves; the table wants every bit to matter.
+uint64_t mix(Py_hash_t hash) {
+  auto x = static_cast<uint64_t>(hash);
+  x ^= x >> 32;
+  x *= 0xd6e8feb86659fd93ull;
+  x ^= x >> 32;
+  x *= 0xd6e8feb86659fd93ull;
+  return x ^ x >> 32;
+}
+
+// What Python said about keys that had to be compared with ==. The keys are held, so an address
+// cannot come to mean another object.
+struct Verdict {
+  Ref key;
+  bool equal;
+};
+
+bool same_text(PyObject* a, PyObject* b) {
+  const Py_ssize_t length = PyUnicode_GET_LENGTH(a);
+  return length == PyUnicode_GET_LENGTH(b) && PyUnicode_KIND(a) == PyUnicode_KIND(b) &&
+         std::memcmp(PyUnicode_DATA(a), PyUnicode_DATA(b),
+                     static_cast<size_t>(length) * static_cast<size_t>(PyUnicode_KIND(a))) == 0;
+}
+
+// Decides at once what can be decided without running Python code.
+Match match(PyObject* stored, PyObject* key, const std::vector<Verdict>& verdicts) {
+  if (stored == key) return Match::kYes;
+  if (Py_TYPE(stored) == Py_TYPE(key)) {
+    if (PyUnicode_CheckExact(key)) return same_text(stored, key) ? Match::kYes : Match::kNo;
+    if (PyLong_CheckExact(key)) {  // comparing two ints cannot fail or call back
+      return PyObject_RichCompareBool(stored, key, Py_EQ) == 1 ? Match::kYes : Match::kNo;
+    }
+    if (PyBytes_CheckExact(key)) {
+      const Py_ssize_t size = PyBytes_GET_SIZE(key);
+      const bool same = size == PyBytes_GET_SIZE(stored) &&
+                        std::memcmp(PyBytes_AS_STRING(stored), PyBytes_AS_STRING(key),
+                                    static_cast<size_t>(size)) == 0;
+      return same ? Match::kYes : Match::kNo;
+    }
+  }
+  for (const Verdict& verdict : verdicts) {
+    if (verdict.key.get() == stored) return verdict.equal ? Match::kYes : Match::kNo;
+  }
+  return Match::kAsk;
+}
+
+// One key being looked up. Must outlive the use of `slot`: it holds the keys it was compared with.
+struct Lookup {
+  uint64_t hash = 0;
+  Slot slot = kNoSlot;
+  std::vector<Verdict> verdicts;
+
+  // False with an exception set if hashing or comparing failed. After it, and until Python code
+  // runs again, `slot` is where the key is, or kNoSlot.
+  bool find(CacheObject* self, PyObject* key) {
+    const Py_hash_t python_hash = PyObject_Hash(key);
+    if (python_hash == -1) return false;
+    hash = mix(python_hash);
+    for (;;) {
+      if (!ready(self)) return false;
+      const PyShard::Found found = self->shard->find(
+          hash, [&](const Ref& stored) { return match(stored.get(), key, verdicts); });
+      slot = found.slot;
+      if (found.ask == nullptr) return true;
+      // Python's == may do anything to this cache: hold the candidate, compare, look again.
+      Ref candidate = Ref::share(found.ask->get());
+      const int equal = PyObject_RichCompareBool(candidate.get(), key, Py_EQ);
+      if (equal < 0) return false;
+      verdicts.push_back({std::move(candidate), equal == 1});
+    }
+  }
+};
+
+// ---- time, size, removal ------------------------------------------------------------------------
+
+constexpr double kMostSeconds = 9.0e9;  // 285 years: fits in 63 bits of nanoseconds
+
+// Seconds to nanoseconds; infinity is 0, "never". False with an exception set.
+bool read_ttl(PyObject* seconds, Nanoseconds* ttl) {
+  const double value = PyFloat_AsDouble(seconds);
+  if (value == -1.0 && PyErr_Occurred()) return false;
+  if (!(value > 0)) {
+    PyErr_Format(PyExc_ValueError, "ttl must be a positive number of seconds, not %R", seconds);
+    return false;
+  }
+  *ttl = value > kMostSeconds ? 0 : std::max<Nanoseconds>(1, static_cast<Nanoseconds>(value * 1e9));
+  return true;
+}
+
+// May call the user's clock; reads none while nothing in the cache can expire. False with an
+// exception set.
+bool read_clock(CacheObject* self, bool needed, Nanoseconds* now) {
+  *now = 0;
+  if (!needed && !self->shard->has_deadlines()) return true;
+  if (self->clock == nullptr) {
+    *now = static_cast<Nanoseconds>(std::chrono::duration_cast<std::chrono::nanoseconds>(
+                                        std::chrono::steady_clock::now().time_since_epoch())
+                                        .count());
+    return true;
+  }
+  const Ref answer = Ref::steal(PyObject_CallNoArgs(self->clock));
+  if (!answer) return false;
+  const double seconds = PyFloat_AsDouble(answer.get());
+  if (seconds == -1.0 && PyErr_Occurred()) return false;
+  if (!(seconds >= 0 && seconds <= kMostSeconds)) {
+    PyErr_Format(PyExc_ValueError, "clock must return seconds from 0 to 9e9, not %R", answer.get());
+    return false;
+  }
+  *now = static_cast<Nanoseconds>(seconds * 1e9);
+  return ready(self);
+}
+
+bool read_size(PyObject* number, const char* what, uint64_t* size) {
+  if (!PyLong_Check(number)) {
+    PyErr_Format(PyExc_TypeError, "%s must be an int (bytes), not %.100s", what,
+                 Py_TYPE(number)->tp_name);
+    return false;
+  }
+  // 2**62 leaves room to add sizes without overflow.
+  const long long value = PyLong_AsLongLong(number);
+  if (value == -1 && PyErr_Occurred()) PyErr_Clear();
+  if (value < 0 || value > (1LL << 62)) {
+    PyErr_Format(PyExc_ValueError, "%s must be from 0 to 2**62 bytes, not %R", what, number);
+    return false;
+  }
+  *size = static_cast<uint64_t>(value);
+  return true;
+}
+
+// Tells on_evict about what left. Called when the shard is consistent and no slot is in use; keeps
+// an exception that is already set. What the callback raises is reported and goes no further.
+void announce(CacheObject* self, Removals& removals) {
+  if (self->on_evict == nullptr || removals.empty()) return;
+  PyObject *type, *value, *traceback;
+  PyErr_Fetch(&type, &value, &traceback);
+  const Ref callback = Ref::share(self->on_evict);
+  removals.for_each([&](PyShard::Removed& removed) {
+    const Ref result = Ref::steal(
+        PyObject_CallFunctionObjArgs(callback.get(), removed.key.get(), removed.value.get(),
+                                     reason_names[static_cast<size_t>(removed.reason)], nullptr));
+    if (!result) PyErr_WriteUnraisable(callback.get());
+  });
+  PyErr_Restore(type, value, traceback);
+}
+
+PyObject* refuse(PutResult why, uint64_t size, const Limits& limits) {
+  const Ref errors = Ref::steal(PyImport_ImportModule("blatam_kv.errors"));
+  if (!errors) return nullptr;
+  const bool large = why == PutResult::kTooLarge;
+  const Ref type =
+      Ref::steal(PyObject_GetAttrString(errors.get(), large ? "EntryTooLarge" : "NoRoom"));
+  if (!type) return nullptr;
+  if (large) {
+    PyErr_Format(type.get(),
+                 "the value takes %llu bytes but the whole cache holds %llu; raise capacity_bytes "
+                 "or store something smaller",
+                 static_cast<unsigned long long>(size),
+                 static_cast<unsigned long long>(limits.bytes));
+  } else {
+    PyErr_SetString(type.get(),
+                    "what is pinned leaves no room; unpin something or raise the capacity");
+  }
+  return nullptr;
+}
+
+// Runs f, turning C++ exceptions into Python ones. f returns R; `failed` is returned after one.
+template <class R, class F>
+R guarded(R failed, F&& f) {
+  try {
+    return f();
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+  } catch (const std::invalid_argument& error) {
+    PyErr_SetString(PyExc_ValueError, error.what());
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return failed;
+}
+
+// ---- operations ---------------------------------------------------------------------------------
+
+// A new reference to the value, or nullptr: a miss, or (with an exception set) a failure.
+PyObject* read(CacheObject* self, PyObject* key) {
+  return guarded<PyObject*>(nullptr, [&]() -> PyObject* {
+    if (!ready(self)) return nullptr;
+    Removals removals;
+    Lookup lookup;
+    Nanoseconds now;
+    if (!read_clock(self, false, &now) || !lookup.find(self, key)) return nullptr;
+    PyShard& shard = *self->shard;
+    if (lookup.slot == kNoSlot) {
+      shard.miss();
+      return nullptr;
+    }
+    if (shard.expired(lookup.slot, now)) {
+      shard.remove(lookup.slot, Reason::kExpired, removals);
+      shard.miss();
+      announce(self, removals);
+      return nullptr;
+    }
+    return Py_NewRef(shard.hit(lookup.slot).get());
+  });
+}
+
+bool store(CacheObject* self, PyObject* key, PyObject* value, PyObject* ttl, PyObject* size) {
+  return guarded(false, [&] {
+    if (!ready(self)) return false;
+    PyShard::Put put;
+    Nanoseconds lifetime = self->ttl;
+    if (ttl != nullptr && ttl != Py_None && !read_ttl(ttl, &lifetime)) return false;
+    if (size != nullptr && size != Py_None) {
+      if (!read_size(size, "size", &put.size)) return false;
+    } else if (self->size_of != nullptr) {
+      const Ref function = Ref::share(self->size_of);
+      const Ref measured = Ref::steal(PyObject_CallOneArg(function.get(), value));
+      if (!measured || !read_size(measured.get(), "what sizeof returns", &put.size)) return false;
+      if (!ready(self)) return false;
+    }
+    if (!read_clock(self, lifetime != 0, &put.now)) return false;
+    put.deadline = lifetime == 0 ? 0 : put.now + lifetime;
+
+    Removals removals;
+    Lookup lookup;
+    Ref owned_key = Ref::share(key);
+    Ref owned_value = Ref::share(value);
+    if (!lookup.find(self, key)) return false;
+    PyShard& shard = *self->shard;
+    PutResult result;
+    try {
+      if (lookup.slot != kNoSlot && shard.expired(lookup.slot, put.now)) {
+        shard.remove(lookup.slot, Reason::kExpired, removals);
+        lookup.slot = kNoSlot;
+      }
+      result = lookup.slot == kNoSlot
+                   ? shard.insert(lookup.hash, owned_key, owned_value, put, removals)
+                   : shard.replace(lookup.slot, owned_key, owned_value, put, removals);
+    } catch (const std::bad_alloc&) {
+      PyErr_NoMemory();
+      announce(self, removals);
+      return false;
+    }
+    const Limits limits = shard.limits();
+    announce(self, removals);
+    if (result == PutResult::kInserted || result == PutResult::kReplaced) return true;
+    refuse(result, put.size, limits);
+    return false;
+  });
+}
+
+// Takes an entry out. 1: done, with its value in *value if value is not nullptr; 0: not there; -1:
+// failed with an exception set.
+int take(CacheObject* self, PyObject* key, PyObject** value) {
+  return guarded(-1, [&] {
+    if (!ready(self)) return -1;
+    Removals removals;
+    Lookup lookup;
+    Nanoseconds now;
+    if (!read_clock(self, false, &now) || !lookup.find(self, key)) return -1;
+    if (lookup.slot == kNoSlot) return 0;
+    PyShard& shard = *self->shard;
+    const bool expired = shard.expired(lookup.slot, now);
+    if (!expired && value != nullptr) *value = Py_NewRef(shard.value(lookup.slot).get());
+    try {
+      shard.remove(lookup.slot, expired ? Reason::kExpired : Reason::kDeleted, removals);
+    } catch (...) {
+      if (!expired && value != nullptr) Py_CLEAR(*value);
+      throw;
+    }
+    announce(self, removals);
+    return expired ? 0 : 1;
+  });
+}
+
+// Looks a live entry up and calls f(shard, slot) -> bool. 1, 0 (absent, or f said so), -1.
+template <class F>
+int with_entry(CacheObject* self, PyObject* key, F&& f) {
+  return guarded(-1, [&] {
+    if (!ready(self)) return -1;
+    Lookup lookup;
+    Nanoseconds now;
+    if (!read_clock(self, false, &now) || !lookup.find(self, key)) return -1;
+    PyShard& shard = *self->shard;
+    if (lookup.slot == kNoSlot || shard.expired(lookup.slot, now)) return 0;
+    return f(shard, lookup.slot) ? 1 : 0;
+  });
+}
+
+// f(shard, now, removals), for calls on the whole cache. Returns None, or nullptr on failure.
+template <class F>
+PyObject* with_all(CacheObject* self, bool needs_clock, F&& f) {
+  return guarded<PyObject*>(nullptr, [&]() -> PyObject* {
+    if (!ready(self)) return nullptr;
+    Removals removals;
+    Nanoseconds now = 0;
+    if (needs_clock && !read_clock(self, false, &now)) return nullptr;
+    f(*self->shard, now, removals);
+    announce(self, removals);
+    Py_RETURN_NONE;
+  });
+}
+
+PyObject* to_bool(int answer) { return answer < 0 ? nullptr : PyBool_FromLong(answer); }
+
+// ---- arguments ----------------------------------------------------------------------------------
+
+// Fills out[] from positional arguments, then keywords; the first `required` must be there. Returns
+// false with a TypeError that names the argument.
+bool parse(const char* function, PyObject* const* args, Py_ssize_t count, PyObject* keywords,
+           const char* const* names, Py_ssize_t positional, Py_ssize_t total, Py_ssize_t required,
+           PyObject** out) {
+  if (count > positional) {
+    PyErr_Format(PyExc_TypeError, "%s() takes at most %zd positional arguments (%zd given)",
+                 function, positional, count);
+    return false;
+  }
+  for (Py_ssize_t i = 0; i < count; ++i) out[i] = args[i];
+  const Py_ssize_t named = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
+  for (Py_ssize_t k = 0; k < named; ++k) {
+    PyObject* name = PyTuple_GET_ITEM(keywords, k);
+    Py_ssize_t i = 0;
+    while (i < total && PyUnicode_CompareWithASCIIString(name, names[i]) != 0) ++i;
+    if (i == total) {
+      PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'", function, name);
+      return false;
+    }
+    if (out[i] != nullptr) {
+      PyErr_Format(PyExc_TypeError, "%s() got multiple values for argument '%U'", function, name);
+      return false;
+    }
+    out[i] = args[count + k];
+  }
+  for (Py_ssize_t i = 0; i < required; ++i) {
+    if (out[i] == nullptr) {
+      PyErr_Format(PyExc_TypeError, "%s() is missing the argument '%s'", function, names[i]);
+      return false;
+    }
+  }
+  return true;
+}
+
+// ---- methods ------------------------------------------------------------------------------------
+
+PyObject* cache_get(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+  static const char* const names[] = {"key", "default"};
+  PyObject* in[2] = {};
+  if (!parse("get", args, count, keywords, names, 2, 2, 1, in)) return nullptr;
+  if (PyObject* value = read(as_cache(self), in[0])) return value;
+  if (PyErr_Occurred()) return nullptr;
+  return Py_NewRef(in[1] == nullptr ? Py_None : in[1]);
+}
+
+PyObject* cache_peek(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+  static const char* const names[] = {"key", "default"};
+  PyObject* in[2] = {};
+  if (!parse("peek", args, count, keywords, names, 2, 2, 1, in)) return nullptr;
+  PyObject* value = nullptr;
+  const int found = with_entry(as_cache(self), in[0], [&](PyShard& shard, Slot slot) {
+    value = Py_NewRef(shard.value(slot).get());
+    return true;
+  });
+  if (found != 0) return found < 0 ? nullptr : value;
+  return Py_NewRef(in[1] == nullptr ? Py_None : in[1]);
+}
+
+PyObject* cache_put(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+  static const char* const names[] = {"key", "value", "ttl", "size"};
+  PyObject* in[4] = {};
+  if (!parse("put", args, count, keywords, names, 2, 4, 2, in)) return nullptr;
+  if (!store(as_cache(self), in[0], in[1], in[2], in[3])) return nullptr;
+  Py_RETURN_NONE;
+}
+
+PyObject* cache_pop(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+  static const char* const names[] = {"key", "default"};
+  PyObject* in[2] = {};
+  if (!parse("pop", args, count, keywords, names, 2, 2, 1, in)) return nullptr;
+  PyObject* value = nullptr;
+  const int found = take(as_cache(self), in[0], &value);
+  if (found != 0) return found < 0 ? nullptr : value;
+  if (in[1] != nullptr) return Py_NewRef(in[1]);
+  PyErr_SetObject(PyExc_KeyError, in[0]);
+  return nullptr;
+}
+
+PyObject* cache_delete(PyObject* self, PyObject* key) {
+  return to_bool(take(as_cache(self), key, nullptr));
+}
+
+PyObject* cache_touch(PyObject* self, PyObject* key) {
+  return to_bool(with_entry(as_cache(self), key, [](PyShard& shard, Slot slot) {
+    shard.touch(slot);
+    return true;
+  }));
+}
+
+PyObject* cache_pin(PyObject* self, PyObject* key) {
+  return to_bool(with_entry(as_cache(self), key, [](PyShard& shard, Slot slot) {
+    shard.pin(slot);
+    return true;
+  }));
+}
+
+PyObject* cache_unpin(PyObject* self, PyObject* key) {
+  return to_bool(
+      with_entry(as_cache(self), key, [](PyShard& shard, Slot slot) { return shard.unpin(slot); }));
+}
+
+PyObject* cache_get_many(PyObject* self, PyObject* const* args, Py_ssize_t count,
+                         PyObject* keywords) {
+  static const char* const names[] = {"keys", "default"};
+  PyObject* in[2] = {};
+  if (!parse("get_many", args, count, keywords, names, 2, 2, 1, in)) return nullptr;
+  PyObject* missing = in[1] == nullptr ? Py_None : in[1];
+  const Ref keys = Ref::steal(PySequence_Fast(in[0], "get_many() takes an iterable of keys"));
+  if (!keys) return nullptr;
+  Ref values = Ref::steal(PyList_New(0));
+  if (!values) return nullptr;
+  // The size is read anew each time: a key's __eq__ may change the list.
+  for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(keys.get()); ++i) {
+    const Ref key = Ref::share(PySequence_Fast_GET_ITEM(keys.get(), i));
+    Ref value = Ref::steal(read(as_cache(self), key.get()));
+    if (!value) {
+      if (PyErr_Occurred()) return nullptr;
+      value = Ref::share(missing);
+    }
+    if (PyList_Append(values.get(), value.get()) < 0) return nullptr;
+  }
+  return values.release();
+}
+
+PyObject* cache_put_many(PyObject* self, PyObject* const* args, Py_ssize_t count,
+                         PyObject* keywords) {
+  static const char* const names[] = {"items", "ttl"};
+  PyObject* in[2] = {};
+  if (!parse("put_many", args, count, keywords, names, 1, 2, 1, in)) return nullptr;
+  const Ref items = PyMapping_Check(in[0]) && PyObject_HasAttrString(in[0], "items")
+                        ? Ref::steal(PyMapping_Items(in[0]))
+                        : Ref::share(in[0]);
+  if (!items) return nullptr;
+  const Ref iterator = Ref::steal(PyObject_GetIter(items.get()));
+  if (!iterator) return nullptr;
+  for (;;) {
+    const Ref item = Ref::steal(PyIter_Next(iterator.get()));
+    if (!item) break;
+    const Ref pair = Ref::steal(PySequence_Fast(item.get(), "put_many() takes (key, value) pairs"));
+    if (!pair) return nullptr;
+    if (PySequence_Fast_GET_SIZE(pair.get()) != 2) {
+      PyErr_Format(PyExc_ValueError, "put_many() takes (key, value) pairs, not %R", item.get());
+      return nullptr;
+    }
+    const Ref key = Ref::share(PySequence_Fast_GET_ITEM(pair.get(), 0));
+    const Ref value = Ref::share(PySequence_Fast_GET_ITEM(pair.get(), 1));
+    if (!store(as_cache(self), key.get(), value.get(), in[1], nullptr)) return nullptr;
+  }
+  if (PyErr_Occurred()) return nullptr;
+  Py_RETURN_NONE;
+}
+
+PyObject* cache_clear(PyObject* self, PyObject*) {
+  return with_all(as_cache(self), false,
+                  [](PyShard& shard, Nanoseconds, Removals& removals) { shard.clear(removals); });
+}
+
+PyObject* cache_expire(PyObject* self, PyObject*) {
+  return with_all(as_cache(self), true, [](PyShard& shard, Nanoseconds now, Removals& removals) {
+    shard.expire(now, removals);
+  });
+}
+
+PyObject* cache_set_limits(PyObject* self, PyObject* args) {
+  unsigned long long entries, bytes;
+  if (!PyArg_ParseTuple(args, "KK", &entries, &bytes)) return nullptr;
+  return with_all(as_cache(self), false, [&](PyShard& shard, Nanoseconds, Removals& removals) {
+    shard.resize({entries, bytes}, removals);
+  });
+}
+
+PyObject* cache_keys(PyObject* self_object, PyObject*) {
+  CacheObject* self = as_cache(self_object);
+  Nanoseconds now;
+  if (!ready(self) || !read_clock(self, false, &now)) return nullptr;
+  // Making the list may run the garbage collector, and so anything; filling it may not.
+  const auto room = static_cast<Py_ssize_t>(self->shard->entries());
+  Ref keys = Ref::steal(PyList_New(room));
+  if (!keys || !ready(self)) return nullptr;
+  Py_ssize_t filled = 0;
+  self->shard->for_each_slot([&](Slot slot, const Ref& key) {
+    if (filled < room && !self->shard->expired(slot, now)) {
+      PyList_SET_ITEM(keys.get(), filled++, Py_NewRef(key.get()));
+    }
+  });
+  if (PyList_SetSlice(keys.get(), filled, room, nullptr) < 0) return nullptr;
+  return keys.release();
+}
+
+PyObject* cache_counters(PyObject* self_object, PyObject*) {
+  CacheObject* self = as_cache(self_object);
+  if (!ready(self)) return nullptr;
+  const Stats stats = self->shard->stats();
+  const Limits limits = self->shard->limits();
+  Ref removals = Ref::steal(PyDict_New());
+  if (!removals) return nullptr;
+  for (size_t i = 0; i < kReasons; ++i) {
+    const Ref count = Ref::steal(PyLong_FromUnsignedLongLong(stats.removals[i]));
+    if (!count || PyDict_SetItem(removals.get(), reason_names[i], count.get()) < 0) return nullptr;
+  }
+  return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsnsN}", "hits", stats.hits, "misses", stats.misses,
+                       "inserts", stats.inserts, "refused", stats.refused, "entries", stats.entries,
+                       "bytes", stats.bytes, "pinned", stats.pinned, "capacity", limits.entries,
+                       "capacity_bytes", limits.bytes, "overhead_bytes",
+                       static_cast<Py_ssize_t>(self->shard->memory_bytes()), "removals",
+                       removals.release());
+}
+
+// ---- protocols ----------------------------------------------------------------------------------
+
+Py_ssize_t cache_length(PyObject* self) {
+  if (!ready(as_cache(self))) return -1;
+  return static_cast<Py_ssize_t>(as_cache(self)->shard->entries());
+}
+
+PyObject* cache_subscript(PyObject* self, PyObject* key) {
+  PyObject* value = read(as_cache(self), key);
+  if (value == nullptr && !PyErr_Occurred()) PyErr_SetObject(PyExc_KeyError, key);
+  return value;
+}
+
+int cache_assign(PyObject* self, PyObject* key, PyObject* value) {
+  if (value != nullptr) return store(as_cache(self), key, value, nullptr, nullptr) ? 0 : -1;
+  const int found = take(as_cache(self), key, nullptr);
+  if (found == 0) PyErr_SetObject(PyExc_KeyError, key);
+  return found == 1 ? 0 : -1;
+}
+
+int cache_contains(PyObject* self, PyObject* key) {
+  return with_entry(as_cache(self), key, [](PyShard&, Slot) { return true; });
+}
+
+PyObject* cache_iterate(PyObject* self) {
+  const Ref keys = Ref::steal(cache_keys(self, nullptr));
+  return keys ? PyObject_GetIter(keys.get()) : nullptr;
+}
+
+// None and absent alike become nullptr; anything else must be callable.
+bool read_callable(PyObject* object, const char* name, PyObject** out) {
+  if (object == nullptr || object == Py_None) return true;
+  if (!PyCallable_Check(object)) {
+    PyErr_Format(PyExc_TypeError, "%s must be callable, not %.100s", name,
+                 Py_TYPE(object)->tp_name);
+    return false;
+  }
+  *out = object;
+  return true;
+}
+
+int cache_init(PyObject* self_object, PyObject* args, PyObject* kwargs) {
+  static const char* names[] = {"capacity", "capacity_bytes", "policy", "ttl",
+                                "sizeof",   "on_evict",       "clock",  nullptr};
+  CacheObject* self = as_cache(self_object);
+  unsigned long long entries, bytes;
+  const char* policy;
+  PyObject *ttl, *size_of, *on_evict, *clock;
+  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "KKsOOOO", const_cast<char**>(names), &entries,
+                                   &bytes, &policy, &ttl, &size_of, &on_evict, &clock)) {
+    return -1;
+  }
+  if (self->shard != nullptr) {
+    PyErr_SetString(PyExc_RuntimeError, "the cache is already initialised");
+    return -1;
+  }
+  Nanoseconds lifetime = 0;
+  PyObject* callables[3] = {};
+  if (ttl != Py_None && !read_ttl(ttl, &lifetime)) return -1;
+  if (!read_callable(size_of, "sizeof", &callables[0]) ||
+      !read_callable(on_evict, "on_evict", &callables[1]) ||
+      !read_callable(clock, "clock", &callables[2])) {
+    return -1;
+  }
+  return guarded(-1, [&] {
+    self->shard = new PyShard({entries, bytes}, policy);
+    self->ttl = lifetime;
+    self->size_of = Py_XNewRef(callables[0]);
+    self->on_evict = Py_XNewRef(callables[1]);
+    self->clock = Py_XNewRef(callables[2]);
+    return 0;
+  });
+}
+
+int cache_traverse(PyObject* self_object, visitproc visit, void* arg) {
+  CacheObject* self = as_cache(self_object);
+  Py_VISIT(Py_TYPE(self_object));
+  Py_VISIT(self->size_of);
+  Py_VISIT(self->on_evict);
+  Py_VISIT(self->clock);
+  if (self->shard == nullptr) return 0;
+  int stop = 0;
+  self->shard->for_each([&](const Ref& key, const Ref& value) {
+    if (stop == 0) stop = visit(key.get(), arg);
+    if (stop == 0) stop = visit(value.get(), arg);
+  });
+  return stop;
+}
+
+int cache_collect(PyObject* self_object) {
+  CacheObject* self = as_cache(self_object);
+  Py_CLEAR(self->size_of);
+  Py_CLEAR(self->on_evict);
+  Py_CLEAR(self->clock);
+  // Unhooked first: dropping an entry may run code that comes back here.
+  delete std::exchange(self->shard, nullptr);
+  return 0;
+}
+
+void cache_deallocate(PyObject* self) {
+  PyTypeObject* type = Py_TYPE(self);
+  PyObject_GC_UnTrack(self);
+  if (as_cache(self)->weak_references != nullptr) PyObject_ClearWeakRefs(self);
+  cache_collect(self);
+  type->tp_free(self);
+  Py_DECREF(type);
+}
+
+template <class F>
+PyCFunction method(F* function) {
+  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
+}
+
+template <class F>
+void* slot_function(F* function) {
+  return reinterpret_cast<void*>(function);
+}
+
+constexpr int kFast = METH_FASTCALL | METH_KEYWORDS;
+
+PyMethodDef methods[] = {
+    {"get", method(cache_get), kFast,
+     "get($self, key, default=None)\n--\n\nThe value, or default. Counts a hit or a miss."},
+    {"peek", method(cache_peek), kFast,
+     "peek($self, key, default=None)\n--\n\nThe value, or default. Counts nothing: no hit, no "
+     "use."},
+    {"put", method(cache_put), kFast,
+     "put($self, key, value, *, ttl=None, size=None)\n--\n\nStore a value."},
+    {"pop", method(cache_pop), kFast,
+     "pop($self, key, default=<raise KeyError>)\n--\n\nTake an entry out and return its value."},
+    {"delete", method(cache_delete), METH_O,
+     "delete($self, key, /)\n--\n\nTake an entry out; False if it was not there."},
+    {"touch", method(cache_touch), METH_O,
+     "touch($self, key, /)\n--\n\nCount a use without reading; False if it is not there."},
+    {"pin", method(cache_pin), METH_O,
+     "pin($self, key, /)\n--\n\nProtect from eviction (pins nest); False if it is not there."},
+    {"unpin", method(cache_unpin), METH_O,
+     "unpin($self, key, /)\n--\n\nUndo one pin; False if it was not pinned."},
+    {"get_many", method(cache_get_many), kFast,
+     "get_many($self, keys, default=None)\n--\n\nA list with the value of each key, or default."},
+    {"put_many", method(cache_put_many), kFast,
+     "put_many($self, items, *, ttl=None)\n--\n\nStore a mapping, or (key, value) pairs."},
+    {"clear", method(cache_clear), METH_NOARGS, "clear($self)\n--\n\nRemove everything."},
+    {"expire", method(cache_expire), METH_NOARGS,
+     "expire($self)\n--\n\nRemove what has outlived its ttl now instead of little by little."},
+    {"keys", method(cache_keys), METH_NOARGS,
+     "keys($self)\n--\n\nA list of the keys, in no particular order."},
+    {"__class_getitem__", method(Py_GenericAlias), METH_O | METH_CLASS, nullptr},
+    {"_set_limits", method(cache_set_limits), METH_VARARGS, nullptr},
+    {"_counters", method(cache_counters), METH_NOARGS, nullptr},
+    {nullptr, nullptr, 0, nullptr}};
+
+PyMemberDef members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(CacheObject, weak_references), READONLY, nullptr},
+    {nullptr, 0, 0, 0, nullptr}};
+
+PyType_Slot slots[] = {{Py_tp_init, slot_function(cache_init)},
+                       {Py_tp_new, slot_function(PyType_GenericNew)},
+                       {Py_tp_dealloc, slot_function(cache_deallocate)},
+                       {Py_tp_traverse, slot_function(cache_traverse)},
+                       {Py_tp_clear, slot_function(cache_collect)},
+                       {Py_tp_iter, slot_function(cache_iterate)},
+                       {Py_tp_methods, methods},
+                       {Py_tp_members, members},
+                       {Py_mp_length, slot_function(cache_length)},
+                       {Py_mp_subscript, slot_function(cache_subscript)},
+                       {Py_mp_ass_subscript, slot_function(cache_assign)},
+                       {Py_sq_contains, slot_function(cache_contains)},
+                       {0, nullptr}};
+
+PyType_Spec spec = {"blatam_kv._core.CacheBase", sizeof(CacheObject), 0,
+                    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, slots};
+
+}  // namespace
+
+PyObject* make_cache_type(PyObject* module) {
+  for (size_t i = 0; i < kReasons; ++i) {
+    if (reason_names[i] == nullptr) {
+      reason_names[i] = PyUnicode_InternFromString(std::string(kReasonNames[i]).c_str());
+    }
+    if (reason_names[i] == nullptr) return nullptr;
+  }
+  return PyType_FromModuleAndSpec(module, &spec, nullptr);
+}
+
+}  // namespace blatam::python

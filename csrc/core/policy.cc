@@ -1,0 +1,50 @@
+#include "core/policy.h"
+
+#include <array>
+#include <stdexcept>
+#include <string>
+
+#include "core/policy_fifo.h"
+#include "core/policy_lfu.h"
+#include "core/policy_lru.h"
+
+namespace blatam {
+namespace {
+
+template <class P>
+std::unique_ptr<Policy> make() {
+  return std::make_unique<P>();
+}
+
+struct Registered {
+  std::string_view name;
+  std::unique_ptr<Policy> (*make)();
+};
+
+// A new policy is one new file and one line here.
+constexpr std::array kRegistry = {
+    Registered{"lru", make<Lru>},
+    Registered{"lfu", make<Lfu>},
+    Registered{"fifo", make<Fifo>},
+};
+
+constexpr auto kNames = [] {
+  std::array<std::string_view, kRegistry.size()> names;
+  for (size_t i = 0; i < names.size(); ++i) names[i] = kRegistry[i].name;
+  return names;
+}();
+
+}  // namespace
+
+std::unique_ptr<Policy> make_policy(std::string_view name) {
+  for (const Registered& policy : kRegistry) {
+    if (policy.name == name) return policy.make();
+  }
+  std::string message = "unknown policy '" + std::string(name) + "'; known:";
+  for (const std::string_view known : kNames) message.append(" ").append(known);
+  throw std::invalid_argument(message);
+}
+
+std::span<const std::string_view> policy_names() noexcept { return kNames; }
+
+}  // namespace blatam

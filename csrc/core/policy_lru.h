@@ -1,0 +1,27 @@
+// Least recently used: one list in order of last use; the victim is at its end.
+#pragma once
+
+#include "core/slot_list.h"
+
+namespace blatam {
+
+class Lru final : public Policy {
+ public:
+  void grow(size_t slots) override { links_.grow(slots); }
+  void insert(Slot slot) noexcept override { links_.push_newest(list_, slot); }
+  void hit(Slot slot) noexcept override {
+    if (slot == list_.newest) return;
+    links_.unlink(list_, slot);
+    links_.push_newest(list_, slot);
+  }
+  [[nodiscard]] Slot victim(const Pins& pins) const noexcept override {
+    return links_.oldest_unpinned(list_, pins);
+  }
+  void remove(Slot slot) noexcept override { links_.unlink(list_, slot); }
+
+ private:
+  SlotLinks links_;
+  SlotList list_;
+};
+
+}  // namespace blatam
