@@ -43,3 +43,15 @@ class MissingExtra(Error, ImportError):
 
 class ModelError(Error, RuntimeError):
     """The language model failed or is unusable (weights missing, context exceeded, ...)."""
+
+
+class EntryTooLarge(Error, ValueError):
+    """A value is larger than the whole cache; nothing was evicted, nothing stored."""
+
+
+class NoRoom(Error, RuntimeError):
+    """What is pinned leaves no room; nothing was evicted, nothing stored."""
+
+
+class ReentrantComputation(Error, RuntimeError):
+    """A computation asked the cache for the very key it computes."""

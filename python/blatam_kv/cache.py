@@ -1,0 +1,357 @@
+"""``Cache``: any hashable key to any value, in this process."""
+
+from __future__ import annotations
+
+import contextvars
+import math
+import operator
+import re
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
+
+from blatam_kv._core import CacheBase, policies
+from blatam_kv.errors import ConfigError, EntryTooLarge, NoRoom, ReentrantComputation
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+_MISSING = cast("Any", object())  # Any: stands in for a value of whatever type the cache holds
+_UNITS = {"": 1, "B": 1} | {
+    f"{prefix}{suffix}": base**power
+    for suffix, base in (("B", 1000), ("iB", 1024))
+    for power, prefix in enumerate("KMGT", start=1)
+}
+
+# The computations that this thread or task is in the middle of, as (cache id, key).
+_computing: contextvars.ContextVar[tuple[tuple[int, object], ...]] = contextvars.ContextVar(
+    "blatam_kv_computing", default=()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """A cache's counters at one moment.
+
+    entries and bytes are what it holds now (bytes as ``sizeof`` or ``size=`` gave them);
+    capacity and capacity_bytes its limits, None for none. evictions counts what left, by reason:
+    ``capacity``, ``expired``, ``replaced``, ``deleted``, ``cleared``. refused counts values that
+    were too large or found everything pinned. overhead_bytes is the memory of the bookkeeping.
+    """
+
+    policy: str
+    capacity: int | None
+    capacity_bytes: int | None
+    entries: int
+    bytes: int
+    pinned: int
+    hits: int
+    misses: int
+    inserts: int
+    refused: int
+    evictions: dict[str, int]
+    overhead_bytes: int
+
+    @property
+    def requests(self) -> int:
+        """Hits and misses together."""
+        return self.hits + self.misses
+
+    @property
+    def hit_ratio(self) -> float:
+        """Hits per request, 0.0 before the first."""
+        return self.hits / self.requests if self.requests else 0.0
+
+
+class Cache(CacheBase[K, V], Generic[K, V]):
+    """A bounded cache in C++ behind a mapping-like face. Thread-safe.
+
+    capacity: most entries. capacity_bytes: most bytes, an int or ``"512MiB"``, ``"2GB"``. Either,
+    both or neither (then it grows without bound). policy: ``lru``, ``lfu`` or ``fifo``. ttl: seconds
+    that an entry lives, unless ``put`` says otherwise (``math.inf``: for ever). sizeof: a value's
+    size in bytes; with ``capacity_bytes`` the default knows ``nbytes``, ``bytes``, ``str`` and
+    numbers, and asks for ``sizeof`` where it does not know. on_evict: called as
+    ``on_evict(key, value, reason)`` for every entry that leaves, outside any lock; what it raises is
+    reported through ``sys.unraisablehook``. clock: seconds that never go back, for tests.
+
+    Keys compare as in a dict. ``get`` and ``[]`` count a hit or a miss; ``in`` and ``peek`` count
+    nothing. An expired entry is a miss at once; its memory is reclaimed a little on every insert, or
+    by ``expire()``, so ``len`` may count some that have expired.
+
+    ``put`` raises EntryTooLarge or NoRoom where a value cannot be stored, and then nothing was
+    evicted; ConfigError (a ValueError) or TypeError for options out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        capacity: int | None = None,
+        capacity_bytes: int | str | None = None,
+        policy: str = "lru",
+        ttl: float | None = None,
+        sizeof: Callable[[V], int] | None = None,
+        on_evict: Callable[[K, V, str], object] | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        entries = _entries(capacity)
+        max_bytes = _bytes(capacity_bytes)
+        if policy not in policies():
+            known = ", ".join(policies())
+            raise ConfigError(f"unknown policy {policy!r}; choose one of {known}")
+        if ttl is not None and not (isinstance(ttl, int | float) and ttl > 0):
+            raise ConfigError(f"ttl must be a positive number of seconds, not {ttl!r}")
+        if sizeof is None and max_bytes:
+            sizeof = _default_sizeof
+        super().__init__(entries, max_bytes, policy, ttl, sizeof, on_evict, clock)
+        self._policy = policy
+        self._flights: dict[K, Future[V]] = {}
+
+    def values(self) -> list[V]:
+        """A list of the values; counts nothing."""
+        return [value for _, value in self.items()]
+
+    def items(self) -> list[tuple[K, V]]:
+        """A list of (key, value); counts nothing."""
+        pairs = ((key, self.peek(key, _MISSING)) for key in self.keys())  # noqa: SIM118
+        return [(key, value) for key, value in pairs if value is not _MISSING]
+
+    def resize(
+        self, capacity: int | None = None, *, capacity_bytes: int | str | None = None
+    ) -> None:
+        """Change the limits that are given; evicts down to them, pinned entries excepted."""
+        now = self._counters()
+        entries = now["capacity"] if capacity is None else _entries(capacity)
+        max_bytes = now["capacity_bytes"] if capacity_bytes is None else _bytes(capacity_bytes)
+        if max_bytes and not now["capacity_bytes"]:
+            raise ConfigError("a cache made without capacity_bytes has not measured its values")
+        self._set_limits(entries, max_bytes)
+
+    def stats(self) -> CacheStats:
+        """Exact counters; cheap enough for every scrape."""
+        now = self._counters()
+        return CacheStats(
+            policy=self._policy,
+            capacity=now["capacity"] or None,
+            capacity_bytes=now["capacity_bytes"] or None,
+            entries=now["entries"],
+            bytes=now["bytes"],
+            pinned=now["pinned"],
+            hits=now["hits"],
+            misses=now["misses"],
+            inserts=now["inserts"],
+            refused=now["refused"],
+            evictions=now["removals"],
+            overhead_bytes=now["overhead_bytes"],
+        )
+
+    def get_or_compute(
+        self, key: K, compute: Callable[[], V], *, ttl: float | None = None, size: int | None = None
+    ) -> V:
+        """The value, computed on a miss: once, however many threads and tasks ask meanwhile.
+
+        An exception of ``compute`` reaches everyone who waits and is not cached. A value that the
+        cache refuses to store is returned all the same. Raises ReentrantComputation where
+        ``compute`` asks for its own key, which would wait for itself.
+        """
+        value = self.get(key, _MISSING)
+        if value is not _MISSING:
+            return value
+        from concurrent.futures import CancelledError
+
+        while True:
+            self._refuse_reentry(key)
+            flight, leader = self._join(key)
+            if not leader:
+                try:
+                    return flight.result()
+                except CancelledError:
+                    if not flight.cancelled():
+                        raise
+                    continue  # the leader was interrupted: take its place
+            token = _computing.set((*_computing.get(), (id(self), key)))
+            try:
+                value = self._compute(key, compute, ttl, size)
+            except Exception as error:
+                self._land(key, flight, error=error)
+                raise
+            except BaseException:
+                self._land(key, flight, abandoned=True)
+                raise
+            finally:
+                _computing.reset(token)
+            self._land(key, flight, value)
+            return value
+
+    async def aget_or_compute(
+        self,
+        key: K,
+        compute: Callable[[], Awaitable[V]],
+        *,
+        ttl: float | None = None,
+        size: int | None = None,
+    ) -> V:
+        """``get_or_compute`` for coroutines, sharing its flights with threads.
+
+        ``compute`` runs as a task of its own: cancelling one waiter, the first included, hurts no
+        other.
+        """
+        value = self.get(key, _MISSING)
+        if value is not _MISSING:
+            return value
+        import asyncio
+
+        while True:
+            self._refuse_reentry(key)
+            flight, leader = self._join(key)
+            if leader:
+                token = _computing.set((*_computing.get(), (id(self), key)))
+                try:
+                    computation = asyncio.create_task(self._fly(key, flight, compute, ttl, size))
+                finally:
+                    _computing.reset(token)
+                _running.add(computation)  # the loop itself keeps only a weak reference
+                computation.add_done_callback(_running.discard)
+            waiter = asyncio.wrap_future(flight)
+            waiter.add_done_callback(_retrieve)
+            try:
+                return await asyncio.shield(waiter)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if flight.cancelled() and not leader and task is not None and not task.cancelling():
+                    continue  # not we but the leader was cancelled: take its place
+                raise
+
+    def _compute(self, key: K, compute: Callable[[], V], ttl: float | None, size: int | None) -> V:
+        # Another flight may have landed between our miss and our take-off.
+        value = self.peek(key, _MISSING)
+        if value is _MISSING:
+            value = compute()
+            self._keep(key, value, ttl, size)
+        return value
+
+    async def _fly(
+        self,
+        key: K,
+        flight: Future[V],
+        compute: Callable[[], Awaitable[V]],
+        ttl: float | None,
+        size: int | None,
+    ) -> None:
+        try:
+            value = self.peek(key, _MISSING)
+            if value is _MISSING:
+                value = await compute()
+                self._keep(key, value, ttl, size)
+        except Exception as error:
+            self._land(key, flight, error=error)
+        except BaseException:
+            self._land(key, flight, abandoned=True)
+            raise
+        else:
+            self._land(key, flight, value)
+
+    def _keep(self, key: K, value: V, ttl: float | None, size: int | None) -> None:
+        try:
+            self.put(key, value, ttl=ttl, size=size)
+        except (EntryTooLarge, NoRoom):
+            pass  # counted as refused; the caller still gets its value
+
+    def _refuse_reentry(self, key: K) -> None:
+        if (id(self), key) in _computing.get():
+            raise ReentrantComputation(
+                f"computing {key!r} asked the cache for {key!r}; it would wait for itself"
+            )
+
+    def _join(self, key: K) -> tuple[Future[V], bool]:
+        from concurrent.futures import Future
+
+        mine: Future[V] = Future()
+        flight = self._flights.setdefault(key, mine)  # one atomic step: a single leader
+        return flight, flight is mine
+
+    def _land(
+        self,
+        key: K,
+        flight: Future[V],
+        value: V = _MISSING,
+        *,
+        error: Exception | None = None,
+        abandoned: bool = False,
+    ) -> None:
+        self._flights.pop(key, None)
+        if abandoned:
+            flight.cancel()
+        elif error is not None:
+            flight.set_exception(error)
+        else:
+            flight.set_result(value)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Cache cannot be pickled or copied; make a new one from its items()")
+
+    def __repr__(self) -> str:
+        now = self._counters()
+        limits = "".join(
+            f", {name}={now[name]}" for name in ("capacity", "capacity_bytes") if now[name]
+        )
+        return f"<Cache policy={self._policy!r}, entries={now['entries']}{limits}>"
+
+
+_running: set[Any] = set()  # Any: tasks, without importing asyncio here
+
+
+def _retrieve(waiter: Any) -> None:  # Any: an asyncio.Future
+    """Mark the exception as seen: whoever waited may have been cancelled meanwhile."""
+    if not waiter.cancelled():
+        waiter.exception()
+
+
+def _entries(capacity: int | None) -> int:
+    """A number of entries for the core, where 0 means unlimited."""
+    if capacity is None:
+        return 0
+    if isinstance(capacity, bool) or not hasattr(capacity, "__index__"):
+        raise TypeError(f"capacity must be an int, not {type(capacity).__name__}")
+    number = operator.index(capacity)
+    if not 1 <= number < 2**32 - 1:
+        raise ConfigError(f"capacity must be from 1 to {2**32 - 2} entries, not {number}")
+    return number
+
+
+def _bytes(capacity: int | str | None) -> int:
+    """A number of bytes for the core, where 0 means unlimited."""
+    if capacity is None:
+        return 0
+    if isinstance(capacity, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B?)\s*", capacity, re.IGNORECASE)
+        unit = "" if match is None else match[2].upper().replace("I", "i")
+        if match is None or (unit and not unit.endswith("B")):
+            unit = f"{unit}B" if match is not None and not unit.endswith("i") else "?"
+        if match is None or unit not in _UNITS:
+            raise ConfigError(
+                f"cannot read {capacity!r} as bytes; write 1048576, '512MiB' or '2GB'"
+            )
+        number = math.floor(float(match[1]) * _UNITS[unit])
+    elif isinstance(capacity, bool) or not hasattr(capacity, "__index__"):
+        raise TypeError(f"capacity_bytes must be an int or a str, not {type(capacity).__name__}")
+    else:
+        number = operator.index(capacity)
+    if not 1 <= number <= 2**62:
+        raise ConfigError(f"capacity_bytes must be from 1 to 2**62, not {capacity!r}")
+    return number
+
+
+def _default_sizeof(value: object) -> int:
+    """Bytes of a value whose size is beyond doubt."""
+    nbytes = getattr(value, "nbytes", None)
+    if nbytes is not None:
+        return operator.index(nbytes)
+    if isinstance(value, bytes | bytearray | str | int | float | None):
+        return sys.getsizeof(value)
+    raise TypeError(
+        f"cannot tell the size of a {type(value).__name__}; pass size= to put, or sizeof= to Cache"
+    )

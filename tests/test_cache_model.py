@@ -1,0 +1,201 @@
+"""``Cache`` beside a reference that anyone can read, compared after every step."""
+
+from __future__ import annotations
+
+import csv
+import lzma
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+import blatam_kv as kv
+from blatam_kv._core import policies
+from references import ReferenceCache
+
+KEYS = st.integers(0, 12) | st.sampled_from(["a", "b", b"a", (1, 2), 1.5, None])
+DATA = Path(__file__).parent / "data"
+
+
+class CacheMachine(RuleBasedStateMachine):
+    """Random operations; contents, order of eviction, counts and bytes agree at each step."""
+
+    @initialize(
+        policy=st.sampled_from(policies()),
+        capacity=st.none() | st.integers(1, 8),
+        capacity_bytes=st.none() | st.integers(1, 30),
+    )
+    def start(self, policy: str, capacity: int | None, capacity_bytes: int | None) -> None:
+        self.removed: list[tuple[object, object, str]] = []
+        self.model = ReferenceCache(policy, capacity, capacity_bytes)
+        self.cache: kv.Cache[object, object] = kv.Cache(
+            capacity=capacity,
+            capacity_bytes=capacity_bytes,
+            policy=policy,
+            sizeof=lambda _: 1,
+            on_evict=lambda *entry: self.removed.append(entry),
+            clock=lambda: self.model.now,
+        )
+        self.value = 0
+
+    @rule(key=KEYS, size=st.none() | st.integers(0, 34), ttl=st.none() | st.integers(1, 9))
+    def put(self, key: object, size: int | None, ttl: int | None) -> None:
+        self.value += 1
+        answer = self.model.put(key, self.value, 1 if size is None else size, ttl)
+        if answer == "stored":
+            self.cache.put(key, self.value, size=size, ttl=ttl)
+        else:
+            expected = kv.EntryTooLarge if answer == "too large" else kv.NoRoom
+            with pytest.raises(expected):
+                self.cache.put(key, self.value, size=size, ttl=ttl)
+
+    @rule(key=KEYS)
+    def get(self, key: object) -> None:
+        assert self.cache.get(key) == self.model.get(key)
+
+    @rule(key=KEYS)
+    def subscript(self, key: object) -> None:
+        expected = self.model.get(key)
+        if expected is None:
+            with pytest.raises(KeyError):
+                self.cache[key]
+        else:
+            assert self.cache[key] == expected
+
+    @rule(keys=st.lists(KEYS, max_size=4))
+    def get_many(self, keys: list[object]) -> None:
+        assert self.cache.get_many(keys, -1) == [
+            -1 if value is None else value for value in map(self.model.get, keys)
+        ]
+
+    @rule(key=KEYS)
+    def look_without_counting(self, key: object) -> None:
+        entry = self.model.entries.get(key)
+        assert self.cache.peek(key) == (entry.value if entry else None)
+        assert (key in self.cache) == (entry is not None)
+
+    @rule(key=KEYS)
+    def touch(self, key: object) -> None:
+        known = key in self.model.entries
+        assert self.cache.touch(key) == known
+        if known:
+            self.model.use(key)
+
+    @rule(key=KEYS, pop=st.booleans())
+    def remove(self, key: object, pop: bool) -> None:
+        entry = self.model.entries.get(key)
+        if pop:
+            assert self.cache.pop(key, None) == (entry.value if entry else None)
+        else:
+            assert self.cache.delete(key) == (entry is not None)
+        if entry:
+            self.model.take(key, "deleted")
+
+    @rule(key=KEYS)
+    def pin(self, key: object) -> None:
+        entry = self.model.entries.get(key)
+        assert self.cache.pin(key) == (entry is not None)
+        if entry:
+            entry.pins += 1
+
+    @rule(key=KEYS)
+    def unpin(self, key: object) -> None:
+        entry = self.model.entries.get(key)
+        assert self.cache.unpin(key) == bool(entry and entry.pins)
+        if entry and entry.pins:
+            entry.pins -= 1
+
+    @rule(capacity=st.integers(1, 8))
+    def resize(self, capacity: int) -> None:
+        self.cache.resize(capacity)
+        self.model.resize(capacity)
+
+    @rule(seconds=st.integers(1, 5))
+    def time_passes(self, seconds: int) -> None:
+        self.model.now += seconds
+        self.model.expire()
+        self.cache.expire()
+
+    @rule()
+    def clear(self) -> None:
+        for key in list(self.model.entries):
+            self.model.take(key, "cleared")
+        self.cache.clear()
+
+    @invariant()
+    def same_contents(self) -> None:
+        if not hasattr(self, "cache"):
+            return
+        model = self.model
+        assert dict(self.cache.items()) == {k: e.value for k, e in model.entries.items()}
+        assert len(self.cache) == len(model.entries)
+        # Order matters for evictions; what expires or is cleared leaves in any order.
+        unordered = ("expired", "cleared")
+        assert [r for r in self.removed if r[2] not in unordered] == [
+            r for r in model.removed if r[2] not in unordered
+        ]
+        assert sorted(map(repr, self.removed)) == sorted(map(repr, model.removed))
+        stats = self.cache.stats()
+        assert (stats.hits, stats.misses) == (model.hits, model.misses)
+        assert stats.entries == len(model.entries)
+        assert stats.bytes == model.bytes()
+        assert stats.pinned == sum(bool(e.pins) for e in model.entries.values())
+        assert sum(stats.evictions.values()) == len(model.removed)
+
+
+TestCacheMachine = CacheMachine.TestCase
+TestCacheMachine.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+
+
+@pytest.mark.parametrize("policy", policies())
+@pytest.mark.parametrize("seed", range(3))
+def test_victims_on_a_random_trace_are_the_references_step_by_step(policy: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    trace = (rng.zipf(1.3, 4000) % 200).tolist()
+    _replay(policy, 25, trace)
+
+
+@pytest.mark.parametrize("policy", policies())
+def test_victims_on_a_real_trace_are_the_references_step_by_step(policy: str) -> None:
+    trace = np.frombuffer(lzma.open(DATA / "lirs_cpp.u32.xz").read(), "<u4")
+    _replay(policy, 60, trace[:6000].tolist())
+
+
+def _replay(policy: str, capacity: int, trace: list[int]) -> None:
+    removed: list[tuple[object, object, str]] = []
+    cache: kv.Cache[int, int] = kv.Cache(
+        capacity=capacity, policy=policy, on_evict=lambda *entry: removed.append(entry)
+    )
+    model = ReferenceCache(policy, capacity)
+    for step, key in enumerate(trace):
+        assert cache.get(key) == model.get(key)
+        if key not in model.entries:
+            cache.put(key, step)
+            model.put(key, step)
+        assert removed == model.removed, f"step {step}"
+        removed.clear()
+        model.removed.clear()
+    assert cache.stats().hits == model.hits
+
+
+def _published() -> list[tuple[str, str, int, float]]:
+    with (DATA / "hit_ratios.csv").open() as file:
+        return [
+            (row["trace"], row["policy"].lower(), int(row["size"]), float(row["hit_ratio"]))
+            for row in csv.DictReader(file)
+        ]
+
+
+@pytest.mark.parametrize(("trace", "policy", "capacity", "expected"), _published())
+def test_hit_ratio_is_the_published_one(
+    trace: str, policy: str, capacity: int, expected: float
+) -> None:
+    requests = np.frombuffer(lzma.open(DATA / f"{trace}.u32.xz").read(), "<u4").tolist()
+    cache: kv.Cache[int, bool] = kv.Cache(capacity=capacity, policy=policy)
+    for key in requests:
+        if cache.get(key) is None:
+            cache.put(key, True)
+    assert cache.stats().hit_ratio == pytest.approx(expected, abs=1e-6)
