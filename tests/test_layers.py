@@ -29,12 +29,11 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"_core", "_cuda"}),
     frozenset({"codecs", "config", "devices", "metrics", "record", "tensors"}),
     frozenset({"tiers"}),
-    frozenset({"cache", "blocks", "simulate"}),
+    frozenset({"cache", "blocks"}),
     frozenset({"", "integrations"}),
     frozenset({"truthgpt", "backup", "migrate"}),
     frozenset({"bul"}),
     frozenset({"server"}),
-    frozenset({"bench", "demo", "doctor"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
@@ -51,7 +50,7 @@ HEAVY = frozenset({
 })  # fmt: skip
 
 # The libraries of the service, and the rooms that may name them.
-SERVICE = frozenset({"bul", "server", "bench", "demo", "doctor", "cli", "__main__"})
+SERVICE = frozenset({"bul", "server", "cli"})
 HOUSED: Mapping[str, frozenset[str]] = {
     "starlette": SERVICE,
     "fastapi": SERVICE,

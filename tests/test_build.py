@@ -1,0 +1,283 @@
+"""What is built is what was meant: symbols, start-up cost, versions, wheel and sdist, the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import blatam_kv
+from blatam_kv import _core
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+# ---- one exported symbol per instruction set ----------------------------------------------------
+
+ISA_FILE = re.compile(r"_(sse42|avx2|avx512)\.cc$")
+ISA_FLAG = re.compile(r"^-m(sse[34]|avx|fma|bmi|f16c|pclmul|sha|arch=)")
+
+
+def compile_commands() -> dict[Path, list[str]]:
+    """The compiler's command line for each source of the extension, as this machine built it."""
+    builds = sorted(
+        (ROOT / "build").glob("cp*/compile_commands.json"), key=lambda path: path.stat().st_mtime
+    )
+    assert builds, "no editable build here: start the tests with ./run test"
+    entries = json.loads(builds[-1].read_text())
+    return {Path(entry["file"]): shlex.split(entry["command"]) for entry in entries}
+
+
+def exported_symbols(compiler_call: list[str], source: Path, folder: Path) -> list[str]:
+    """Compile ``source`` again, away from the build, and name what the linker could choose from."""
+    target = folder / "object.o"
+    call = [*compiler_call, "-o", str(target), "-c", str(source)]
+    subprocess.run(call, check=True, capture_output=True, cwd=folder)
+    listing = subprocess.run(
+        ["nm", "--extern-only", "--defined-only", "--format=posix", target],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    return [line.split()[0] for line in listing.splitlines()]
+
+
+def without_files(command: list[str]) -> list[str]:
+    """The command line without its source, its output and the dependency file it would write."""
+    kept, skip = [], False
+    for word in command:
+        if skip:
+            skip = False
+        elif word in {"-o", "-c", "-MF", "-MT"}:
+            skip = True
+        elif word != "-MD":
+            kept.append(word)
+    return kept
+
+
+def test_only_isa_files_are_compiled_with_isa_flags() -> None:
+    flagged = {
+        file.relative_to(ROOT).as_posix()
+        for file, command in compile_commands().items()
+        if any(ISA_FLAG.match(word) for word in command)
+    }
+    named = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "csrc").rglob("*.cc")
+        if ISA_FILE.search(path.name)
+    }
+    assert named
+    assert flagged == named
+
+
+# -O0 emits every inline function that is used: a stray std:: call shows up there first.
+@pytest.mark.parametrize("level", ["-O0", "-O3"])
+def test_each_isa_object_exports_one_symbol(tmp_path: Path, level: str) -> None:
+    for file, command in compile_commands().items():
+        if ISA_FILE.search(file.name):
+            symbols = exported_symbols([*without_files(command), level], file, tmp_path)
+            assert len(symbols) == 1, f"{file.name} exports {symbols}"
+
+
+def test_a_second_symbol_would_be_seen(tmp_path: Path) -> None:
+    command = next(
+        without_files(command)
+        for file, command in compile_commands().items()
+        if ISA_FILE.search(file.name)
+    )
+    source = tmp_path / "stray_avx2.cc"
+    source.write_text(
+        "inline int stray(int x) { return x + 1; }\nint table(int x) { return stray(x); }\n"
+    )
+    assert len(exported_symbols([*command, "-O0"], source, tmp_path)) == 2
+
+
+# ---- what an import costs -----------------------------------------------------------------------
+
+
+def cpu_seconds(program: str) -> float:
+    """User and system time of a fresh interpreter that runs ``program``."""
+    child = os.posix_spawn(sys.executable, [sys.executable, "-c", program], os.environ)
+    _, status, usage = os.wait4(child, 0)
+    assert status == 0
+    return usage.ru_utime + usage.ru_stime
+
+
+def test_import_costs_less_than_fifty_milliseconds() -> None:
+    # The one assertion on time in this suite; test_layers.py asserts its cause, the modules loaded.
+    # The best of several alternating runs, in CPU time, says the same on a busy machine.
+    bare, loaded = [], []
+    for _ in range(9):
+        bare.append(cpu_seconds("pass"))
+        loaded.append(cpu_seconds("import blatam_kv"))
+    assert min(loaded) - min(bare) < 0.050
+
+
+# ---- one version --------------------------------------------------------------------------------
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    assert blatam_kv.__version__ == PROJECT["version"]
+    assert _core.__version__ == PROJECT["version"]
+    assert version("blatam-kv") == PROJECT["version"]
+
+
+# ---- wheel and sdist ----------------------------------------------------------------------------
+
+NOT_SOURCES = (".git", ".venv", "build", "dist", "demo-output", ".state", ".hypothesis", ".*_cache")
+
+
+def offline(call: Sequence[str | Path], folder: Path) -> None:
+    """Run ``call`` in ``folder`` with pip cut off from every index."""
+    environment = {
+        **{key: text for key, text in os.environ.items() if not key.startswith("PIP_")},
+        "PIP_NO_INDEX": "1",
+        "PIP_CONFIG_FILE": os.devnull,
+    }
+    done = subprocess.run(
+        call,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, list[str]]:
+    """The names in an sdist of a copy of this tree, and in the wheel built from that sdist."""
+    folder = tmp_path_factory.mktemp("archives")
+    copy = folder / "a copy"
+    shutil.copytree(
+        ROOT, copy, ignore=shutil.ignore_patterns(*NOT_SOURCES, "__pycache__"), symlinks=True
+    )
+    program = (
+        "import sys; from scikit_build_core.build import build_sdist; build_sdist(sys.argv[1])"
+    )
+    offline([sys.executable, "-c", program, folder], copy)
+    (sdist,) = folder.glob("blatam_kv-*.tar.gz")
+    with tarfile.open(sdist) as tar:
+        top = sdist.name.removesuffix(".tar.gz")
+        sources = [member.name.removeprefix(top + "/") for member in tar if member.isfile()]
+        tar.extractall(folder, filter="data")
+    flags = ["--no-build-isolation", "--no-deps", "--wheel-dir", folder]
+    offline([sys.executable, "-m", "pip", "wheel", *flags, "."], folder / top)
+    (wheel,) = folder.glob("blatam_kv-*.whl")
+    return {"sdist": sources, "wheel": zipfile.ZipFile(wheel).namelist()}
+
+
+def test_the_wheel_built_offline_holds_the_package_and_nothing_else(
+    archives: Mapping[str, list[str]],
+) -> None:
+    names = archives["wheel"]
+    here = [
+        f"blatam_kv/{path.relative_to(ROOT / 'python' / 'blatam_kv').as_posix()}"
+        for path in (ROOT / "python" / "blatam_kv").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+    info = f"blatam_kv-{PROJECT['version']}.dist-info/"
+    compiled = [name for name in names if name.endswith(".so")]
+    assert len(compiled) == 1
+    assert compiled[0].startswith("blatam_kv/_core.")
+    assert {"blatam_kv/py.typed", "blatam_kv/_core.pyi"} <= set(names)
+    assert any(re.match(r"blatam_kv/truthgpt/.*\.safetensors$", name) for name in names)
+    assert sorted(name for name in names if not name.startswith(info)) == sorted(here + compiled)
+
+
+def test_the_sdist_holds_what_a_build_and_a_reader_need(
+    archives: Mapping[str, list[str]],
+) -> None:
+    names = archives["sdist"]
+    assert {"pyproject.toml", "CMakeLists.txt", "README.md", "LICENSE", "run"} <= set(names)
+    for folder in ("csrc", "python/blatam_kv", "tests"):
+        here = {
+            path.relative_to(ROOT).as_posix()
+            for path in (ROOT / folder).rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".so"
+        }
+        assert here <= set(names)
+    assert not [name for name in names if name.endswith((".so", ".o", ".pyc"))]
+
+
+# ---- the command --------------------------------------------------------------------------------
+
+
+def call_run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [ROOT / "run", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def test_run_without_a_job_says_which_there_are(tmp_path: Path) -> None:
+    done = call_run(folder=tmp_path)
+    assert done.returncode == 2
+    assert all(job in done.stderr for job in ("demo", "serve", "test", "bench", "lint"))
+
+
+def test_run_with_an_unknown_job_names_it(tmp_path: Path) -> None:
+    done = call_run("tset", folder=tmp_path)
+    assert done.returncode == 2
+    assert "'tset'" in done.stderr
+
+
+def test_run_with_help_succeeds(tmp_path: Path) -> None:
+    done = call_run("--help", folder=tmp_path)
+    assert done.returncode == 0
+    assert "usage: ./run" in done.stdout
+
+
+# ---- the rule about skips -----------------------------------------------------------------------
+
+SESSION = """
+import pytest
+
+def test_runs(): ...
+
+@pytest.mark.gpu
+def test_marked(): pytest.skip("no device")
+"""
+UNMARKED = "\n@pytest.mark.skip(reason='lazy')\ndef test_lazy(): ...\n"
+WHOLE_MODULE = "import pytest\npytest.importorskip('no_such_library')\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "ci", "code"),
+    [
+        ({"test_a.py": SESSION}, "true", 0),
+        ({"test_a.py": SESSION + UNMARKED}, "true", 1),
+        ({"test_a.py": SESSION + UNMARKED}, "", 0),
+        ({"test_a.py": SESSION, "test_b.py": WHOLE_MODULE}, "true", 1),
+    ],
+)
+def test_in_ci_an_unmarked_skip_is_a_failure(
+    tmp_path: Path, files: Mapping[str, str], ci: str, code: int
+) -> None:
+    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  gpu\n  free_threaded\n")
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        env={**os.environ, "CI": ci},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout
+    assert "no device" in done.stdout
