@@ -11,10 +11,10 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from references import ReferenceCache
 
 import blatam_kv as kv
 from blatam_kv._core import policies
-from references import ReferenceCache
 
 KEYS = st.integers(0, 12) | st.sampled_from(["a", "b", b"a", (1, 2), 1.5, None])
 DATA = Path(__file__).parent / "data"
@@ -160,7 +160,7 @@ def test_victims_on_a_random_trace_are_the_references_step_by_step(policy: str, 
 
 @pytest.mark.parametrize("policy", policies())
 def test_victims_on_a_real_trace_are_the_references_step_by_step(policy: str) -> None:
-    trace = np.frombuffer(lzma.open(DATA / "lirs_cpp.u32.xz").read(), "<u4")
+    trace = np.frombuffer(lzma.decompress((DATA / "lirs_cpp.u32.xz").read_bytes()), "<u4")
     _replay(policy, 60, trace[:6000].tolist())
 
 
@@ -193,7 +193,7 @@ def _published() -> list[tuple[str, str, int, float]]:
 def test_hit_ratio_is_the_published_one(
     trace: str, policy: str, capacity: int, expected: float
 ) -> None:
-    requests = np.frombuffer(lzma.open(DATA / f"{trace}.u32.xz").read(), "<u4").tolist()
+    requests = np.frombuffer(lzma.decompress((DATA / f"{trace}.u32.xz").read_bytes()), "<u4").tolist()
     cache: kv.Cache[int, bool] = kv.Cache(capacity=capacity, policy=policy)
     for key in requests:
         if cache.get(key) is None:

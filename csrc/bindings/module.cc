@@ -59,14 +59,14 @@ py::bytes to_bytes(const Digest& digest) {
   return {reinterpret_cast<const char*>(digest.bytes.data()), digest.bytes.size()};
 }
 
-py::bytes blake2b(const py::object& data, const py::bytes& key, const py::bytes& person) {
+py::bytes digest_of(const py::object& data, const py::bytes& key, const py::bytes& person) {
   const DigestKey digest_key(span_of(key), span_of(person));
   const Buffer buffer(data, PyBUF_SIMPLE);
   return to_bytes(without_gil(buffer.bytes().size() >= kReleaseBytes,
                               [&] { return digest_key.hash(buffer.bytes()); }));
 }
 
-py::bytes framed_digest(const py::list& fields, const py::bytes& key, const py::bytes& person) {
+py::bytes digest_of_fields(const py::list& fields, const py::bytes& key, const py::bytes& person) {
   const DigestKey digest_key(span_of(key), span_of(person));
   std::vector<std::span<const uint8_t>> spans;
   for (const py::handle field : fields) {
@@ -76,7 +76,7 @@ py::bytes framed_digest(const py::list& fields, const py::bytes& key, const py::
     }
     spans.push_back(span_of(py::reinterpret_borrow<py::bytes>(field)));
   }
-  return to_bytes(digest_key.hash_framed(spans));
+  return to_bytes(framed_digest(digest_key, spans));
 }
 
 template <class Token>
@@ -151,19 +151,19 @@ PYBIND11_MODULE(_core, module) {
   module.doc() = "The native core of blatam_kv.";
   try {
     module.attr("__version__") = BLATAM_VERSION;
-    (void)isa();  // a wrong BLATAM_KV_ISA is an error of the import, not of the first digest
+    (void)isa_from_env();  // a wrong BLATAM_KV_ISA is an error of the import, not of the first digest
   } catch (const std::invalid_argument& error) {
     throw py::import_error(error.what());
   }
 
-  module.def("isa", [] { return isa(); }, "The instruction set in use: baseline, avx2 or avx512.");
+  module.def("isa", [] { return isa_name(isa()); }, "The instruction set in use: baseline, avx2 or avx512.");
   module.def("policies", policies, "The names of the eviction policies.");
   module.def(
-      "blake2b", blake2b, py::arg("data"), py::kw_only(), py::arg("key") = py::bytes(),
+      "blake2b", digest_of, py::arg("data"), py::kw_only(), py::arg("key") = py::bytes(),
       py::arg("person") = py::bytes(),
       "Keyed BLAKE2b-256 (RFC 7693) of a buffer: 32 bytes, as hashlib.blake2b gives them.\n\n"
       "key: at most 64 bytes; person: at most 16. Raises ValueError if longer.");
-  module.def("framed_digest", framed_digest, py::arg("fields"), py::kw_only(),
+  module.def("framed_digest", digest_of_fields, py::arg("fields"), py::kw_only(),
              py::arg("key") = py::bytes(), py::arg("person") = py::bytes(),
              "BLAKE2b-256 over each field's length (big-endian uint32) and bytes, so that no two\n"
              "lists of fields give the same input.");

@@ -8,6 +8,7 @@ import operator
 import re
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
@@ -116,7 +117,7 @@ class Cache(CacheBase[K, V], Generic[K, V]):
 
     def items(self) -> list[tuple[K, V]]:
         """A list of (key, value); counts nothing."""
-        pairs = ((key, self.peek(key, _MISSING)) for key in self.keys())  # noqa: SIM118
+        pairs = ((key, self.peek(key, _MISSING)) for key in self.keys())
         return [(key, value) for key, value in pairs if value is not _MISSING]
 
     def resize(
@@ -255,10 +256,9 @@ class Cache(CacheBase[K, V], Generic[K, V]):
             self._land(key, flight, value)
 
     def _keep(self, key: K, value: V, ttl: float | None, size: int | None) -> None:
-        try:
+        # Refused is counted by the core; the caller still gets its value.
+        with suppress(EntryTooLarge, NoRoom):
             self.put(key, value, ttl=ttl, size=size)
-        except (EntryTooLarge, NoRoom):
-            pass  # counted as refused; the caller still gets its value
 
     def _refuse_reentry(self, key: K) -> None:
         if (id(self), key) in _computing.get():
