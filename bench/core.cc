@@ -1,0 +1,170 @@
+// The core against what one would write with the standard library. bench/core.py runs this, checks
+// the answers and prints the ratios; run it alone for Google Benchmark's own options.
+#include <benchmark/benchmark.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <list>
+#include <random>
+#include <unordered_map>
+#include <vector>
+
+#include "core/cache.h"
+#include "core/policy.h"
+
+namespace blatam {
+namespace {
+
+const ValueOps kBorrowed = {[](void*) noexcept {}, [](void*) noexcept {}};
+char something;
+
+struct PrefixHash {
+  size_t operator()(const Digest& digest) const noexcept { return digest.prefix(); }
+};
+
+// The peer: an LRU cache as everyone writes it.
+class StandardLru {
+ public:
+  explicit StandardLru(size_t capacity) : capacity_(capacity) {}
+  void* get(const Digest& key) {
+    const auto found = index_.find(key);
+    if (found == index_.end()) return nullptr;
+    order_.splice(order_.begin(), order_, found->second);
+    return found->second->second;
+  }
+  void put(const Digest& key, void* value) {
+    if (const auto found = index_.find(key); found != index_.end()) {
+      found->second->second = value;
+      order_.splice(order_.begin(), order_, found->second);
+      return;
+    }
+    if (index_.size() == capacity_) {
+      index_.erase(order_.back().first);
+      order_.pop_back();
+    }
+    order_.emplace_front(key, value);
+    index_.emplace(key, order_.begin());
+  }
+
+ private:
+  using Order = std::list<std::pair<Digest, void*>>;
+  size_t capacity_;
+  Order order_;
+  std::unordered_map<Digest, Order::iterator, PrefixHash> index_;
+};
+
+class OurLru {
+ public:
+  explicit OurLru(size_t capacity)
+      : cache_({.limits = {.entries = capacity}, .policy = "lru", .stripes = 1}) {}
+  void* get(const Digest& key) { return cache_.get(key).handle(); }
+  void put(const Digest& key, void* handle) {
+    Value value(handle, &kBorrowed);
+    if (cache_.put(key, value, 0) > PutResult::kReplaced) std::abort();
+  }
+
+ private:
+  Cache cache_;
+};
+
+std::vector<Digest> make_keys(size_t count) {
+  std::vector<Digest> keys(count);
+  const DigestKey plain;
+  for (uint64_t i = 0; i < count; ++i) {
+    keys[i] = plain.hash({reinterpret_cast<const uint8_t*>(&i), sizeof i});
+  }
+  return keys;
+}
+
+// Zipf 0.99 over `keys`, as the peers' benchmarks use it.
+std::vector<uint32_t> zipf(size_t keys, size_t count) {
+  std::vector<double> weights(keys);
+  for (size_t i = 0; i < keys; ++i) weights[i] = 1 / std::pow(static_cast<double>(i + 1), 0.99);
+  std::discrete_distribution<uint32_t> draw(weights.begin(), weights.end());
+  std::mt19937_64 random(1);
+  std::vector<uint32_t> sequence(count);
+  for (uint32_t& key : sequence) key = draw(random);
+  return sequence;
+}
+
+constexpr size_t kCapacity = 100'000;
+constexpr size_t kSequence = 1 << 20;
+
+template <class Lru>
+void get_hit(benchmark::State& state) {
+  static const auto keys = make_keys(kCapacity);
+  Lru lru(kCapacity);
+  for (const Digest& key : keys) lru.put(key, &something);
+  std::mt19937_64 random(2);
+  std::vector<uint32_t> sequence(kSequence);
+  for (uint32_t& key : sequence) key = static_cast<uint32_t>(random() % kCapacity);
+  size_t i = 0;
+  for (auto _ : state) {
+    if (lru.get(keys[sequence[i++ % kSequence]]) != &something) state.SkipWithError("wrong value");
+  }
+}
+
+template <class Lru>
+void put_evict(benchmark::State& state) {
+  static const auto keys = make_keys(kSequence);
+  Lru lru(kCapacity);
+  for (const Digest& key : keys) lru.put(key, &something);
+  size_t i = 0;
+  for (auto _ : state) lru.put(keys[i++ % kSequence], &something);
+}
+
+template <class Lru>
+void zipf_get_or_put(benchmark::State& state) {
+  static const auto keys = make_keys(1'000'000);
+  static const auto sequence = zipf(keys.size(), kSequence);
+  Lru lru(kCapacity);
+  size_t i = 0;
+  for (auto _ : state) {
+    const Digest& key = keys[sequence[i++ % kSequence]];
+    if (lru.get(key) == nullptr) lru.put(key, &something);
+  }
+}
+
+BENCHMARK(get_hit<OurLru>)->Name("get hit/ours");
+BENCHMARK(get_hit<StandardLru>)->Name("get hit/unordered_map+list");
+BENCHMARK(put_evict<OurLru>)->Name("put+evict/ours");
+BENCHMARK(put_evict<StandardLru>)->Name("put+evict/unordered_map+list");
+BENCHMARK(zipf_get_or_put<OurLru>)->Name("zipf get-or-put/ours");
+BENCHMARK(zipf_get_or_put<StandardLru>)->Name("zipf get-or-put/unordered_map+list");
+
+// A policy alone: evict one slot, insert it again, touch another.
+void policy_turn(benchmark::State& state, std::string_view name) {
+  const auto slots = static_cast<size_t>(state.range(0));
+  const auto policy = make_policy(name);
+  policy->grow(slots);
+  for (size_t slot = 0; slot < slots; ++slot) policy->insert(static_cast<Slot>(slot));
+  std::mt19937_64 random(3);
+  std::vector<Slot> touched(kSequence);
+  for (Slot& slot : touched) slot = static_cast<Slot>(random() % slots);
+  const Pins pins;
+  size_t i = 0;
+  for (auto _ : state) {
+    const Slot victim = policy->victim(pins);
+    policy->remove(victim);
+    policy->insert(victim);
+    policy->hit(touched[i++ % kSequence]);
+  }
+}
+
+BENCHMARK_CAPTURE(policy_turn, lru, "lru")
+    ->Name("evict+insert+touch/lru")
+    ->Arg(100'000)
+    ->Arg(10'000'000);
+BENCHMARK_CAPTURE(policy_turn, lfu, "lfu")
+    ->Name("evict+insert+touch/lfu")
+    ->Arg(100'000)
+    ->Arg(10'000'000);
+BENCHMARK_CAPTURE(policy_turn, fifo, "fifo")
+    ->Name("evict+insert+touch/fifo")
+    ->Arg(100'000)
+    ->Arg(10'000'000);
+
+}  // namespace
+}  // namespace blatam
+
