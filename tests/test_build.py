@@ -13,6 +13,7 @@ import tarfile
 import tomllib
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -139,6 +140,15 @@ def test_the_version_is_the_same_everywhere() -> None:
 NOT_SOURCES = (".git", ".venv", "build", "dist", "demo-output", ".state", ".hypothesis", ".*_cache")
 
 
+@dataclass(frozen=True, slots=True)
+class Archives:
+    """File names: in a copy of this tree, in its sdist, and in the wheel built from that sdist."""
+
+    tree: frozenset[str]
+    sdist: frozenset[str]
+    wheel: frozenset[str]
+
+
 def offline(call: Sequence[str | Path], folder: Path) -> None:
     """Run ``call`` in ``folder`` with pip cut off from every index."""
     environment = {
@@ -147,71 +157,48 @@ def offline(call: Sequence[str | Path], folder: Path) -> None:
         "PIP_CONFIG_FILE": os.devnull,
     }
     done = subprocess.run(
-        call,
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
+        call, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
         check=False,
-    )
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
-def archives(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, list[str]]:
-    """The names in an sdist of a copy of this tree, and in the wheel built from that sdist."""
+def archives(tmp_path_factory: pytest.TempPathFactory) -> Archives:
     folder = tmp_path_factory.mktemp("archives")
     copy = folder / "a copy"
-    shutil.copytree(
-        ROOT, copy, ignore=shutil.ignore_patterns(*NOT_SOURCES, "__pycache__"), symlinks=True
-    )
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*NOT_SOURCES, "__pycache__"))
+    tree = [path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()]
     program = (
         "import sys; from scikit_build_core.build import build_sdist; build_sdist(sys.argv[1])"
     )
     offline([sys.executable, "-c", program, folder], copy)
     (sdist,) = folder.glob("blatam_kv-*.tar.gz")
+    top = sdist.name.removesuffix(".tar.gz")
     with tarfile.open(sdist) as tar:
-        top = sdist.name.removesuffix(".tar.gz")
         sources = [member.name.removeprefix(top + "/") for member in tar if member.isfile()]
         tar.extractall(folder, filter="data")
-    flags = ["--no-build-isolation", "--no-deps", "--wheel-dir", folder]
+    flags = ["--no-build-isolation", "--no-deps", "--wheel-dir", str(folder)]
     offline([sys.executable, "-m", "pip", "wheel", *flags, "."], folder / top)
     (wheel,) = folder.glob("blatam_kv-*.whl")
-    return {"sdist": sources, "wheel": zipfile.ZipFile(wheel).namelist()}
+    with zipfile.ZipFile(wheel) as packed:
+        return Archives(frozenset(tree), frozenset(sources), frozenset(packed.namelist()))
 
 
-def test_the_wheel_built_offline_holds_the_package_and_nothing_else(
-    archives: Mapping[str, list[str]],
-) -> None:
-    names = archives["wheel"]
-    here = [
-        f"blatam_kv/{path.relative_to(ROOT / 'python' / 'blatam_kv').as_posix()}"
-        for path in (ROOT / "python" / "blatam_kv").rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    ]
+def test_the_wheel_built_offline_holds_the_package_and_nothing_else(archives: Archives) -> None:
     info = f"blatam_kv-{PROJECT['version']}.dist-info/"
-    compiled = [name for name in names if name.endswith(".so")]
+    held = {name for name in archives.wheel if not name.startswith(info)}
+    compiled = [name for name in held if name.endswith(".so")]
     assert len(compiled) == 1
     assert compiled[0].startswith("blatam_kv/_core.")
-    assert {"blatam_kv/py.typed", "blatam_kv/_core.pyi"} <= set(names)
-    assert any(re.match(r"blatam_kv/truthgpt/.*\.safetensors$", name) for name in names)
-    assert sorted(name for name in names if not name.startswith(info)) == sorted(here + compiled)
+    assert {"blatam_kv/py.typed", "blatam_kv/_core.pyi"} <= held
+    assert any(re.match(r"blatam_kv/truthgpt/.*\.safetensors$", name) for name in held)
+    package = {name.removeprefix("python/") for name in archives.tree if name.startswith("python/")}
+    assert held - {compiled[0]} == package
 
 
-def test_the_sdist_holds_what_a_build_and_a_reader_need(
-    archives: Mapping[str, list[str]],
-) -> None:
-    names = archives["sdist"]
-    assert {"pyproject.toml", "CMakeLists.txt", "README.md", "LICENSE", "run"} <= set(names)
-    for folder in ("csrc", "python/blatam_kv", "tests"):
-        here = {
-            path.relative_to(ROOT).as_posix()
-            for path in (ROOT / folder).rglob("*")
-            if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".so"
-        }
-        assert here <= set(names)
-    assert not [name for name in names if name.endswith((".so", ".o", ".pyc"))]
+def test_the_sdist_holds_the_whole_tree(archives: Archives) -> None:
+    assert archives.sdist - {"PKG-INFO"} == archives.tree
 
 
 # ---- the command --------------------------------------------------------------------------------

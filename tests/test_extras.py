@@ -24,6 +24,8 @@ INSTALLED_AS = {
     "pynvml": "nvidia-ml-py",
     "yaml": "pyyaml",
 }
+# Libraries that another one's extra brings: uvicorn[standard].
+BROUGHT_BY = {"httptools": "uvicorn", "uvloop": "uvicorn"}
 
 
 def distributions(requirements: list[str]) -> set[str]:
@@ -74,7 +76,8 @@ def test_every_imported_library_is_declared() -> None:
         for found in imports_of(ROOT / "python" / "blatam_kv")
         if found.target_room is None and found.library not in sys.stdlib_module_names
     }
-    assert {INSTALLED_AS.get(library, library) for library in imported} <= declared
+    names = {**INSTALLED_AS, **BROUGHT_BY}
+    assert {names.get(library, library) for library in imported} <= declared
 
 
 # ---- a machine with the core alone --------------------------------------------------------------
