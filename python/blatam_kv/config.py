@@ -1,0 +1,258 @@
+"""Settings of the service: defaults, then the file, then the environment, then the command line.
+
+One rule names a setting everywhere: the environment variable ``BUL_API_PORT`` is ``api_port`` in
+the section ``bul`` of the file, ``KV_CACHE_STRATEGY`` is ``strategy`` in the section ``kv_cache``.
+A name that nobody knows is an error with a suggestion. So is a name of the original system that
+has no effect here yet: a switch that does nothing would be a lie.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from blatam_kv.errors import ConfigError, MissingExtra
+
+STRATEGIES = ("lru", "lfu", "fifo")
+LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
+
+
+def default_data_dir() -> Path:
+    """Where state lives when nobody says otherwise: XDG_DATA_HOME/blatam-kv."""
+    home = os.environ.get("XDG_DATA_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "share") / "blatam-kv"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the service runs with. cache_ttl is in seconds; None keeps answers until evicted."""
+
+    api_host: str = "127.0.0.1"
+    api_port: int = 8002
+    log_level: str = "info"
+    data_dir: Path = field(default_factory=default_data_dir)
+    output_directory: Path = Path("demo-output")
+    cache_ttl: float | None = 3600.0
+    cache_strategy: str = "lru"
+    cache_max_memory_mb: int = 256
+    max_concurrent_tasks: int = 2
+    max_queued_tasks: int = 100
+    max_kept_tasks: int = 1000
+
+
+Reader = Callable[[object], object]
+
+
+def _integer(low: int, high: int) -> Reader:
+    def read(value: object) -> int:
+        if isinstance(value, str) and value.strip().isdecimal():
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return value
+
+    return read
+
+
+def _choice(allowed: tuple[str, ...], *, later: tuple[str, ...] = ()) -> Reader:
+    def read(value: object) -> str:
+        name = value.strip().lower() if isinstance(value, str) else ""
+        if name in later:
+            raise ValueError(f"{name!r} is not in this version; use one of {', '.join(allowed)}")
+        if name not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}{did_you_mean(name, allowed)}")
+        return name
+
+    return read
+
+
+def _seconds(value: object) -> float | None:
+    if value is None or (isinstance(value, str) and value.strip().lower() == "none"):
+        return None
+    try:
+        seconds = float(value) if isinstance(value, (int, float, str)) else -1.0
+    except ValueError:
+        seconds = -1.0
+    if isinstance(value, bool) or not 0 < seconds < 1e9:
+        raise ValueError("must be a number of seconds above 0, or 'none' to keep for ever")
+    return seconds
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("must be a text that is not empty")
+    return value.strip()
+
+
+def _directory(value: object) -> Path:
+    if isinstance(value, Path):
+        return value
+    return Path(_text(value)).expanduser()
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One setting: the field it fills and how a value from outside is read."""
+
+    field: str
+    read: Reader
+
+
+# Strategies of the original that come with later versions; asking for one is a clear error.
+_LATER_STRATEGIES = ("adaptive", "paged", "compressed", "quantized")
+
+VARIABLES: Mapping[str, Variable] = {
+    "BUL_API_HOST": Variable("api_host", _text),
+    "BUL_API_PORT": Variable("api_port", _integer(0, 65535)),
+    "BUL_LOG_LEVEL": Variable("log_level", _choice(LOG_LEVELS)),
+    "BUL_DATA_DIR": Variable("data_dir", _directory),
+    "BUL_OUTPUT_DIRECTORY": Variable("output_directory", _directory),
+    "BUL_CACHE_TTL": Variable("cache_ttl", _seconds),
+    "BUL_MAX_CONCURRENT_TASKS": Variable("max_concurrent_tasks", _integer(1, 64)),
+    "BUL_MAX_QUEUED_TASKS": Variable("max_queued_tasks", _integer(1, 100_000)),
+    "BUL_MAX_KEPT_TASKS": Variable("max_kept_tasks", _integer(1, 1_000_000)),
+    "KV_CACHE_STRATEGY": Variable("cache_strategy", _choice(STRATEGIES, later=_LATER_STRATEGIES)),
+    "KV_CACHE_MAX_MEMORY_MB": Variable("cache_max_memory_mb", _integer(1, 1_000_000)),
+}
+
+# The original's field names for two of them, accepted in the file.
+_ALIASES = {"KV_CACHE_CACHE_STRATEGY": "KV_CACHE_STRATEGY"}
+
+# Names the original documents that change nothing in this version.
+_NO_EFFECT_BUL = """
+    DEBUG API_WORKERS DATABASE_URL CACHE_ENABLED API_KEY_REQUIRED API_KEY RATE_LIMIT_ENABLED
+    RATE_LIMIT_REQUESTS RATE_LIMIT_WINDOW TASK_TIMEOUT RETRY_ATTEMPTS RETRY_DELAY CONTINUOUS_MODE
+    AUTO_SAVE_INTERVAL MAX_DOCUMENT_SIZE BACKUP_ENABLED COMPRESSION_ENABLED ENABLED_AREAS
+    ENDPOINT DRAIN_SECONDS
+"""
+_NO_EFFECT_KV_CACHE = """
+    ENABLED SIZE MAX_TOKENS COMPRESSION USE_COMPRESSION COMPRESSION_RATIO COMPRESSION_METHOD
+    ENABLE_PERSISTENCE PERSISTENCE_PATH ENABLE_PREFETCH PREFETCH_SIZE ENABLE_PROFILING NUM_HEADS
+    HEAD_DIM BLOCK_SIZE CACHE_MODE USE_QUANTIZATION QUANTIZATION_BITS ENABLE_GC GC_THRESHOLD
+    PIN_MEMORY NON_BLOCKING DTYPE ADAPTIVE_COMPRESSION ADAPTIVE_QUANTIZATION MONITOR_MEMORY
+    ENABLE_DISTRIBUTED DISTRIBUTED_BACKEND MULTI_TENANT TENANT_ISOLATION ENABLE_ASYNC
+    ASYNC_THREADS ENABLE_WARMUP WARMUP_SAMPLES
+"""
+_NO_EFFECT = frozenset(f"BUL_{name}" for name in _NO_EFFECT_BUL.split()) | frozenset(
+    f"KV_CACHE_{name}" for name in _NO_EFFECT_KV_CACHE.split()
+)
+
+_SECTIONS = {"bul": "BUL_", "kv_cache": "KV_CACHE_"}
+
+
+def load(
+    *,
+    file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, object] | None = None,
+) -> Settings:
+    """Settings from all four sources.
+
+    flags: values by field name of ``Settings``; None means "not given". Raises ConfigError with
+    the place, the name and the fix.
+    """
+    values: dict[str, object] = {}
+    if file is not None:
+        values.update(_from_file(file))
+    values.update(_from_environment(os.environ if environ is None else environ))
+    readers = {variable.field: variable for variable in VARIABLES.values()}
+    for name, value in (flags or {}).items():
+        if value is not None:
+            values[name] = _read(readers[name], value, where="--" + name.replace("_", "-"))
+    return Settings(**values)  # type: ignore[arg-type]  # each reader returns its field's type
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for name in sorted(environ):
+        if not name.startswith(tuple(_SECTIONS.values())):
+            continue
+        where = f"environment variable {name}"
+        if name in VARIABLES:
+            values[VARIABLES[name].field] = _read(VARIABLES[name], environ[name], where=where)
+            continue
+        if name in _NO_EFFECT:
+            raise ConfigError(f"{where} has no effect in this version; unset it")
+        raise ConfigError(f"{where} is unknown{did_you_mean(name, VARIABLES)}; unset or correct it")
+    return values
+
+
+def _from_file(file: Path) -> dict[str, object]:
+    document = _parse(file)
+    if not isinstance(document, dict):
+        raise ConfigError(f"{file}: must hold sections of settings, for example bul: or kv_cache:")
+    values: dict[str, object] = {}
+    for section, body in document.items():
+        if section not in _SECTIONS:
+            known = [*_SECTIONS, *(_file_key(name) for name in VARIABLES)]
+            hint = did_you_mean(str(section), known) or f"; sections are {', '.join(_SECTIONS)}"
+            raise ConfigError(f"{file}: unknown section {section!r}{hint}")
+        if not isinstance(body, dict):
+            raise ConfigError(f"{file}: {section} must hold settings, one 'name: value' a line")
+        for key, value in body.items():
+            where = f"{file}: {section}.{key}"
+            name = _SECTIONS[section] + str(key).upper()
+            name = _ALIASES.get(name, name)
+            if name in VARIABLES:
+                values[VARIABLES[name].field] = _read(VARIABLES[name], value, where=where)
+            elif name in _NO_EFFECT:
+                raise ConfigError(f"{where} has no effect in this version; remove it")
+            else:
+                known = [_file_key(variable) for variable in VARIABLES]
+                hint = did_you_mean(f"{section}.{key}", known)
+                raise ConfigError(f"{where} is unknown{hint or '; known: ' + ', '.join(known)}")
+    return values
+
+
+def _file_key(variable: str) -> str:
+    for section, prefix in _SECTIONS.items():
+        if variable.startswith(prefix):
+            return f"{section}.{variable.removeprefix(prefix).lower()}"
+    raise AssertionError(variable)
+
+
+def _parse(file: Path) -> object:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(f"cannot read the configuration {file}: {reason}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not UTF-8 text: {error.reason}") from error
+    if file.suffix == ".json":
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"{file} is not valid JSON: {error}") from error
+        except RecursionError as error:
+            raise ConfigError(f"{file} is nested too deep") from error
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingExtra("PyYAML", extra="server") from error
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{file} is not valid YAML: {error}") from error
+
+
+def _read(variable: Variable, value: object, *, where: str) -> object:
+    try:
+        return variable.read(value)
+    except ValueError as error:
+        raise ConfigError(f"{where} {error}, not {_short(value)}") from error
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean X?)`` for the closest known name, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {close[0]}?)" if close else ""
