@@ -1,0 +1,109 @@
+"""A request with nothing left open: what the model will be told, and the key of its answer.
+
+The key is a digest of exactly what determines the answer: the model, the messages it reads and how
+tokens are chosen. Two requests that differ elsewhere (format, priority, spelling out a language
+that was guessed anyway) share one answer, and that is right: the model would say the same.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from blatam_kv._core import framed_digest
+from blatam_kv.bul import analyse
+from blatam_kv.bul.request import QueryRequest
+from blatam_kv.truthgpt.brief import Brief
+from blatam_kv.truthgpt.protocol import Message, Sampling, TruthGPT
+
+_ANSWER = b"blatamkv-resp-v1"
+_SEED = b"blatamkv-seed-v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be written. inferred: names of the fields that were guessed from the query."""
+
+    brief: Brief
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    inferred: tuple[str, ...]
+    digest: bytes
+
+
+def place(request: QueryRequest, model: TruthGPT) -> Order:
+    """The order for a checked request: guesses made, seed derived, digest computed."""
+    inferred: list[str] = []
+
+    def given_or(name: str, guess: Callable[[], str]) -> str:
+        value: str | None = getattr(request, name)
+        if value is None:
+            inferred.append(name)
+            return guess()
+        return value
+
+    language = given_or("language", lambda: analyse.language(request.query))
+    document_type = given_or("document_type", lambda: _guess_type(request))
+    brief = Brief(
+        query=request.query,
+        language=language,
+        document_type=document_type,
+        business_area=given_or("business_area", lambda: analyse.AREA_OF_TYPE[document_type]),
+        company_name=request.company_name or "",
+        industry=request.industry or "",
+        company_size=request.company_size or "",
+        target_audience=request.target_audience or "",
+    )
+    messages = tuple(brief.messages())
+    sampling = _sampling(request, messages)
+    return Order(
+        brief=brief,
+        messages=messages,
+        sampling=sampling,
+        inferred=tuple(inferred),
+        digest=answer_digest(model, messages, sampling),
+    )
+
+
+def answer_digest(model: TruthGPT, messages: Sequence[Message], sampling: Sampling) -> bytes:
+    """The 32-byte key of the answer: keyed BLAKE2b-256 over length-framed fields."""
+    fields = [
+        *_texts(model.model_id, model.fingerprint),
+        *_framed_messages(messages),
+        *_texts(str(sampling.max_tokens), str(sampling.seed)),
+        struct.pack(">dd", sampling.temperature, sampling.top_p),
+        *_texts(str(len(sampling.stop)), *sampling.stop),
+    ]
+    return framed_digest(fields, person=_ANSWER)
+
+
+def _guess_type(request: QueryRequest) -> str:
+    if guess := analyse.document_type(request.query):
+        return guess
+    if request.business_area:
+        return analyse.type_of_area(request.business_area)
+    return analyse.DEFAULT_TYPE
+
+
+def _sampling(request: QueryRequest, messages: Sequence[Message]) -> Sampling:
+    usual = Sampling()
+    seed = request.seed
+    if seed is None:
+        digest = framed_digest(_framed_messages(messages), person=_SEED)
+        seed = int.from_bytes(digest[:8], "big")
+    return Sampling(
+        max_tokens=usual.max_tokens if request.max_length is None else request.max_length,
+        # Adding zero turns -0.0 into 0.0: one temperature, one key.
+        temperature=usual.temperature if request.temperature is None else request.temperature + 0.0,
+        seed=seed,
+    )
+
+
+def _framed_messages(messages: Sequence[Message]) -> list[bytes]:
+    turns = [text for message in messages for text in (message.role, message.content)]
+    return _texts(str(len(messages)), *turns)
+
+
+def _texts(*values: str) -> list[bytes]:
+    return [value.encode() for value in values]

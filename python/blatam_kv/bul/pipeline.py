@@ -1,0 +1,124 @@
+"""From an order to its answer: the cache first, then the model, once for all who ask.
+
+Nothing here knows of HTTP, tasks or threads of its own; every call may come from any thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from blatam_kv.bul.document import title_of
+from blatam_kv.bul.order import Order
+from blatam_kv.bul.request import clean
+from blatam_kv.cache import Cache
+from blatam_kv.errors import InvalidRequest, ModelError
+from blatam_kv.truthgpt.protocol import Chunk, TruthGPT, Usage
+
+# An answer shorter than this is not worth starting; the caller should shorten the query instead.
+MIN_ANSWER_TOKENS = 32
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the model wrote. seconds: how long that took; born: when it was done, Unix time."""
+
+    title: str
+    text: str
+    finish_reason: str
+    usage: Usage
+    seconds: float
+    born: float
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes charged to the cache: the text as UTF-8 and a flat sum for the rest."""
+        return len(self.text.encode()) + len(self.title.encode()) + 256
+
+
+class Stopped(ModelError):
+    """The service stopped while the model was writing."""
+
+
+class Pipeline:
+    """The cache in front of the model."""
+
+    def __init__(
+        self,
+        model: TruthGPT,
+        cache: Cache[bytes, Answer],
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.model = model
+        self.cache = cache
+        self._clock = clock
+
+    def lookup(self, order: Order) -> Answer | None:
+        """The cached answer, or None. No lock is held and nothing is computed."""
+        return self.cache.get(order.digest)
+
+    def check_room(self, order: Order) -> int:
+        """Tokens the answer may have. Raises InvalidRequest if the prompt leaves too few."""
+        context = self.model.context_tokens
+        taken = self.model.count_tokens(order.messages)
+        if taken + MIN_ANSWER_TOKENS > context:
+            share = max(1, int(100 * (context - MIN_ANSWER_TOKENS) / taken))
+            raise InvalidRequest(
+                f"takes {taken:,} tokens and {self.model.model_id} reads {context:,} in all; "
+                f"shorten it to {share} % of its length",
+                field="query",
+            )
+        return min(order.sampling.max_tokens, context - taken)
+
+    def write(
+        self,
+        order: Order,
+        *,
+        progress: Progress | None = None,
+        stop: threading.Event | None = None,
+    ) -> tuple[Answer, bool]:
+        """The answer, and whether the model had to write it.
+
+        Concurrent calls for one digest run the model once. A failure reaches every one of them
+        and is not cached. progress: told the share written, 0 to 1. stop: when set, the writing
+        ends with Stopped at the next piece of text.
+        """
+        wrote = False
+
+        def compute() -> Answer:
+            nonlocal wrote
+            wrote = True
+            return self._compute(order, progress or (lambda share: None), stop)
+
+        return self.cache.get_or_compute(order.digest, compute), wrote
+
+    def _compute(self, order: Order, progress: Progress, stop: threading.Event | None) -> Answer:
+        start = time.perf_counter()
+        room = self.check_room(order)
+        sampling = replace(order.sampling, max_tokens=room)
+        pieces: list[str] = []
+        last: Chunk | None = None
+        for last in self.model.stream(order.messages, sampling=sampling):
+            if stop is not None and stop.is_set():
+                raise Stopped("the service is stopping; ask again when it is back")
+            pieces.append(last.text)
+            progress(min(len(pieces) / room, 0.99))
+        if last is None or last.finish_reason is None or last.usage is None:
+            raise ModelError(f"{self.model.model_id} broke off in the middle of the answer")
+        text = clean("".join(pieces))
+        if not text:
+            raise ModelError(f"{self.model.model_id} returned an empty answer")
+        seconds = time.perf_counter() - start
+        return Answer(
+            title=title_of(text) or " ".join(order.brief.query.split())[:80],
+            text=text,
+            finish_reason=last.finish_reason,
+            usage=last.usage,
+            seconds=seconds,
+            born=self._clock(),
+        )

@@ -1,0 +1,169 @@
+"""A query from outside, checked: the only place where the pipeline believes nothing.
+
+Every rejected field is named, with the fix, and all of them at once.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from blatam_kv.config import did_you_mean
+from blatam_kv.errors import InvalidRequest, MissingExtra
+from blatam_kv.truthgpt.brief import AREAS, DOCUMENT_TYPES, LANGUAGES
+
+try:
+    from pydantic import (
+        AfterValidator,
+        BaseModel,
+        BeforeValidator,
+        ConfigDict,
+        Field,
+        ValidationError,
+    )
+except ImportError as error:
+    raise MissingExtra("pydantic", extra="server") from error
+
+MAX_QUERY_CHARS = 10_000
+MAX_FIELD_CHARS = 200
+FORMATS = ("markdown", "html", "txt", "json")
+_FORMAT_ALIASES = {"md": "markdown"}
+_LATER_FORMATS = ("docx", "pdf")
+
+# C0 and C1 but for tab and line feed: nothing a document can show.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def clean(text: str) -> str:
+    """The text in NFC, with Unix line ends, without control characters, trimmed."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return _CONTROLS.sub("", unicodedata.normalize("NFC", text)).strip()
+
+
+def canonical_format(value: object) -> object:
+    """``md`` as ``markdown``; raises ValueError for a format that comes later or never."""
+    name = _FORMAT_ALIASES.get(value, value) if isinstance(value, str) else value
+    if name in _LATER_FORMATS:
+        raise ValueError(f"{name} is not in this version; use one of {', '.join(FORMATS)}")
+    return name
+
+
+def _query(value: str) -> str:
+    text = value.strip()
+    # NFC makes one character of at most four; what is longer need not be normalised to be refused.
+    if len(text) <= 4 * MAX_QUERY_CHARS:
+        text = clean(text)
+    if not text:
+        raise ValueError("is empty; say what document you want written")
+    if len(text) > MAX_QUERY_CHARS:
+        raise ValueError(f"has {len(text):,} characters; shorten it to {MAX_QUERY_CHARS:,}")
+    return text
+
+
+def _line(value: str) -> str:
+    text = clean(value)
+    if "\n" in text:
+        raise ValueError("must be one line")
+    if len(text) > MAX_FIELD_CHARS:
+        raise ValueError(f"has {len(text):,} characters; shorten it to {MAX_FIELD_CHARS}")
+    return text
+
+
+Format = Literal["markdown", "html", "txt", "json"]
+Line = Annotated[str, AfterValidator(_line)]
+
+
+class QueryRequest(BaseModel):
+    """One document asked for. What is None is worked out from the query.
+
+    priority: 0 (critical) to 4 (background), lower sooner. max_length: at most this many tokens.
+    seed: leave it out and the same request always gets the same document.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    query: Annotated[str, AfterValidator(_query)]
+    format: Annotated[Format, BeforeValidator(canonical_format)] = "markdown"
+    business_area: str | None = None
+    document_type: str | None = None
+    language: str | None = None
+    company_name: Line | None = None
+    industry: Line | None = None
+    company_size: Line | None = None
+    target_audience: Line | None = None
+    priority: Annotated[int, Field(ge=0, le=4)] = 1
+    max_length: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FieldProblem:
+    """What is wrong with one field, and what to do about it."""
+
+    field: str
+    detail: str
+
+
+class RequestRejected(InvalidRequest):
+    """A request with one or more bad fields; ``problems`` lists them all."""
+
+    def __init__(self, problems: list[FieldProblem]) -> None:
+        text = "; ".join(f"{problem.field}: {problem.detail}" for problem in problems)
+        super().__init__(text, field=problems[0].field)
+        self.problems = problems
+
+
+_NAMED = {"business_area": AREAS, "document_type": DOCUMENT_TYPES, "language": tuple(LANGUAGES)}
+
+
+def parse_request(payload: object) -> QueryRequest:
+    """The request in a decoded JSON value. Raises RequestRejected, never anything else."""
+    if not isinstance(payload, dict):
+        raise RequestRejected([FieldProblem("", 'must be an object such as {"query": "..."}')])
+    try:
+        request = QueryRequest.model_validate(payload)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False)
+        raise RequestRejected([_explain(problem) for problem in found]) from None
+    problems = [
+        FieldProblem(name, one_of(value, allowed))
+        for name, allowed in _NAMED.items()
+        if (value := getattr(request, name)) is not None and value not in allowed
+    ]
+    if problems:
+        raise RequestRejected(problems)
+    return request
+
+
+def one_of(value: object, allowed: tuple[str, ...]) -> str:
+    """The message for a value outside a list, with the nearest of the list."""
+    hint = did_you_mean(value, allowed) if isinstance(value, str) and len(value) < 100 else ""
+    return f"{_short(value)} is not one of {', '.join(allowed)}{hint}"
+
+
+def _explain(problem: Any) -> FieldProblem:
+    """One pydantic error (a mapping of mixed types, hence Any) in words that name the fix."""
+    name = str(problem["loc"][0])[:100] if problem["loc"] else ""
+    kind, given = problem["type"], problem["input"]
+    if kind == "missing":
+        return FieldProblem(name, "is required; say what document you want written")
+    if kind == "extra_forbidden":
+        known = tuple(QueryRequest.model_fields)
+        hint = did_you_mean(name, known) or f"; known fields are {', '.join(known)}"
+        return FieldProblem(name, f"is not a known field{hint}")
+    if kind == "literal_error":
+        return FieldProblem(name, one_of(given, FORMATS))
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if kind == "value_error":
+        return FieldProblem(name, message)
+    return FieldProblem(name, f"{message[:1].lower()}{message[1:]}, not {_short(given)}")
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict | list):
+        return f"a {'list' if isinstance(value, list) else 'object'}"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
