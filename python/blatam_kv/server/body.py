@@ -1,0 +1,60 @@
+"""Request bodies: counted while they arrive, then read as strict JSON."""
+
+from __future__ import annotations
+
+import orjson
+from starlette.requests import Request
+
+from blatam_kv.server.problem import Problem
+
+MAX_BODY_BYTES = 1 << 20
+MAX_DEPTH = 16
+
+
+async def read_json(request: Request) -> object:
+    """The body as a JSON value. Raises Problem 400, 413 or 415 with the fix.
+
+    Strict UTF-8, no NaN, at most MAX_DEPTH levels. The limit holds for what really arrives,
+    whatever Content-Length says.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise Problem(415, "send the body as Content-Type: application/json")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise Problem(415, "send the body without Content-Encoding")
+    body = await _read(request)
+    try:
+        value: object = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise Problem(400, f"the body is not valid JSON: {error.msg} ({where})") from None
+    if _deeper_than(value, MAX_DEPTH):
+        raise Problem(400, f"the body is nested deeper than {MAX_DEPTH} levels")
+    return value
+
+
+async def _read(request: Request) -> bytes:
+    too_large = Problem(413, f"the body is larger than {MAX_BODY_BYTES:,} bytes")
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > MAX_BODY_BYTES:
+        raise too_large
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise too_large
+    return bytes(body)
+
+
+def _deeper_than(value: object, levels: int) -> bool:
+    layer: list[object] = [value]
+    for _ in range(levels):
+        layer = [
+            item
+            for holder in layer
+            if isinstance(holder, dict | list)
+            for item in (holder.values() if isinstance(holder, dict) else holder)
+        ]
+        if not layer:
+            return False
+    return any(isinstance(item, dict | list) for item in layer)

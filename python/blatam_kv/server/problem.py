@@ -1,0 +1,74 @@
+"""Errors as RFC 9457 problem documents, with the original system's codes.
+
+A002 bad request, A003 not found, S001 the service cannot do it now, A001 not allowed. The text is
+always ours: no exception's text and no stack trace of unknown origin reaches a caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+MEDIA_TYPE = "application/problem+json"
+NOT_ALLOWED, BAD_REQUEST, NOT_FOUND, UNAVAILABLE = "A001", "A002", "A003", "S001"
+
+_CODES = {403: NOT_ALLOWED, 421: NOT_ALLOWED, 404: NOT_FOUND, 500: UNAVAILABLE, 503: UNAVAILABLE}
+_TYPES = {503: "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"}
+
+
+class Problem(Exception):
+    """Raised by an endpoint to answer with an error. errors: pairs of field and detail."""
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        errors: Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.errors = errors
+        self.headers = headers
+
+
+def problem_response(
+    *,
+    status: int,
+    detail: str,
+    path: str,
+    request_id: str,
+    errors: Sequence[tuple[str, str]] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """The problem document as a response."""
+    body: dict[str, object] = {
+        "type": _TYPES.get(status, "about:blank"),
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "instance": path[:200],
+        "code": _CODES.get(status, BAD_REQUEST),
+        "request_id": request_id,
+    }
+    if errors:
+        body["errors"] = [{"field": field, "detail": text} for field, text in errors]
+    return Response(orjson.dumps(body), status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def respond(request: Request, problem: Problem) -> Response:
+    """The response for a problem raised while handling ``request``."""
+    return problem_response(
+        status=problem.status,
+        detail=problem.detail,
+        path=request.url.path,
+        request_id=request.state.request_id,
+        errors=problem.errors,
+        headers=problem.headers,
+    )

@@ -1,0 +1,54 @@
+"""A client that calls the ASGI application itself, no socket in between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+from bul_fakes import Scripted, running
+from starlette.types import ASGIApp
+
+from blatam_kv.server.bul import create_app
+
+
+class Browser:
+    """Requests straight into an ASGI application, no socket in between."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
+            base_url = "http://127.0.0.1:8002"
+            async with httpx.AsyncClient(transport=transport, base_url=base_url) as client:
+                return await client.request(method, path, **options)
+
+        return asyncio.run(send())
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("GET", path, **options)
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("POST", path, **options)
+
+    def ask(self, **fields: Any) -> httpx.Response:
+        """``POST /query``."""
+        return self.post("/query", json=fields)
+
+    def finished(self, task_id: str) -> dict[str, Any]:
+        """The status of a task once it is completed or failed."""
+        while True:
+            status: dict[str, Any] = self.get(f"/task/{task_id}/status").json()
+            if status["status"] in ("completed", "failed"):
+                return status
+
+
+@contextmanager
+def browsing(model: Scripted, **settings: Any) -> Iterator[Browser]:
+    """The whole face of a service with this model."""
+    with running(model, **settings) as service:
+        yield Browser(create_app(service))
