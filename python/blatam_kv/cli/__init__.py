@@ -1,0 +1,149 @@
+"""The command ``blatam-kv``. Each subcommand's module is imported when it runs.
+
+Exit status: 0 ok, 1 a check or a job failed, 2 wrong usage or configuration, 3 nobody answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from blatam_kv import __version__
+from blatam_kv.config import LOG_LEVELS, STRATEGIES, Settings, load
+from blatam_kv.errors import ConfigError, Error, InvalidRequest
+
+OK, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
+DEFAULT_URL = "http://127.0.0.1:8002"
+
+_EXAMPLES = """\
+examples:
+  blatam-kv demo                       documents through the cache, twice, into demo-output/
+  blatam-kv serve --port 8002          the service
+  blatam-kv stats --json               what the running service has done
+  blatam-kv clear                      forget every cached answer of the running service
+  blatam-kv bench                      the speed tables
+  blatam-kv doctor                     what this machine has and lacks
+
+exit status: 0 ok, 1 failed, 2 wrong usage, 3 the service cannot be reached
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status. Wrong usage exits at once with 2."""
+    args = _parser().parse_args(argv)
+    try:
+        return _run(args)
+    except (ConfigError, InvalidRequest) as error:
+        return _complain(error, USAGE)
+    except Error as error:
+        from blatam_kv.cli.client import Unreachable
+
+        return _complain(error, UNREACHABLE if isinstance(error, Unreachable) else FAILED)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away, as in `blatam-kv stats | head`.
+        sys.stderr.close()
+        return FAILED
+
+
+def _complain(error: Exception, status: int) -> int:
+    print(f"blatam-kv: {error}", file=sys.stderr)
+    return status
+
+
+def _run(args: argparse.Namespace) -> int:
+    match args.command:
+        case "serve":
+            from blatam_kv.server.serve import serve
+
+            return serve(_settings(args), version=__version__)
+        case "demo":
+            from blatam_kv.cli.demo import demo
+
+            settings = _settings(args)
+            return demo(settings.output_directory, config=args.config, as_json=args.json)
+        case "stats":
+            from blatam_kv.cli.remote import stats
+
+            return stats(args.url, as_json=args.json)
+        case "health":
+            from blatam_kv.cli.remote import health
+
+            return health(args.url, as_json=args.json)
+        case "clear":
+            from blatam_kv.cli.remote import clear
+
+            return clear(args.url, as_json=args.json)
+        case "bench":
+            from blatam_kv.cli.bench import bench
+
+            return bench(args.names)
+        case _:
+            from blatam_kv.cli.doctor import doctor
+
+            return doctor(_settings(args), as_json=args.json)
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    """Settings with the flags this command has; a flag's dest is the name of its setting."""
+    flags = {name: value for name, value in vars(args).items() if name in Settings.__slots__}
+    return load(file=args.config, flags=flags)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="blatam-kv",
+        description="A cache for what language models compute twice, and BUL, the document "
+        "service on top of it.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"blatam-kv {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="run the service until it is told to stop")
+    _config_flag(serve)
+    serve.add_argument("--host", dest="api_host", help="loopback address to listen on")
+    serve.add_argument("--port", dest="api_port", help="port; 0 takes a free one (8002)")
+    serve.add_argument("--cache-strategy", help=f"one of {', '.join(STRATEGIES)} (lru)")
+    serve.add_argument("--cache-ttl", help="seconds an answer stays fresh, or none (3600)")
+    serve.add_argument("--cache-max-memory-mb", help="MiB of answers to keep (256)")
+    serve.add_argument("--max-concurrent-tasks", help="documents written at a time (2)")
+    serve.add_argument("--max-queued-tasks", help="documents that may wait (100)")
+    serve.add_argument("--log-level", help=f"one of {', '.join(LOG_LEVELS)} (info)")
+
+    demo = commands.add_parser("demo", help="write documents through the cache, twice")
+    _config_flag(demo)
+    demo.add_argument(
+        "--output", dest="output_directory", metavar="DIR", help="where to (demo-output)"
+    )
+    _json_flag(demo)
+
+    for name, text in (
+        ("stats", "what the running service has done"),
+        ("health", "whether the running service is well"),
+        ("clear", "forget every cached answer of the running service"),
+    ):
+        remote = commands.add_parser(name, help=text)
+        remote.add_argument("--url", default=DEFAULT_URL, help=f"the service ({DEFAULT_URL})")
+        _json_flag(remote)
+
+    bench = commands.add_parser("bench", help="run the speed tables of the source checkout")
+    bench.add_argument("names", nargs="*", metavar="NAME", help="tables to run (all)")
+
+    doctor = commands.add_parser("doctor", help="report what this machine has and lacks")
+    _config_flag(doctor)
+    doctor.add_argument("--data-dir", metavar="DIR", help="the data directory to check")
+    _json_flag(doctor)
+    return parser
+
+
+def _config_flag(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", type=Path, metavar="FILE", help="YAML or JSON settings")
+
+
+def _json_flag(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print JSON")

@@ -1,0 +1,305 @@
+"""``demo``: the real service on a free port, real queries twice, the documents on disk.
+
+The service runs as its own process, as ``blatam-kv serve`` starts it, and is spoken to over HTTP.
+The first round computes; the second must be answered from the cache, byte for byte the same.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from blatam_kv.cli.client import Client, Refused, Unreachable
+from blatam_kv.cli.report import show
+from blatam_kv.errors import Error
+
+FORMATS = {"markdown": "md", "html": "html", "txt": "txt", "json": "json"}
+START_SECONDS = 60.0
+DOCUMENT_SECONDS = 120.0
+POLL_SECONDS = 0.01
+
+# What a small company asks for in a week. What is not given, the service works out.
+QUERIES: tuple[dict[str, object], ...] = (
+    {
+        "query": "Plan de negocio para una panadería artesanal en Valencia que quiere abrir "
+        "dos locales más y vender a restaurantes",
+        "company_name": "Horno La Espiga",
+        "industry": "alimentación",
+        "company_size": "12 empleados",
+    },
+    {
+        "query": "Marketing strategy for the launch of our app that teaches sign language "
+        "to parents",
+        "company_name": "Handspoken",
+        "industry": "education software",
+        "target_audience": "parents of deaf children",
+    },
+    {
+        "query": "Propuesta comercial de paneles solares para una cooperativa de regantes",
+        "company_name": "Sol del Sur",
+        "document_type": "sales_proposal",
+        "language": "es",
+    },
+    {
+        "query": "Operations manual for the warehouse night shift: receiving, picking and safety",
+        "company_name": "Northgate Logistics",
+        "industry": "logistics",
+    },
+    {
+        "query": "Política de teletrabajo y desconexión digital para un estudio de arquitectura",
+        "company_name": "Estudio Mirador",
+        "company_size": "30 empleados",
+    },
+    {
+        "query": "Financial report of the second quarter for a chain of dental clinics, with "
+        "cash flow and budget deviations",
+        "company_name": "Brightline Dental",
+        "target_audience": "board of directors",
+    },
+    {
+        "query": "Contrato de mantenimiento de ascensores para una comunidad de vecinos",
+        "company_name": "Elevadores Cantábrico",
+        "business_area": "legal",
+    },
+    {
+        "query": "Technical specification of an API that tells bus passengers when their bus "
+        "arrives",
+        "company_name": "Citylink Transit",
+    },
+    {
+        "query": "Estrategia de contenido para el blog y las redes sociales de una editorial "
+        "infantil",
+        "company_name": "Cuentos del Faro",
+        "language": "es",
+    },
+    {
+        "query": "Customer service guide for handling returns and complaints in an online "
+        "shoe shop",
+        "company_name": "Strideway",
+        "business_area": "customer_service",
+        "document_type": "customer_service_guide",
+        "language": "en",
+    },
+)
+
+
+class DemoFailed(Error, RuntimeError):
+    """The demo could not show what it is there to show."""
+
+
+@dataclass(slots=True)
+class Shown:
+    """One query's way through both rounds; milliseconds."""
+
+    number: int
+    query: dict[str, object]
+    title: str = ""
+    language: str = ""
+    name: str = ""
+    miss_ms: float = 0.0
+    hit_ms: float = 0.0
+    cache_status: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+
+
+def demo(output: Path, *, config: Path | None, as_json: bool) -> int:
+    """Run it. Raises DemoFailed with the reason; what was written so far stays whole."""
+    make_writable(output)
+    rows = [Shown(number, query) for number, query in enumerate(QUERIES, start=1)]
+    with _service(config) as url, Client(url) as client, _progress(2 * len(rows)) as step:
+        for row in rows:
+            _first_round(client, row)
+            for extension, content in row.files.items():
+                write_whole(output / f"{row.name}.{extension}", content)
+            step(f"computed {row.miss_ms:7.0f} ms  {row.title}")
+        for row in rows:
+            _second_round(client, row)
+            step(f"cached   {row.hit_ms:7.1f} ms  {row.title}")
+        cache = client.request("GET", "/api/v1/kv-cache/stats").json("hit_rate")
+    summary = _summary(rows, cache, output)
+    if as_json:
+        show(summary, as_json=True)
+    else:
+        print(_table(rows))
+        print(_closing(summary))
+    return 0
+
+
+def make_writable(folder: Path) -> None:
+    """Make the folder if need be and prove that a file can be written. Raises DemoFailed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DemoFailed(
+            f"cannot write to {folder} ({error.strerror}); choose another with --output DIR"
+        ) from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there with all of its content or not at all."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DemoFailed(f"cannot write {path} ({error.strerror})") from error
+
+
+def _first_round(client: Client, row: Shown) -> None:
+    start = time.perf_counter()
+    task = client.request("POST", "/query", row.query).json("task_id", "status")
+    if task["status"] == "completed":
+        raise DemoFailed(f"query {row.number} was in the cache of a service that just started")
+    while task["status"] not in ("completed", "failed"):
+        if time.perf_counter() - start > DOCUMENT_SECONDS:
+            raise DemoFailed(f"query {row.number} took more than {DOCUMENT_SECONDS:.0f} s")
+        time.sleep(POLL_SECONDS)
+        task = client.request("GET", f"/task/{task['task_id']}/status").json("status")
+    row.miss_ms = 1000 * (time.perf_counter() - start)
+    if task["status"] == "failed":
+        raise DemoFailed(f"query {row.number} failed: {task['error']['detail']}")
+    document = task["documents"][0]
+    row.title, row.language = document["title"], document["language"]
+    row.name = f"{row.number:02}_{row.language}_{document['document_type']}"
+    row.files = _files(client, task["task_id"])
+
+
+def _second_round(client: Client, row: Shown) -> None:
+    start = time.perf_counter()
+    reply = client.request("POST", "/query", row.query)
+    row.hit_ms = 1000 * (time.perf_counter() - start)
+    task = reply.json()
+    row.cache_status = reply.headers["Cache-Status"]
+    if "; hit" not in row.cache_status or task["status"] != "completed":
+        raise DemoFailed(f"query {row.number} came no hit the second time: {row.cache_status}")
+    again = _files(client, task["task_id"])
+    for extension, content in row.files.items():
+        if again[extension] != content:
+            raise DemoFailed(f"the cached {row.name}.{extension} is not the same document")
+
+
+def _files(client: Client, task_id: str) -> dict[str, bytes]:
+    """A task's document in every format, by file extension."""
+    files = {}
+    for format, extension in FORMATS.items():
+        path = f"/task/{task_id}/documents?format={format}&download=1"
+        reply = client.request("GET", path)
+        if reply.status != 200:
+            raise Refused(f"GET {path} answered {reply.status}")
+        files[extension] = reply.content
+    return files
+
+
+@contextmanager
+def _service(config: Path | None) -> Iterator[str]:
+    """``blatam-kv serve`` on a free port; yields its URL, then stops it and wants status 0."""
+    command = [sys.executable, "-m", "blatam_kv", "serve", "--port", "0", "--host", "127.0.0.1"]
+    command += ["--log-level", "warning"]
+    if config is not None:
+        command += ["--config", str(config)]
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+        try:
+            yield _url(process, log)
+            process.send_signal(signal.SIGTERM)
+            if status := process.wait(START_SECONDS):
+                raise DemoFailed(f"the service ended with status {status}\n{_tail(log)}")
+        except Unreachable as error:
+            raise DemoFailed(f"the service stopped answering\n{_tail(log)}") from error
+        except subprocess.TimeoutExpired as error:
+            raise DemoFailed(f"the service did not stop\n{_tail(log)}") from error
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def _url(process: subprocess.Popen[bytes], log: Any) -> str:
+    """The address the service prints when it is ready. log: its standard error, any file."""
+    assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], START_SECONDS)
+    line = process.stdout.readline().decode() if ready else ""
+    found = re.search(r"http://\S+", line)
+    if found is None:
+        raise DemoFailed(f"the service did not start\n{_tail(log)}")
+    return found[0]
+
+
+def _tail(log: Any) -> str:
+    log.seek(0)
+    text: str = log.read().decode(errors="replace")
+    return "\n".join(text.splitlines()[-20:])
+
+
+@contextmanager
+def _progress(steps: int) -> Iterator[Any]:
+    """A function that counts a step: a bar on a terminal, a line each anywhere else."""
+    if not sys.stderr.isatty():
+        done = iter(range(1, steps + 1))
+        yield lambda text: print(f"{next(done):2}/{steps}  {text}", file=sys.stderr, flush=True)
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=steps, unit="doc", file=sys.stderr, leave=False) as bar:
+
+        def step(text: str) -> None:
+            bar.set_postfix_str(text[:40], refresh=False)
+            bar.update()
+
+        yield step
+
+
+def _summary(rows: Sequence[Shown], cache: dict[str, Any], output: Path) -> dict[str, Any]:
+    misses, hits = [row.miss_ms for row in rows], [row.hit_ms for row in rows]
+    return {
+        "output": str(output),
+        "documents": len(rows),
+        "files": sum(len(row.files) for row in rows),
+        "miss_ms": {"median": statistics.median(misses), "max": max(misses), "sum": sum(misses)},
+        "hit_ms": {"median": statistics.median(hits), "max": max(hits), "sum": sum(hits)},
+        "hit_rate_second_round": sum("; hit" in row.cache_status for row in rows) / len(rows),
+        "hit_rate": cache["hit_rate"],
+        "seconds_saved": (sum(misses) - sum(hits)) / 1000,
+    }
+
+
+def _table(rows: Sequence[Shown]) -> str:
+    lines = [
+        f"{'#':>2}  {'document':<48}  {'lang':<4}  {'miss ms':>8}  {'hit ms':>7}  {'ratio':>7}"
+    ]
+    lines += [
+        f"{row.number:>2}  {row.title[:48]:<48}  {row.language:<4}  {row.miss_ms:>8.0f}  "
+        f"{row.hit_ms:>7.2f}  {row.miss_ms / row.hit_ms:>6.0f}x"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _closing(summary: dict[str, Any]) -> str:
+    miss, hit = summary["miss_ms"], summary["hit_ms"]
+    return (
+        f"\nmiss: median {miss['median']:.0f} ms, longest {miss['max']:.0f} ms"
+        f"\nhit:  median {hit['median']:.2f} ms, longest {hit['max']:.2f} ms"
+        f"\nhit rate: {summary['hit_rate_second_round']:.0%} of the second round, "
+        f"{summary['hit_rate']:.0%} of all requests"
+        f"\ntime saved: {summary['seconds_saved']:.1f} s"
+        f"\n\n{summary['files']} files of {summary['documents']} documents are in "
+        f"{summary['output']}/"
+    )

@@ -1,0 +1,137 @@
+"""``doctor``: what this machine has, what it lacks, and what that means."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+from blatam_kv import __version__, _core
+from blatam_kv.cli.report import show
+from blatam_kv.config import Settings
+from blatam_kv.errors import Error
+
+
+def doctor(settings: Settings, *, as_json: bool) -> int:
+    """Print the report; 1 if something that every job needs is missing."""
+    report = examine(settings)
+    show(report, as_json=as_json)
+    return 1 if report["problems"] else 0
+
+
+def examine(settings: Settings) -> dict[str, object]:
+    """The report. Everything is asked, nothing assumed; what cannot be found is None."""
+    data, model = _data_directory(settings.data_dir), _mini()
+    problems = [
+        f"{name}: {part['reason']}"
+        for name, part in (("data_dir", data), ("mini", model))
+        if part["reason"]
+    ]
+    return {
+        "blatam_kv": __version__,
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "compiler": _compiler(),
+        "isa": _core.isa(),
+        "cuda": _cuda(),
+        "extras": _extras(),
+        "data_dir": data,
+        "mini": model,
+        "problems": problems,
+    }
+
+
+def _compiler() -> str | None:
+    for name in ("c++", "g++", "clang++"):
+        if path := shutil.which(name):
+            return f"{path}: {_first_line([path, '--version'])}"
+    return None
+
+
+def _first_line(command: list[str]) -> str | None:
+    lines = _output(command)
+    return lines[0] if lines else None
+
+
+def _output(command: list[str]) -> list[str]:
+    """Lines a program prints; none if it fails or hangs."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return done.stdout.strip().splitlines()
+
+
+def _cuda() -> dict[str, object]:
+    version = Path("/proc/driver/nvidia/version")
+    driver = None
+    if version.is_file() and (found := re.search(r"\s(\d+\.\d+[.\d]*)\s", version.read_text())):
+        driver = found[1]
+    devices = []
+    if shutil.which("nvidia-smi"):
+        query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+        devices = _output(query)
+    return {
+        "built": False,
+        "architectures": [],
+        "driver": driver,
+        "devices": devices,
+        "reason": "this version has no CUDA module; everything runs on the CPU",
+    }
+
+
+_REQUIREMENT = re.compile(r"^(?P<name>[\w.-]+).*;.*extra == [\"'](?P<extra>[\w-]+)[\"']")
+
+
+def _extras() -> dict[str, dict[str, str | None]]:
+    """For each extra its packages with the version found, None for a missing one."""
+    try:
+        requirements = metadata.requires("blatam-kv") or []
+    except metadata.PackageNotFoundError:
+        return {}
+    extras: dict[str, dict[str, str | None]] = {}
+    for requirement in requirements:
+        found = _REQUIREMENT.match(requirement)
+        if found and found["name"] != "blatam-kv":
+            extras.setdefault(found["extra"], {})[found["name"]] = _version(found["name"])
+    return extras
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _data_directory(path: Path) -> dict[str, object]:
+    """Whether the directory can be written, or made; nothing is left behind."""
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    reason = None
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        reason = (
+            f"{nearest} cannot be written ({error.strerror}); choose another with BUL_DATA_DIR "
+            "or --data-dir"
+        )
+    return {"path": str(path), "exists": path.is_dir(), "reason": reason}
+
+
+def _mini() -> dict[str, object]:
+    """Whether the embedded model loads."""
+    from blatam_kv.truthgpt import load
+
+    try:
+        model = load("mini")
+    except Error as error:
+        return {"model": "mini", "fingerprint": None, "reason": str(error)}
+    return {"model": model.model_id, "fingerprint": model.fingerprint, "reason": None}

@@ -1,0 +1,297 @@
+"""The command line: what it prints, and with which status it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from test_server_process import serving
+
+import blatam_kv
+from blatam_kv import cli
+from blatam_kv.cli import bench, demo
+
+Captured = pytest.CaptureFixture[str]
+
+
+def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "blatam_kv", *arguments]
+    env = os.environ | environ
+    return subprocess.run(
+        command, capture_output=True, text=True, env=env, timeout=300, check=False
+    )
+
+
+@contextmanager
+def answering(status: int, body: bytes) -> Iterator[str]:
+    """A server that says the same to everyone."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """The URL of a port where nobody listens."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
+        yield f"http://127.0.0.1:{held.getsockname()[1]}"
+
+
+# Usage.
+
+
+def test_version_and_help() -> None:
+    assert run("--version").stdout == f"blatam-kv {blatam_kv.__version__}\n"
+    page = run("--help").stdout
+    assert "examples:" in page
+    for command in ("demo", "serve", "stats", "health", "clear", "bench", "doctor"):
+        assert f"\n    {command}" in page
+        assert run(command, "--help").returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [[], ["sevre"], ["stats", "--jsno"], ["serve", "--port"]])
+def test_wrong_usage_ends_with_2(arguments: list[str], capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["serve", "--port", "x"], "--api-port must be a whole number"),
+        (["serve", "--config", "/nowhere.yaml"], "cannot read the configuration /nowhere.yaml"),
+        (["stats", "--url", "127.0.0.1:8002"], "must look like http://127.0.0.1:8002"),
+        (["stats", "--url", "http://127.0.0.1:x"], "must look like"),
+        (["stats", "--url", "https://127.0.0.1"], "must look like"),
+        (["bench", "cahce"], "no table is called 'cahce'"),
+    ],
+)
+def test_a_bad_value_ends_with_2_and_names_the_fix(
+    arguments: list[str], hint: str, capsys: Captured
+) -> None:
+    assert cli.main(arguments) == 2
+    assert hint in capsys.readouterr().err
+
+
+def test_importing_the_command_line_imports_nothing_heavy() -> None:
+    heavy = "starlette uvicorn pydantic orjson prometheus_client yaml markdown_it nh3 torch httpx"
+    program = (
+        "import sys, blatam_kv.cli; "
+        f"print(*[name for name in '{heavy} numpy asyncio'.split() if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ""
+
+
+# The running service.
+
+
+@pytest.mark.parametrize("command", ["stats", "health", "clear"])
+def test_nobody_there_ends_with_3_and_names_the_fix(
+    command: str, nobody: str, capsys: Captured
+) -> None:
+    assert cli.main([command, "--url", nobody]) == 3
+    complaint = capsys.readouterr().err
+    assert f"no service answers at {nobody}" in complaint
+    assert "blatam-kv serve" in complaint
+
+
+def test_stats_health_and_clear_talk_to_the_running_service(capsys: Captured) -> None:
+    with serving() as (_, url):
+        assert cli.main(["stats", "--json", "--url", url]) == 0
+        stats = json.loads(capsys.readouterr().out)
+        assert stats["service"]["total_tasks"] == 0
+        assert stats["cache"]["strategy"] == "lru"
+        assert cli.main(["stats", "--url", url]) == 0
+        assert "hit_rate" in capsys.readouterr().out
+        assert cli.main(["health", "--json", "--url", url]) == 0
+        assert json.loads(capsys.readouterr().out)["status"] == "healthy"
+        assert cli.main(["clear", "--url", url]) == 0
+        assert capsys.readouterr().out == "forgot 0 cached answers\n"
+        assert cli.main(["clear", "--json", "--url", url]) == 0
+        assert json.loads(capsys.readouterr().out) == {"cleared": 0}
+
+
+def test_an_unhealthy_service_ends_with_1(capsys: Captured) -> None:
+    body = b'{"status": "unhealthy", "components": {"writers": "stopped"}}'
+    with answering(503, body) as url:
+        assert cli.main(["health", "--url", url]) == 1
+    assert "stopped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["stats", "health", "clear"])
+@pytest.mark.parametrize(
+    ("status", "body", "hint"),
+    [
+        (200, b"<html>", "something strange; is it BUL?"),
+        (404, b'{"detail": "nothing here"}', "answered 404: nothing here"),
+        (200, b"[]", "is it BUL?"),
+    ],
+)
+def test_another_server_there_ends_with_1(
+    command: str, status: int, body: bytes, hint: str, capsys: Captured
+) -> None:
+    with answering(status, body) as url:
+        assert cli.main([command, "--url", url]) == 1
+    assert hint in capsys.readouterr().err
+
+
+# The demo.
+
+
+def test_the_demo_writes_every_document_twice_the_same_and_ends_with_0(tmp_path: Path) -> None:
+    done = run("demo", "--json", "--output", str(tmp_path / "out"), NO_COLOR="1")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["documents"] == len(demo.QUERIES) >= 10
+    assert summary["hit_rate_second_round"] == 1.0
+    assert summary["hit_rate"] == 0.5
+    assert summary["seconds_saved"] > 0
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert len(files) == summary["files"] == 4 * len(demo.QUERIES)
+    assert {name.split("_")[1] for name in files} == {"es", "en"}
+    assert all((tmp_path / "out" / name).stat().st_size > 100 for name in files)
+    assert f"{2 * len(demo.QUERIES)}/{2 * len(demo.QUERIES)}  cached" in done.stderr
+    assert "\x1b" not in done.stderr
+
+
+@pytest.mark.parametrize("target", ["file", "/proc/nowhere", "/dev/null/x"])
+def test_an_unwritable_output_is_refused_before_anything_starts(
+    tmp_path: Path, target: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    done = run("demo", "--output", str(tmp_path / target))
+    assert done.returncode == 1
+    assert "cannot write to" in done.stderr
+    assert "--output DIR" in done.stderr
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "a.md"
+    demo.write_whole(target, b"old")
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(demo.DemoFailed, match="No space left"):
+        demo.write_whole(target, b"new")
+    assert target.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.md"]
+
+
+def test_a_demo_whose_second_round_misses_fails(tmp_path: Path) -> None:
+    config = tmp_path / "c.json"
+    config.write_text('{"bul": {"cache_ttl": 0.000001}}')
+    done = run("demo", "--config", str(config), "--output", str(tmp_path / "out"))
+    assert done.returncode == 1
+    assert "came no hit the second time" in done.stderr
+
+
+# Bench and doctor.
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes the current directory a checkout whose bench/ has these scripts."""
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "bench").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(blatam_kv, "__file__", "/nowhere/site-packages/blatam_kv/__init__.py")
+
+    def make(**scripts: str) -> None:
+        for name, text in scripts.items():
+            (tmp_path / "bench" / f"{name}.py").write_text(text)
+
+    return make
+
+
+def test_bench_runs_all_tables_or_the_named_ones(
+    checkout: Callable[..., None], capfd: Captured
+) -> None:
+    checkout(one="print('first')", two="print('second')")
+    assert cli.main(["bench"]) == 0
+    both = capfd.readouterr().out
+    assert both.index("first") < both.index("second")
+    assert cli.main(["bench", "two"]) == 0
+    assert "first" not in capfd.readouterr().out
+
+
+def test_bench_ends_with_1_if_a_table_fails(checkout: Callable[..., None], capfd: Captured) -> None:
+    checkout(bad="raise SystemExit(3)", good="print('fine')")
+    assert cli.main(["bench"]) == 1
+    captured = capfd.readouterr()
+    assert "fine" in captured.out
+    assert "failed: bad" in captured.err
+
+
+def test_bench_outside_a_checkout_says_where_the_tables_are(
+    checkout: Callable[..., None], tmp_path: Path, capsys: Captured
+) -> None:
+    (tmp_path / "pyproject.toml").unlink()
+    assert cli.main(["bench"]) == 1
+    assert "bench/*.py" in capsys.readouterr().err
+
+
+def test_bench_finds_this_checkout() -> None:
+    assert bench.folder() == Path(__file__).resolve().parents[1] / "bench"
+
+
+def test_doctor_reports_everything_it_promises(tmp_path: Path, capsys: Captured) -> None:
+    assert cli.main(["doctor", "--json", "--data-dir", str(tmp_path)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")
+    assert report["isa"]
+    assert "c++" in report["compiler"] or "g++" in report["compiler"]
+    assert set(report["cuda"]) == {"built", "architectures", "driver", "devices", "reason"}
+    assert report["cuda"]["built"] is False
+    assert report["extras"]["server"]["starlette"]
+    assert report["extras"]["documents"]["nh3"]
+    assert report["data_dir"] == {"path": str(tmp_path), "exists": True, "reason": None}
+    assert report["mini"]["reason"] is None
+    assert report["problems"] == []
+    assert cli.main(["doctor"]) == 0
+    assert "compiler" in capsys.readouterr().out
+
+
+def test_doctor_ends_with_1_on_an_unwritable_data_directory(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    assert cli.main(["doctor", "--json", "--data-dir", "/proc/nowhere"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert "BUL_DATA_DIR" in report["problems"][0]
