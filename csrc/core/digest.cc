@@ -74,16 +74,18 @@ DigestKey::DigestKey(std::span<const uint8_t> key, std::span<const uint8_t> pers
   for (size_t i = 0; i < 8; ++i)
     state_[i] = blake2b_iv(static_cast<int>(i)) ^ load_le64(parameters.data() + 8 * i);
 
+  if (key.empty()) return;
+  // The key itself is not kept, so the one message whose last block it is must be hashed now.
   std::array<uint8_t, kBlake2bBlockBytes> first{};
   std::copy(key.begin(), key.end(), first.begin());
   std::array<uint64_t, 8> empty = state_;
-  implementation.update(empty.data(), first.data(), counter_, 0, true);
+  implementation.update(empty.data(), first.data(), first.size(), 0, true);
   empty_ = digest_of(empty);
-  implementation.update(state_.data(), first.data(), counter_, 0, false);
+  implementation.update(state_.data(), first.data(), first.size(), 0, false);
 }
 
 Digest DigestKey::hash(std::span<const uint8_t> message) const noexcept {
-  if (message.empty()) return empty_;
+  if (message.empty() && counter_ != 0) return empty_;
   std::array<uint64_t, 8> state = state_;
   implementation_->update(state.data(), message.data(), message.size(), counter_, true);
   return digest_of(state);
@@ -130,7 +132,7 @@ void DigestStream::field(std::span<const uint8_t> bytes) {
 }
 
 Digest DigestStream::finish() const noexcept {
-  if (waiting_ == 0) return key_.empty_;
+  if (waiting_ == 0) return key_.hash({});
   std::array<uint64_t, 8> state = state_;
   key_.implementation_->update(state.data(), pending_.data(), waiting_, key_.counter_ + absorbed_,
                                true);

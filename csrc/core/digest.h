@@ -61,7 +61,7 @@ class DigestKey {
   const Blake2b* implementation_;
   std::array<uint64_t, 8> state_;
   uint64_t counter_;  // bytes already hashed: the key's block, or none
-  Digest empty_;      // with a key, the key's block is the last one of an empty message
+  Digest empty_;      // with a key only: its block is then the last one of an empty message
 };
 
 // A message in pieces: the digest is that of the pieces joined.
