@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -235,6 +236,18 @@ def test_a_body_that_grows_too_large_is_413_without_being_read_to_its_end(browse
     assert sent <= (1 << 20) + 2 * (1 << 16)
 
 
+def test_a_body_that_stalls_is_408(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blatam_kv.server.body.MAX_BODY_SECONDS", 0.01)
+
+    async def stalled() -> AsyncIterator[bytes]:
+        yield b'{"query":'
+        await asyncio.Event().wait()
+
+    headers = {"Content-Type": "application/json"}
+    response = browser.post("/query", content=stalled(), headers=headers)
+    check_problem(response, 408, "A002", "did not arrive within")
+
+
 def test_a_query_longer_than_the_model_can_read_is_422(browser: Browser, model: Scripted) -> None:
     model.context_tokens = 60
     check_problem(browser.ask(query="word " * 100), 422, "A002", "shorten it to")
@@ -250,6 +263,16 @@ def test_a_full_queue_is_503_with_retry_after(model: Scripted) -> None:
         body = check_problem(refused, 503, "S001", "1 documents are waiting already")
         assert body["type"].endswith("#temporary-reduced-capacity")
         assert int(refused.headers["retry-after"]) >= 1
+
+
+def test_a_model_that_cannot_even_read_is_503_with_its_reason(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*args: object) -> int:
+        raise ModelError("the weights are missing")
+
+    monkeypatch.setattr(Scripted, "count_tokens", gone)
+    check_problem(browser.ask(query="bread"), 503, "S001", "the weights are missing")
 
 
 @pytest.mark.parametrize("part", ["status", "documents"])
@@ -351,6 +374,11 @@ def test_another_host_name_is_421(browser: Browser, host: str) -> None:
 def test_a_page_of_another_site_is_403(browser: Browser, model: Scripted, origin: str) -> None:
     clear = browser.post("/api/v1/kv-cache/clear", headers={"Origin": origin})
     check_problem(clear, 403, "A001", "pages of other sites")
+
+
+def test_a_second_host_header_does_not_help(browser: Browser) -> None:
+    headers = [("Host", "127.0.0.1"), ("Host", "evil.example")]
+    assert browser.get("/healthz", headers=headers).status_code == 421
 
 
 def test_a_page_of_this_machine_is_served(browser: Browser) -> None:

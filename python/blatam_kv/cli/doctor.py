@@ -130,8 +130,8 @@ def _mini() -> dict[str, object]:
     """Whether the embedded model loads."""
     from blatam_kv.truthgpt import load
 
+    model = load("mini")
     try:
-        model = load("mini")
+        return {"model": model.model_id, "fingerprint": model.fingerprint, "reason": None}
     except Error as error:
-        return {"model": "mini", "fingerprint": None, "reason": str(error)}
-    return {"model": model.model_id, "fingerprint": model.fingerprint, "reason": None}
+        return {"model": model.model_id, "fingerprint": None, "reason": str(error)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import orjson
 from starlette.requests import Request
 
@@ -9,10 +11,12 @@ from blatam_kv.server.problem import Problem
 
 MAX_BODY_BYTES = 1 << 20
 MAX_DEPTH = 16
+# Less than the server waits for running requests when it stops, so a stalled one cannot hold it.
+MAX_BODY_SECONDS = 8.0
 
 
 async def read_json(request: Request) -> object:
-    """The body as a JSON value. Raises Problem 400, 413 or 415 with the fix.
+    """The body as a JSON value. Raises Problem 400, 408, 413 or 415 with the fix.
 
     Strict UTF-8, no NaN, at most MAX_DEPTH levels. The limit holds for what really arrives,
     whatever Content-Length says.
@@ -39,10 +43,14 @@ async def _read(request: Request) -> bytes:
     if announced.isdecimal() and int(announced) > MAX_BODY_BYTES:
         raise too_large
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise too_large
+    try:
+        async with asyncio.timeout(MAX_BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise too_large
+    except TimeoutError:
+        raise Problem(408, f"the body did not arrive within {MAX_BODY_SECONDS} seconds") from None
     return bytes(body)
 
 

@@ -21,7 +21,7 @@ from blatam_kv.bul.request import FORMATS, RequestRejected, canonical_format, on
 from blatam_kv.bul.service import Overloaded, Service
 from blatam_kv.bul.tasks import Task, UnknownTask
 from blatam_kv.config import did_you_mean
-from blatam_kv.errors import InvalidRequest
+from blatam_kv.errors import InvalidRequest, ModelError
 from blatam_kv.server.body import read_json
 from blatam_kv.server.envelope import Envelope
 from blatam_kv.server.problem import Problem, respond
@@ -105,6 +105,8 @@ class Face:
         except Overloaded as error:
             headers = {"Retry-After": str(error.retry_after)}
             raise Problem(503, str(error), headers=headers) from None
+        except ModelError as error:
+            raise Problem(503, str(error)) from None
         brief = order.brief
         body = self._describe(task) | {
             "estimated_time": self._service.estimated_seconds(task),

@@ -74,7 +74,8 @@ def _nowhere() -> None:
 
 
 def _refusal(headers: Headers) -> tuple[int, str] | None:
-    if not is_loopback_authority(headers.get("host", "")):
+    hosts = headers.getlist("host")
+    if not hosts or not all(map(is_loopback_authority, hosts)):
         return 421, f"{WHY}; call it as http://127.0.0.1 or http://localhost"
     origin = headers.get("origin")
     if origin is not None and not is_loopback_origin(origin):

@@ -44,7 +44,9 @@ def serve(settings: Settings, *, version: str) -> int:
             print(f"blatam-kv {version}: BUL listens on {url_of(listener)} ({WHY})", flush=True)
 
     with listen(loopback_address(settings.api_host), settings.api_port) as listener:
-        service = Service(load("mini"), settings, version=version)
+        model = load("mini")
+        _ = model.fingerprint  # reads the weights: if they are missing, say so now
+        service = Service(model, settings, version=version)
         try:
             config = uvicorn.Config(
                 create_app(service),
