@@ -180,6 +180,13 @@ def test_hostile_words_are_still_there_to_read(hostile: str) -> None:
         assert "script>" in text(hostile, "txt")
 
 
+@pytest.mark.parametrize("format", ["html", "txt", "json"])
+def test_an_image_is_named_but_not_fetched(format: str) -> None:
+    written = text("![our shop](https://evil.example/pixel.png)", format)
+    assert "our shop" in written
+    assert "<img" not in written
+
+
 @given(st.text())
 @example("#\n\n#")
 @example("> " * 50 + "x")

@@ -87,6 +87,9 @@ def test_a_thousand_identical_misses_run_the_model_once(service: Service, model:
     assert sum(task.cache == "miss" for task in done) == 1
     assert sum(task.cache == "collapsed" for task in done) == 999
     assert len({id(task.answer) for task in done}) == 1
+    cache = service.cache_stats()
+    assert (cache["total_requests"], cache["collapsed_requests"]) == (1000, 999)
+    assert (cache["hit_rate"], cache["miss_rate"]) == (0.0, 1.0)
 
 
 def test_the_urgent_are_written_first(service: Service, model: Scripted) -> None:
