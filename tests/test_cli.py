@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import socket
 import subprocess
 import sys
@@ -88,7 +89,7 @@ def test_wrong_usage_ends_with_2(arguments: list[str], capsys: Captured) -> None
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        (["serve", "--port", "x"], "--api-port must be a whole number"),
+        (["serve", "--port", "x"], "--port must be a whole number"),
         (["serve", "--config", "/nowhere.yaml"], "cannot read the configuration /nowhere.yaml"),
         (["stats", "--url", "127.0.0.1:8002"], "must look like http://127.0.0.1:8002"),
         (["stats", "--url", "http://127.0.0.1:x"], "must look like"),
@@ -185,6 +186,24 @@ def test_the_demo_writes_every_document_twice_the_same_and_ends_with_0(tmp_path:
     assert all((tmp_path / "out" / name).stat().st_size > 100 for name in files)
     assert f"{2 * len(demo.QUERIES)}/{2 * len(demo.QUERIES)}  cached" in done.stderr
     assert "\x1b" not in done.stderr
+
+
+def test_a_terminal_gets_a_bar_and_anything_else_a_line_for_each_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    master, terminal = pty.openpty()
+    with os.fdopen(terminal, "w") as stderr, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stderr)
+        with demo.progress(2) as step:
+            step("one")
+            step("two")
+        shown = os.read(master, 1 << 16).decode()
+    os.close(master)
+    assert "2/2" in shown
+    assert "two" in shown
+    with demo.progress(2) as step:
+        step("one")
+    assert capsys.readouterr().err == " 1/2  one\n"
 
 
 @pytest.mark.parametrize("target", ["file", "/proc/nowhere", "/dev/null/x"])

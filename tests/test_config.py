@@ -115,7 +115,7 @@ def test_file_that_is_not_text_is_named(tmp_path: Path) -> None:
 
 
 def test_bad_flag_is_named() -> None:
-    with pytest.raises(ConfigError, match="--api-port must be a whole number"):
+    with pytest.raises(ConfigError, match="--port must be a whole number"):
         load(environ={}, flags={"api_port": "x"})
 
 

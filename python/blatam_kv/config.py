@@ -162,8 +162,13 @@ def load(
     readers = {variable.field: variable for variable in VARIABLES.values()}
     for name, value in (flags or {}).items():
         if value is not None:
-            values[name] = _read(readers[name], value, where="--" + name.replace("_", "-"))
+            values[name] = _read(readers[name], value, where=_flag(name))
     return Settings(**values)  # type: ignore[arg-type]  # each reader returns its field's type
+
+
+def _flag(field: str) -> str:
+    short = {"api_host": "host", "api_port": "port", "output_directory": "output"}
+    return "--" + short.get(field, field).replace("_", "-")
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import shutil
 import signal
 import statistics
 import subprocess
@@ -118,7 +119,7 @@ def demo(output: Path, *, config: Path | None, as_json: bool) -> int:
     """Run it. Raises DemoFailed with the reason; what was written so far stays whole."""
     make_writable(output)
     rows = [Shown(number, query) for number, query in enumerate(QUERIES, start=1)]
-    with _service(config) as url, Client(url) as client, _progress(2 * len(rows)) as step:
+    with _service(config) as url, Client(url) as client, progress(2 * len(rows)) as step:
         for row in rows:
             _first_round(client, row)
             for extension, content in row.files.items():
@@ -249,7 +250,7 @@ def _tail(log: Any) -> str:
 
 
 @contextmanager
-def _progress(steps: int) -> Iterator[Any]:
+def progress(steps: int) -> Iterator[Any]:
     """A function that counts a step: a bar on a terminal, a line each anywhere else."""
     if not sys.stderr.isatty():
         done = iter(range(1, steps + 1))
@@ -257,7 +258,17 @@ def _progress(steps: int) -> Iterator[Any]:
         return
     from tqdm import tqdm
 
-    with tqdm(total=steps, unit="doc", file=sys.stderr, leave=False) as bar:
+    # Asked here because tqdm shows nothing on a terminal that does not tell its size.
+    columns, lines = shutil.get_terminal_size()
+    with tqdm(
+        total=steps,
+        unit="doc",
+        file=sys.stderr,
+        leave=False,
+        ncols=columns,
+        nrows=lines,
+        mininterval=0,
+    ) as bar:
 
         def step(text: str) -> None:
             bar.set_postfix_str(text[:40], refresh=False)
