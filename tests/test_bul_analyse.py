@@ -33,6 +33,11 @@ QUERIES = [
     ("en", "strategic_plan", "Strategic plan for growth in the next five years"),
     ("es", "customer_service_guide", "Guía de atención al cliente para devoluciones"),
     ("en", "customer_service_guide", "Customer service guide for complaints"),
+    ("es", "business_plan", "Un plan de empresa de aceite"),
+    ("es", "financial_report", "Necesito un informe económico"),
+    ("es", "strategic_plan", "Hoja de ruta de una cooperativa"),
+    ("en", "customer_service_guide", "We need a customer care guide"),
+    ("es", "hr_policy", "Política de teletrabajo para un estudio de arquitectura"),
 ]
 
 

@@ -32,7 +32,8 @@ _ENGLISH = frozenset(_ENGLISH_WORDS.split())
 # "plan de marketing" is marketing although it is also a plan.
 _STEMS: dict[str, tuple[str, ...]] = {
     "business_plan": (
-        *("plan de negocio", "modelo de negocio", "business plan", "business model"),
+        *("plan de negocio", "modelo de negocio", "plan de empresa"),
+        *("business plan", "business model", "business case", "company plan"),
         *("emprend", "startup", "abrir un", "open a"),
     ),
     "marketing_strategy": (
@@ -53,7 +54,7 @@ _STEMS: dict[str, tuple[str, ...]] = {
         *("politica", "policy", "contratacion de personal", "recruit", "onboarding"),
     ),
     "financial_report": (
-        *("informe financiero", "financial report", "presupuesto", "budget", "financ"),
+        *("informe financiero", "financial report", "presupuesto", "budget", "financ", "econom"),
         *("flujo de caja", "cash flow", "balance", "ingresos", "revenue", "trimestr", "quarter"),
     ),
     "legal_contract": (
@@ -62,19 +63,21 @@ _STEMS: dict[str, tuple[str, ...]] = {
     ),
     "technical_specification": (
         *("especificacion tecnica", "technical specification", "especificacion", "specification"),
-        *("requisitos", "requirements", "arquitectura", "architecture", "software", "tecnic"),
+        *("requisitos", "requirements", "software", "tecnic", "data sheet"),
         *("technical", "api"),
     ),
     "content_strategy": (
         *("estrategia de contenido", "content strategy", "contenido", "content", "blog"),
         *("redes sociales", "social media", "newsletter", "boletin", "calendario editorial"),
+        *("plan editorial", "editorial plan", "editorial calendar"),
     ),
     "strategic_plan": (
         *("plan estrategico", "strategic plan", "estrategi", "strateg", "expansion", "crecimiento"),
-        *("growth", "largo plazo", "long term", "long-term"),
+        *("growth", "largo plazo", "long term", "long-term", "hoja de ruta", "roadmap"),
     ),
     "customer_service_guide": (
         *("atencion al cliente", "servicio al cliente", "customer service", "customer support"),
+        *("protocolo de atencion", "service protocol", "customer care"),
         *("reclamacion", "complaint", "queja", "devolucion", "refund", "returns", "soporte"),
     ),
 }
