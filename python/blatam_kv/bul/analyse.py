@@ -64,7 +64,7 @@ _STEMS: dict[str, tuple[str, ...]] = {
     "technical_specification": (
         *("especificacion tecnica", "technical specification", "especificacion", "specification"),
         *("requisitos", "requirements", "software", "tecnic", "data sheet"),
-        *("technical", "api"),
+        "technical",
     ),
     "content_strategy": (
         *("estrategia de contenido", "content strategy", "contenido", "content", "blog"),
