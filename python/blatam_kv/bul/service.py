@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from blatam_kv.bul.document import Rendered, render
@@ -185,7 +185,7 @@ class Service:
             nonlocal told
             if share - told >= _PROGRESS_STEP:
                 told = share
-                self.tasks.change(tuple(writing.task_ids), status="processing", progress=share)
+                self.tasks.progress(tuple(writing.task_ids), share)
 
         progress(0.0)
         try:
@@ -207,8 +207,11 @@ class Service:
             # From here on a new request looks into the cache or starts another writing.
             self._writings.pop(writing.order.digest, None)
             ids = tuple(writing.task_ids)
-        for task in self.tasks.change(ids, progress=1.0, **outcome):
+        tasks = [replace(self.tasks.get(key), progress=1.0, **outcome) for key in ids]
+        # Counted before they are shown: who sees a task finished finds it in the totals.
+        for task in tasks:
             self._count(task)
+        self.tasks.finish(tasks)
 
     # Tasks and their counts.
 

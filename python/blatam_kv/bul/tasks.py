@@ -12,7 +12,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 from blatam_kv.bul.document import Document
 from blatam_kv.bul.order import Order
@@ -93,17 +93,19 @@ class TaskBook:
             raise UnknownTask(f"no task {task_id[:64]!r}; only the newest {self._keep:,} are kept")
         return task
 
-    def change(self, ids: Iterable[str], **changes: Any) -> list[Task]:
-        """Replace fields (any of Task's, hence Any) of several unfinished tasks in one step."""
+    def progress(self, ids: Iterable[str], share: float) -> None:
+        """Tell several unfinished tasks how far their answer is."""
         with self._lock:
-            changed = [replace(self._unfinished[key], **changes) for key in ids]
-            for task in changed:
-                if task.status in _FINISHED:
-                    del self._unfinished[task.id]
-                    self._retire(task)
-                else:
-                    self._unfinished[task.id] = task
-        return changed
+            for key in ids:
+                task = self._unfinished[key]
+                self._unfinished[key] = replace(task, status="processing", progress=share)
+
+    def finish(self, tasks: Iterable[Task]) -> None:
+        """Put finished tasks in the place of the unfinished ones with their ids, in one step."""
+        with self._lock:
+            for task in tasks:
+                del self._unfinished[task.id]
+                self._retire(task)
 
     def _retire(self, task: Task) -> None:
         self._finished[task.id] = task
