@@ -163,6 +163,19 @@ def offline(call: Sequence[str | Path], folder: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def unpack(sdist: Path, folder: Path) -> list[str]:
+    """Lay the files of an sdist out under ``folder``, without its top directory; their names."""
+    names = []
+    with tarfile.open(sdist) as tar:
+        for member in tar:
+            if content := tar.extractfile(member):
+                names.append(member.name.partition("/")[2])
+                target = folder / names[-1]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content.read())
+    return names
+
+
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> Archives:
     folder = tmp_path_factory.mktemp("archives")
@@ -174,12 +187,9 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Archives:
     )
     offline([sys.executable, "-c", program, folder], copy)
     (sdist,) = folder.glob("blatam_kv-*.tar.gz")
-    top = sdist.name.removesuffix(".tar.gz")
-    with tarfile.open(sdist) as tar:
-        sources = [member.name.removeprefix(top + "/") for member in tar if member.isfile()]
-        tar.extractall(folder, filter="data")
+    sources = unpack(sdist, folder / "unpacked")
     flags = ["--no-build-isolation", "--no-deps", "--wheel-dir", str(folder)]
-    offline([sys.executable, "-m", "pip", "wheel", *flags, "."], folder / top)
+    offline([sys.executable, "-m", "pip", "wheel", *flags, "."], folder / "unpacked")
     (wheel,) = folder.glob("blatam_kv-*.whl")
     with zipfile.ZipFile(wheel) as packed:
         return Archives(frozenset(tree), frozenset(sources), frozenset(packed.namelist()))
