@@ -28,7 +28,7 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "blatam_kv", *arguments]
     env = os.environ | environ
     return subprocess.run(
-        command, capture_output=True, text=True, env=env, timeout=300, check=False
+        command, capture_output=True, text=True, env=env, timeout=1200, check=False
     )
 
 

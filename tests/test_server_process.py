@@ -39,7 +39,7 @@ def serve(*flags: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """A ``blatam-kv serve`` that is expected to end by itself."""
     command = [sys.executable, "-m", "blatam_kv", "serve", *flags]
     return subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | environ, timeout=60, check=False
+        command, capture_output=True, text=True, env=os.environ | environ, timeout=300, check=False
     )
 
 
@@ -62,7 +62,7 @@ def test_it_serves_a_real_document_and_a_signal_ends_it_with_status_0(
             assert "; hit" in again.headers["Cache-Status"]
             assert "server" not in again.headers
         process.send_signal(number)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
         assert "Traceback" not in errors
 
@@ -72,7 +72,7 @@ def test_a_signal_in_the_middle_of_a_document_ends_it_with_status_0() -> None:
         with Client(url) as client:
             client.request("POST", "/query", {"query": "a long one", "temperature": 1.5})
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
         assert "Traceback" not in errors
 

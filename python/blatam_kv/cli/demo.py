@@ -27,8 +27,8 @@ from blatam_kv.cli.report import show
 from blatam_kv.errors import Error
 
 FORMATS = {"markdown": "md", "html": "html", "txt": "txt", "json": "json"}
-START_SECONDS = 60.0
-DOCUMENT_SECONDS = 120.0
+START_SECONDS = 120.0
+DOCUMENT_SECONDS = 300.0
 POLL_SECONDS = 0.01
 
 # What a small company asks for in a week. What is not given, the service works out.
