@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -21,8 +22,9 @@ from blatam_kv.truthgpt.protocol import Message, Tokens
 SPECIALS = ("<|bos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 
 # A run of letters, one digit, a run of one punctuation mark (each with at most one space before),
-# newlines, any other single space. Every character falls in exactly one of them.
-WORDS = re.compile(r" ?[^\W\d_]+| ?\d| ?([^\s\w]|_)\1*|\n+|\s")
+# newlines, any other single space. Every character falls in exactly one of them. Runs are cut at
+# 64 characters, because the time to merge a word grows faster than its length.
+WORDS = re.compile(r" ?[^\W\d_]{1,64}| ?\d| ?([^\s\w]|_)\1{0,63}|\n{1,64}|\s")
 
 
 class Tokenizer:
@@ -51,9 +53,7 @@ class Tokenizer:
         ids = list(word.encode("utf-8", "surrogatepass"))
         while len(ids) > 1:
             unknown = len(self._bytes)
-            best = min(
-                (self._ranks.get(pair, unknown) for pair in zip(ids, ids[1:], strict=False))
-            )
+            best = min(self._ranks.get(pair, unknown) for pair in pairwise(ids))
             if best == unknown:
                 break
             joined: list[int] = []

@@ -1,0 +1,242 @@
+"""``mini``, the language model inside the package: a few million weights, numpy, no network.
+
+It writes business documents in Spanish and English and nothing else; docs/MINI.md says how well.
+Every character of an answer comes from sampling the network: there is no template here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from blatam_kv.errors import InvalidRequest
+from blatam_kv.truthgpt.decoder import CHUNK, Decoder, Memory
+from blatam_kv.truthgpt.protocol import (
+    Chunk,
+    Completion,
+    FinishReason,
+    FloatArray,
+    Message,
+    Prefill,
+    PrefixStore,
+    Sampling,
+    Tokens,
+    Usage,
+)
+from blatam_kv.truthgpt.release import Release
+from blatam_kv.truthgpt.sampler import Sampler
+from blatam_kv.truthgpt.tokenizer import Tokenizer
+from blatam_kv.truthgpt.weights import Shape, Weights, load_weights
+
+WEIGHTS = Path(__file__).with_name("mini.safetensors")
+ROLES = ("system", "user", "assistant")
+
+
+class Mini:
+    """The embedded model; implements TruthGPT and PrefixModel. Any number of threads may share it.
+
+    store: where keys and values of whole 64-token blocks of prompts are kept between calls.
+    weights: a file like the shipped one. It is read at the first use, once.
+    """
+
+    model_id = "truthgpt-mini"
+
+    def __init__(self, store: PrefixStore | None = None, *, weights: Path | None = None) -> None:
+        self._store = store
+        self._path = weights or WEIGHTS
+        self._lock = threading.Lock()
+        self._loaded: Decoder | None = None
+
+    def _decoder(self) -> Decoder:
+        if self._loaded is None:
+            with self._lock:
+                if self._loaded is None:
+                    self._loaded = Decoder(load_weights(self._path))
+        return self._loaded
+
+    @property
+    def weights(self) -> Weights:
+        """The loaded weights with their tokenizer and metadata. Raises ModelError."""
+        return self._decoder().weights
+
+    @property
+    def fingerprint(self) -> str:
+        """BLAKE2b-256 over weights and tokenizer, in hex: the seal of the weights file."""
+        return self.weights.fingerprint
+
+    @property
+    def context_tokens(self) -> int:
+        """Most tokens that prompt and answer may have together."""
+        return self._shape.context
+
+    @property
+    def kv_shape(self) -> tuple[int, int, int]:
+        """(layers, kv_heads, head_dim)."""
+        return self._shape.layers, self._shape.kv_heads, self._shape.head_dim
+
+    @property
+    def _shape(self) -> Shape:
+        return self.weights.shape
+
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        return self.weights.tokenizer
+
+    def encode(self, messages: Sequence[Message]) -> Tokens:
+        """The prompt as token ids, int32 ``[tokens]``. Raises InvalidRequest without messages."""
+        if not messages:
+            raise InvalidRequest("messages is empty; send at least one", field="messages")
+        for message in messages:
+            if message.role not in ROLES:
+                raise InvalidRequest(
+                    f"role {message.role!r} is not one of {', '.join(ROLES)}", field="messages"
+                )
+        return self._tokenizer.encode_messages(messages)
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Prompt tokens that these messages take, template included."""
+        return len(self.encode(messages))
+
+    def prefill(
+        self, tokens: Tokens, *, prefix: tuple[FloatArray, FloatArray] | None = None
+    ) -> Prefill:
+        """Run the model over ``tokens``, skipping those whose keys and values are given.
+
+        prefix: keys and values of the first n tokens, float32
+        ``[layers, n, kv_heads, head_dim]``, n a multiple of 64. The block with the last token is
+        always computed, because its logits are wanted. The logits are the same bits with and
+        without a prefix. Raises InvalidRequest for bad tokens or a prefix that does not fit.
+        """
+        tokens = self._checked(tokens)
+        memory = Memory.reserve(self._shape, len(tokens))
+        start = 0 if prefix is None else self._adopt(prefix, memory, len(tokens))
+        logits = self._decoder().prefill(tokens, memory, start)
+        keys, values = memory.keys[:, : len(tokens)], memory.values[:, : len(tokens)]
+        return Prefill(logits, keys, values, start)
+
+    def generate(self, messages: Sequence[Message], *, sampling: Sampling) -> Completion:
+        """The whole answer. Raises InvalidRequest if the prompt leaves no room to answer."""
+        texts: list[str] = []
+        for chunk in self.stream(messages, sampling=sampling):
+            texts.append(chunk.text)
+            if chunk.finish_reason is not None and chunk.usage is not None:
+                return Completion("".join(texts), chunk.finish_reason, chunk.usage)
+        raise AssertionError("a stream ends with a finish reason")
+
+    def stream(self, messages: Sequence[Message], *, sampling: Sampling) -> Iterator[Chunk]:
+        """The same answer in pieces; their texts joined are exactly ``generate``'s text.
+
+        Raises InvalidRequest here, not at the first piece.
+        """
+        tokens = self.encode(messages)
+        limit = self.context_tokens
+        if len(tokens) >= limit:
+            raise InvalidRequest(
+                f"the prompt has {len(tokens)} tokens; {self.model_id} holds {limit} with the "
+                "answer. Shorten the messages",
+                field="messages",
+            )
+        return self._answer(tokens, sampling)
+
+    def _answer(self, tokens: Tokens, sampling: Sampling) -> Iterator[Chunk]:
+        decoder, tokenizer = self._decoder(), self._tokenizer
+        room = min(sampling.max_tokens, self.context_tokens - len(tokens))
+        memory = Memory.reserve(self._shape, len(tokens) + room)
+        cached, stored = self._recall(tokens, memory)
+        logits = decoder.prefill(tokens, memory, cached)
+        self._remember(tokens, memory, stored)
+
+        sampler, release = Sampler(sampling), Release(sampling.stop)
+        # A prompt's own marks are not part of any answer.
+        silent = [tokenizer.bos, tokenizer.system, tokenizer.user, tokenizer.assistant]
+        written = 0
+        reason: FinishReason = "length"
+        while written < room:
+            logits[silent] = -np.inf
+            token = sampler.choose(logits)
+            if token == tokenizer.end:
+                reason = "stop"
+                break
+            written += 1
+            text = release.push(tokenizer.token_bytes(token))
+            if text:
+                yield Chunk(text)
+            if release.stopped:
+                reason = "stop"
+                break
+            if written < room:
+                logits = decoder.step(token, len(tokens) + written - 1, memory)
+        rest = release.finish()
+        if release.stopped:
+            reason = "stop"
+        yield Chunk(rest, reason, Usage(len(tokens), written, cached))
+
+    def _checked(self, tokens: Tokens) -> Tokens:
+        tokens = np.asarray(tokens)
+        if tokens.ndim != 1 or not len(tokens) or not np.issubdtype(tokens.dtype, np.integer):
+            raise InvalidRequest("tokens must be a non-empty one-dimensional integer array")
+        if len(tokens) > self.context_tokens:
+            raise InvalidRequest(
+                f"{len(tokens)} tokens; {self.model_id} holds {self.context_tokens}",
+                field="tokens",
+            )
+        if tokens.min() < 0 or tokens.max() >= self._shape.vocab:
+            raise InvalidRequest(f"token ids must be 0 to {self._shape.vocab - 1}", field="tokens")
+        return tokens
+
+    def _adopt(self, prefix: tuple[FloatArray, FloatArray], memory: Memory, tokens: int) -> int:
+        """Copy a given prefix into the memory; returns where to start computing."""
+        keys, values = prefix
+        layers, heads, dim = self.kv_shape
+        count = keys.shape[1] if keys.ndim == 4 else -1
+        if keys.shape != (layers, count, heads, dim) or values.shape != keys.shape:
+            raise InvalidRequest(
+                f"prefix must be two arrays [{layers}, n, {heads}, {dim}], "
+                f"not {keys.shape} and {values.shape}",
+                field="prefix",
+            )
+        if count % CHUNK or count > tokens:
+            raise InvalidRequest(
+                f"a prefix must have a multiple of {CHUNK} tokens, at most {tokens}, not {count}",
+                field="prefix",
+            )
+        start = min(count, _reusable(tokens))
+        memory.keys[:, :start] = keys[:, :start]
+        memory.values[:, :start] = values[:, :start]
+        return start
+
+    def _recall(self, tokens: Tokens, memory: Memory) -> tuple[int, int]:
+        """Fill the memory from the store.
+
+        Returns the tokens that need not be computed, and those that need not be stored again.
+        """
+        if self._store is None or len(tokens) < CHUNK:
+            return 0, 0
+        stored = self._store.match_prefix(tokens)
+        wanted = min(stored, _reusable(len(tokens))) // CHUNK * CHUNK
+        if not wanted:
+            return 0, stored
+        layers, heads, dim = self.kv_shape
+        keys = np.empty((layers, wanted, heads, dim), np.float32)
+        values = np.empty_like(keys)
+        # Blocks may have gone since they were matched, so the second answer is the one that counts.
+        loaded = self._store.load_prefix(tokens[:wanted], out=(keys, values)) // CHUNK * CHUNK
+        memory.keys[:, :loaded] = keys[:, :loaded]
+        memory.values[:, :loaded] = values[:, :loaded]
+        return loaded, stored if loaded == wanted else loaded
+
+    def _remember(self, tokens: Tokens, memory: Memory, stored: int) -> None:
+        """Hand the prompt's whole blocks to the store, if it has not got them all."""
+        whole = len(tokens) // CHUNK * CHUNK
+        if self._store is not None and whole > stored:
+            keys = np.ascontiguousarray(memory.keys[:, :whole])
+            values = np.ascontiguousarray(memory.values[:, :whole])
+            self._store.save_prefix(tokens[:whole], keys, values)
+
+
+def _reusable(tokens: int) -> int:
+    """Tokens of whole blocks before the block that holds the last token."""
+    return (tokens - 1) // CHUNK * CHUNK
