@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from itertools import pairwise
 
 from blatam_kv.truthgpt.tokenizer import WORDS
 
@@ -22,7 +23,7 @@ def learn_merges(texts: Iterable[str], count: int) -> list[tuple[int, int]]:
     pairs: Counter[tuple[int, int]] = Counter()
     holders: defaultdict[tuple[int, int], set[int]] = defaultdict(set)
     for index, word in enumerate(words):
-        for pair in zip(word, word[1:], strict=False):
+        for pair in pairwise(word):
             pairs[pair] += weights[index]
             holders[pair].add(index)
     merges: list[tuple[int, int]] = []
@@ -35,11 +36,11 @@ def learn_merges(texts: Iterable[str], count: int) -> list[tuple[int, int]]:
         for index in holders.pop(best):
             old = words[index]
             new = _join(old, best, merged)
-            for pair in zip(old, old[1:], strict=False):
+            for pair in pairwise(old):
                 pairs[pair] -= weights[index]
                 if pairs[pair] <= 0:
                     del pairs[pair]
-            for pair in zip(new, new[1:], strict=False):
+            for pair in pairwise(new):
                 pairs[pair] += weights[index]
                 holders[pair].add(index)
             words[index] = new

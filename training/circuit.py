@@ -66,4 +66,5 @@ def _weight(module: torch.nn.Module, name: str) -> Tensor:
 def _frame(width: int, away_from: Tensor, count: int) -> Tensor:
     """``count`` orthonormal rows ``[count, width]``, all orthogonal to ``away_from``."""
     start = torch.cat((away_from[:, None], torch.randn(width, count)), dim=1)
-    return torch.linalg.qr(start)[0][:, 1:].T
+    orthonormal: Tensor = torch.linalg.qr(start)[0]
+    return orthonormal[:, 1:].T

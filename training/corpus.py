@@ -9,7 +9,7 @@ language files beside it; none of them ships in the package.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -153,7 +153,7 @@ class Writer:
         marks = (f"{i}." if numbered else "-" for i in range(1, len(items) + 1))
         return "\n".join(f"{m} {capital(item)}" for m, item in zip(marks, items, strict=True))
 
-    def table(self, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    def table(self, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
         lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
         lines += ["| " + " | ".join(row) + " |" for row in rows]
         return "\n".join(lines)
@@ -229,8 +229,8 @@ class Writer:
             case "swot":
                 pools = ("strengths", "weaknesses", "opportunities", "threats")
                 items = []
-                for label, pool in zip(language.words["swot"], pools, strict=True):
-                    two = [self.fill(text) for text in rng.sample(language.items[pool], 2)]
+                for label, items_of in zip(language.words["swot"], pools, strict=True):
+                    two = [self.fill(text) for text in rng.sample(language.items[items_of], 2)]
                     items.append(f"{label}: {two[0]}, {two[1]}.")
                 return self.bullets(items)
             case "procedure" | "protocol":

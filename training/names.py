@@ -94,7 +94,9 @@ QUALITIES = {
     multicanal|de cultivo ecológico|artesanal|industrial|digital|internacional|regional|sostenible|
     de uso urbano|
     portátil|inteligente|modular|a largo plazo|entre oficinas|
-    para personal nuevo|de clientes|de proveedores|para turistas|por horas|de última milla""".split("|"),
+    para personal nuevo|de clientes|de proveedores|para turistas|por horas|de última milla""".split(
+        "|"
+    ),
     "en": """fair trade|second-hand|locally grown|seasonal|home-delivered|online|subscription|
     gluten-free|on-demand|high-end|rooftop|cloud-based|solar-powered|low-energy|handmade|bulk|
     offline|refurbished|rural|downtown|custom|AI-assisted|multichannel|organic|artisan|industrial|
@@ -107,7 +109,9 @@ PURPOSES = {
     en ciudades medianas|en Madrid|en América Latina|para estudiantes|en tiendas físicas|
     en redes sociales|con pago aplazado|para equipos remotos|en varias sedes|para el verano|
     de nueva generación|con entrega en 24 horas|para centros de salud|en mercados nuevos|
-    con proveedores locales|durante la temporada alta|para 2027|en la provincia de Burgos""".split("|"),
+    con proveedores locales|durante la temporada alta|para 2027|en la provincia de Burgos""".split(
+        "|"
+    ),
     "en": """for small businesses|for young families|for the public sector|in mid-sized cities|
     in Chicago|across Europe|for students|in physical stores|on social media|for remote teams|
     across several sites|for the summer|with 24-hour delivery|for health centres|in new markets|
@@ -118,7 +122,9 @@ FRAMES = {
     "es": """lanzamiento de|mejora de|gestión de|venta de|distribución de|control de|alquiler de|
     apertura de|digitalización de|producción de|entrega de|reparación de|compra de|promoción de|
     red de|programa de|servicio de|tienda de|línea de|plataforma de|campaña de|uso de|cuidado de|
-    estrategia de lanzamiento de|plan de expansión de|política de|protocolo de|suministro de""".split("|"),
+    estrategia de lanzamiento de|plan de expansión de|política de|protocolo de|suministro de""".split(
+        "|"
+    ),
     "en": """launch of|improvement of|management of|sale of|distribution of|control of|rental of|
     opening of|production of|delivery of|repair of|purchase of|promotion of|network of|use of|
     care of|launch strategy for|expansion into|policy on|supply of|migration to|access to|
@@ -172,7 +178,9 @@ def company(rng: Random) -> str:
     elif shape == 10:
         name = f"{surname()} {rng.choice(('&', 'y', 'and', 'e'))} {surname()}"
     elif shape == 11:
-        name = rng.choice(("{0} & Sons", "Hermanos {0}", "Hijos de {0}", "{0} Hermanos", "{0} Bros"))
+        name = rng.choice(
+            ("{0} & Sons", "Hermanos {0}", "Hijos de {0}", "{0} Hermanos", "{0} Bros")
+        )
         name = name.format(surname())
     elif shape == 12:
         letters = "".join(rng.choice("ABCDEFGHIJKLMNOPRSTUVXZ") for _ in range(rng.randint(2, 4)))
@@ -184,7 +192,9 @@ def company(rng: Random) -> str:
     elif shape == 14:
         name = word() + rng.choice((word(), coined()))
     elif shape == 15:
-        name = rng.choice((invented(rng, language), invented(rng, language) + rng.choice((".io", ".ai", "ly"))))
+        name = rng.choice(
+            (invented(rng, language), invented(rng, language) + rng.choice((".io", ".ai", "ly")))
+        )
     elif shape == 16:
         name = f"{word()} {rng.choice(('de', 'del', 'of', 'la'))} {coined()}"
     elif shape == 17:

@@ -18,7 +18,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from random import Random
 
@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blatam_kv.truthgpt.tokenizer import SPECIALS, Tokenizer
-from blatam_kv.truthgpt.weights import Shape
+from blatam_kv.truthgpt.weights import FORMAT, Shape, seal
 
 SHIPPED = Path(__file__).parents[1] / "python/blatam_kv/truthgpt/mini.safetensors"
 
@@ -42,7 +42,7 @@ SHIPPED = Path(__file__).parents[1] / "python/blatam_kv/truthgpt/mini.safetensor
 class Config:
     """One training run. The defaults are the run that made the shipped weights."""
 
-    shape: Shape = Shape()
+    shape: Shape = field(default_factory=Shape)
     seed: int = 7
     steps: int = 2400
     rows: int = 6
@@ -112,7 +112,11 @@ def drill_rows(tokenizer: Tokenizer, config: Config, step: int) -> list[Row]:
         first: list[int] = [tokenizer.bos]
         parts = []
         for _ in range(rng.randint(3, 6)):
-            text = names.company(rng) if rng.random() < 0.5 else names.subject(rng, rng.choice(("es", "en")))
+            text = (
+                names.company(rng)
+                if rng.random() < 0.5
+                else names.subject(rng, rng.choice(("es", "en")))
+            )
             parts.append(tokenizer.encode(f" {text}"))
         for part in parts:
             first += part
@@ -257,13 +261,14 @@ def save(
     }
     run = {key: value for key, value in asdict(config).items() if key != "shape"}
     metadata = {
-        "format": "blatam_kv.mini/1",
+        "format": FORMAT,
         "shape": json.dumps(asdict(config.shape)),
         "merges": json.dumps(merges, separators=(",", ":")),
         "training": json.dumps(run),
         "corpus_version": str(corpus.VERSION),
         "held_out_loss": f"{loss:.5f}",
     }
+    metadata["seal"] = seal({name: tensor.numpy() for name, tensor in weights.items()}, metadata)
     save_file(weights, out, metadata=metadata)
 
 
