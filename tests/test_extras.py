@@ -125,6 +125,18 @@ def test_the_cache_needs_no_extra(tmp_path: Path) -> None:
     assert done.stdout == "value\n", done.stderr
 
 
+def test_the_embedded_model_needs_no_extra(tmp_path: Path) -> None:
+    program = (
+        "from blatam_kv import truthgpt\n"
+        "answer = truthgpt.load().generate(\n"
+        "    [truthgpt.Message('user', 'a plan')], sampling=truthgpt.Sampling(max_tokens=2)\n"
+        ")\n"
+        "print(answer.usage.completion_tokens)\n"
+    )
+    done = core_only(tmp_path, "-c", program)
+    assert done.stdout == "2\n", done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "extra"), [(["serve", "--port", "0"], "server"), (["demo"], "server")]
 )
