@@ -12,8 +12,8 @@ import sys
 import tarfile
 import tomllib
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,48 +31,57 @@ ISA_FILE = re.compile(r"_(sse42|avx2|avx512)\.cc$")
 ISA_FLAG = re.compile(r"^-m(sse[34]|avx|fma|bmi|f16c|pclmul|sha|arch=)")
 
 
-def compile_commands() -> dict[Path, list[str]]:
-    """The compiler's command line for each source of the extension, as this machine built it."""
+@dataclass(frozen=True, slots=True)
+class Compilation:
+    """How this machine compiled one source of the extension."""
+
+    source: Path
+    command: tuple[str, ...]  # without the source, the output and the dependency file
+    folder: Path  # where it ran
+
+    def exported_symbols(self, object_file: Path, *flags: str) -> list[str]:
+        """Compile again, away from the build, and name what the linker could choose from."""
+        call = [*self.command, *flags, "-o", str(object_file), "-c", str(self.source)]
+        subprocess.run(call, check=True, capture_output=True, cwd=self.folder)
+        listing = subprocess.run(
+            ["nm", "--extern-only", "--defined-only", "--format=posix", object_file],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        return [line.split()[0] for line in listing.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def compilations() -> list[Compilation]:
     builds = sorted(
         (ROOT / "build").glob("cp*/compile_commands.json"), key=lambda path: path.stat().st_mtime
     )
     assert builds, "no editable build here: start the tests with ./run test"
-    entries = json.loads(builds[-1].read_text())
-    return {Path(entry["file"]): shlex.split(entry["command"]) for entry in entries}
+    return [
+        Compilation(
+            Path(entry["file"]),
+            tuple(without_files(shlex.split(entry["command"]))),
+            Path(entry["directory"]),
+        )
+        for entry in json.loads(builds[-1].read_text())
+    ]
 
 
-def exported_symbols(compiler_call: list[str], source: Path, folder: Path) -> list[str]:
-    """Compile ``source`` again, away from the build, and name what the linker could choose from."""
-    target = folder / "object.o"
-    call = [*compiler_call, "-o", str(target), "-c", str(source)]
-    subprocess.run(call, check=True, capture_output=True, cwd=folder)
-    listing = subprocess.run(
-        ["nm", "--extern-only", "--defined-only", "--format=posix", target],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    return [line.split()[0] for line in listing.splitlines()]
-
-
-def without_files(command: list[str]) -> list[str]:
-    """The command line without its source, its output and the dependency file it would write."""
-    kept, skip = [], False
-    for word in command:
-        if skip:
-            skip = False
-        elif word in {"-o", "-c", "-MF", "-MT"}:
-            skip = True
+def without_files(command: Sequence[str]) -> Iterator[str]:
+    words = iter(command)
+    for word in words:
+        if word in {"-o", "-c", "-MF", "-MT"}:
+            next(words)
         elif word != "-MD":
-            kept.append(word)
-    return kept
+            yield word
 
 
-def test_only_isa_files_are_compiled_with_isa_flags() -> None:
+def test_only_isa_files_are_compiled_with_isa_flags(compilations: list[Compilation]) -> None:
     flagged = {
-        file.relative_to(ROOT).as_posix()
-        for file, command in compile_commands().items()
-        if any(ISA_FLAG.match(word) for word in command)
+        compilation.source.relative_to(ROOT).as_posix()
+        for compilation in compilations
+        if any(ISA_FLAG.match(word) for word in compilation.command)
     }
     named = {
         path.relative_to(ROOT).as_posix()
@@ -85,24 +94,20 @@ def test_only_isa_files_are_compiled_with_isa_flags() -> None:
 
 # -O0 emits every inline function that is used: a stray std:: call shows up there first.
 @pytest.mark.parametrize("level", ["-O0", "-O3"])
-def test_each_isa_object_exports_one_symbol(tmp_path: Path, level: str) -> None:
-    for file, command in compile_commands().items():
-        if ISA_FILE.search(file.name):
-            symbols = exported_symbols([*without_files(command), level], file, tmp_path)
-            assert len(symbols) == 1, f"{file.name} exports {symbols}"
+def test_each_isa_object_exports_one_symbol(
+    compilations: list[Compilation], tmp_path: Path, level: str
+) -> None:
+    for compilation in compilations:
+        if ISA_FILE.search(compilation.source.name):
+            symbols = compilation.exported_symbols(tmp_path / "object.o", level)
+            assert len(symbols) == 1, f"{compilation.source.name} exports {symbols}"
 
 
-def test_a_second_symbol_would_be_seen(tmp_path: Path) -> None:
-    command = next(
-        without_files(command)
-        for file, command in compile_commands().items()
-        if ISA_FILE.search(file.name)
-    )
+def test_a_second_symbol_would_be_seen(compilations: list[Compilation], tmp_path: Path) -> None:
     source = tmp_path / "stray_avx2.cc"
-    source.write_text(
-        "inline int stray(int x) { return x + 1; }\nint table(int x) { return stray(x); }\n"
-    )
-    assert len(exported_symbols([*command, "-O0"], source, tmp_path)) == 2
+    source.write_text("inline int stray() { return 1; }\nint table() { return stray(); }\n")
+    stray = replace(compilations[0], source=source)
+    assert len(stray.exported_symbols(tmp_path / "object.o", "-O0")) == 2
 
 
 # ---- what an import costs -----------------------------------------------------------------------
