@@ -123,6 +123,11 @@ def test_sections_keep_every_line_of_the_markdown() -> None:
         assert line in kept or line.startswith("#")
 
 
+def test_a_heading_without_end_gives_a_title_of_bearable_length() -> None:
+    assert title_of("# " + "ho " * 1000) == ("ho " * 40)[:119] + "…"
+    assert title_of("# " + "x" * 120) == "x" * 120
+
+
 def test_html_is_a_whole_page_in_the_documents_language() -> None:
     page = text(PLAN, "html")
     assert page.startswith('<!DOCTYPE html>\n<html lang="es">')

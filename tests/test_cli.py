@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import socket
 import subprocess
 import sys
@@ -240,6 +241,19 @@ def test_a_demo_whose_second_round_misses_fails(tmp_path: Path) -> None:
     done = run("demo", "--config", str(config), "--output", str(tmp_path / "out"))
     assert done.returncode == 1
     assert "came no hit the second time" in done.stderr
+
+
+def test_a_demo_that_is_told_to_stop_takes_its_service_with_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "blatam_kv", "demo", "--output", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "1/20  computed" in process.stderr.readline()
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.terminate()
+        process.communicate(timeout=300)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert len(children) == 1
+    assert not Path(f"/proc/{children[0]}").exists()
 
 
 # Bench and doctor.

@@ -15,6 +15,9 @@ from itertools import pairwise
 from blatam_kv.bul.markdown import parse, plain_text
 from blatam_kv.errors import InvalidRequest
 
+# A model that has lost its way may never end a heading.
+_TITLE_CHARS = 120
+
 
 @dataclass(frozen=True, slots=True)
 class Section:
@@ -55,11 +58,11 @@ class Document:
 
 
 def title_of(markdown: str) -> str:
-    """The words of the first heading that has any; empty if there is none."""
+    """The words of the first heading that has any, at most 120 characters; empty without one."""
     tokens = parse(markdown)
     for token, inline in pairwise(tokens):
         if token.type == "heading_open" and (title := plain_text(inline)):
-            return title
+            return title if len(title) <= _TITLE_CHARS else title[: _TITLE_CHARS - 1] + "…"
     return ""
 
 

@@ -34,60 +34,50 @@ POLL_SECONDS = 0.01
 # What a small company asks for in a week. What is not given, the service works out.
 QUERIES: tuple[dict[str, object], ...] = (
     {
-        "query": "Plan de negocio para una panadería artesanal en Valencia que quiere abrir "
-        "dos locales más y vender a restaurantes",
+        "query": "Plan de negocio para una panadería artesanal",
         "company_name": "Horno La Espiga",
-        "industry": "alimentación",
         "company_size": "12 empleados",
     },
     {
-        "query": "Marketing strategy for the launch of our app that teaches sign language "
-        "to parents",
+        "query": "Marketing strategy for a sign language app",
         "company_name": "Handspoken",
-        "industry": "education software",
-        "target_audience": "parents of deaf children",
     },
     {
-        "query": "Propuesta comercial de paneles solares para una cooperativa de regantes",
+        "query": "Propuesta comercial de paneles solares para cooperativas",
         "company_name": "Sol del Sur",
         "document_type": "sales_proposal",
         "language": "es",
     },
     {
-        "query": "Operations manual for the warehouse night shift: receiving, picking and safety",
+        "query": "Operations manual for the warehouse night shift",
         "company_name": "Northgate Logistics",
-        "industry": "logistics",
     },
     {
-        "query": "Política de teletrabajo y desconexión digital para un estudio de arquitectura",
+        "query": "Política de recursos humanos sobre teletrabajo",
         "company_name": "Estudio Mirador",
         "company_size": "30 empleados",
     },
     {
-        "query": "Financial report of the second quarter for a chain of dental clinics, with "
-        "cash flow and budget deviations",
+        "query": "Quarterly financial report on dental clinics",
         "company_name": "Brightline Dental",
         "target_audience": "board of directors",
     },
     {
-        "query": "Contrato de mantenimiento de ascensores para una comunidad de vecinos",
+        "query": "Contrato de mantenimiento de ascensores",
         "company_name": "Elevadores Cantábrico",
         "business_area": "legal",
     },
     {
-        "query": "Technical specification of an API that tells bus passengers when their bus "
-        "arrives",
+        "query": "Technical specification of bus arrival screens",
         "company_name": "Citylink Transit",
     },
     {
-        "query": "Estrategia de contenido para el blog y las redes sociales de una editorial "
-        "infantil",
+        "query": "Estrategia de contenido sobre libros infantiles",
         "company_name": "Cuentos del Faro",
         "language": "es",
     },
     {
-        "query": "Customer service guide for handling returns and complaints in an online "
-        "shoe shop",
+        "query": "Customer service guide for shoe returns",
         "company_name": "Strideway",
         "business_area": "customer_service",
         "document_type": "customer_service_guide",
@@ -218,6 +208,8 @@ def _service(config: Path | None) -> Iterator[str]:
         command += ["--config", str(config)]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+        # Told to stop, the demo must not leave its service behind.
+        previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         try:
             yield _url(process, log)
             process.send_signal(signal.SIGTERM)
@@ -230,6 +222,7 @@ def _service(config: Path | None) -> Iterator[str]:
         finally:
             process.kill()
             process.communicate()
+            signal.signal(signal.SIGTERM, previous)
 
 
 def _url(process: subprocess.Popen[bytes], log: Any) -> str:
