@@ -16,6 +16,7 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any
 
 import blatam_kv as kv
@@ -48,16 +49,15 @@ def caches() -> dict[str, Callable[[], Any]]:
         "blatam_kv lfu": lambda: kv.Cache(capacity=CAPACITY, policy="lfu"),
         "OrderedDict lru": OrderedDictLru,
     }
-    for name, module, make in (
-        ("cachebox lru", "cachebox", lambda m: m.LRUCache(CAPACITY)),
-        ("cachetools lru", "cachetools", lambda m: m.LRUCache(CAPACITY)),
-        ("lru-dict", "lru", lambda m: m.LRU(CAPACITY)),
+    for name, module, class_name in (
+        ("cachebox lru", "cachebox", "LRUCache"),
+        ("cachetools lru", "cachetools", "LRUCache"),
+        ("lru-dict", "lru", "LRU"),
     ):
         try:
-            peer = importlib.import_module(module)
+            found[name] = partial(getattr(importlib.import_module(module), class_name), CAPACITY)
         except ImportError:
             continue
-        found[name] = lambda make=make, peer=peer: make(peer)
     return found
 
 

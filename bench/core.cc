@@ -167,4 +167,3 @@ BENCHMARK_CAPTURE(policy_turn, fifo, "fifo")
 
 }  // namespace
 }  // namespace blatam
-

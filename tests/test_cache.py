@@ -25,7 +25,7 @@ def test_mapping_face() -> None:
     cache["a"] = 1
     cache.put("b", 2)
     cache.put_many({"c": 3})
-    cache.put_many([("d", 4), ["e", 5]], ttl=60)
+    cache.put_many(iter([("d", 4), ("e", 5)]), ttl=60)
     assert cache["a"] == 1
     assert "b" in cache
     assert "x" not in cache
@@ -136,7 +136,7 @@ def test_bad_numbers_in_put_store_nothing() -> None:
     cache: kv.Cache[int, int] = kv.Cache(capacity=2)
     for options in ({"size": -1}, {"size": 2**70}, {"ttl": 0}, {"ttl": math.nan}, {"ttl": -1}):
         with pytest.raises(ValueError, match="must be"):
-            cache.put(1, 1, **options)  # type: ignore[arg-type]
+            cache.put(1, 1, **options)
     with pytest.raises(ValueError, match="pairs"):
         cache.put_many([(1, 2, 3)])  # type: ignore[list-item]
     assert len(cache) == 0

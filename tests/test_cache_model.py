@@ -193,7 +193,9 @@ def _published() -> list[tuple[str, str, int, float]]:
 def test_hit_ratio_is_the_published_one(
     trace: str, policy: str, capacity: int, expected: float
 ) -> None:
-    requests = np.frombuffer(lzma.decompress((DATA / f"{trace}.u32.xz").read_bytes()), "<u4").tolist()
+    requests = np.frombuffer(
+        lzma.decompress((DATA / f"{trace}.u32.xz").read_bytes()), "<u4"
+    ).tolist()
     cache: kv.Cache[int, bool] = kv.Cache(capacity=capacity, policy=policy)
     for key in requests:
         if cache.get(key) is None:

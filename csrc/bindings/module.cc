@@ -151,12 +151,15 @@ PYBIND11_MODULE(_core, module) {
   module.doc() = "The native core of blatam_kv.";
   try {
     module.attr("__version__") = BLATAM_VERSION;
-    (void)isa_from_env();  // a wrong BLATAM_KV_ISA is an error of the import, not of the first digest
+    (void)
+        isa_from_env();  // a wrong BLATAM_KV_ISA is an error of the import, not of the first digest
   } catch (const std::invalid_argument& error) {
     throw py::import_error(error.what());
   }
 
-  module.def("isa", [] { return isa_name(isa()); }, "The instruction set in use: baseline, avx2 or avx512.");
+  module.def(
+      "isa", [] { return isa_name(isa()); },
+      "The instruction set in use: baseline, avx2 or avx512.");
   module.def("policies", policies, "The names of the eviction policies.");
   module.def(
       "blake2b", digest_of, py::arg("data"), py::kw_only(), py::arg("key") = py::bytes(),

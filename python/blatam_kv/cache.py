@@ -158,7 +158,7 @@ class Cache(CacheBase[K, V], Generic[K, V]):
         cache refuses to store is returned all the same. Raises ReentrantComputation where
         ``compute`` asks for its own key, which would wait for itself.
         """
-        value = self.get(key, _MISSING)
+        value: V = self.get(key, _MISSING)
         if value is not _MISSING:
             return value
         from concurrent.futures import CancelledError
@@ -200,7 +200,7 @@ class Cache(CacheBase[K, V], Generic[K, V]):
         ``compute`` runs as a task of its own: cancelling one waiter, the first included, hurts no
         other.
         """
-        value = self.get(key, _MISSING)
+        value: V = self.get(key, _MISSING)
         if value is not _MISSING:
             return value
         import asyncio
@@ -228,7 +228,7 @@ class Cache(CacheBase[K, V], Generic[K, V]):
 
     def _compute(self, key: K, compute: Callable[[], V], ttl: float | None, size: int | None) -> V:
         # Another flight may have landed between our miss and our take-off.
-        value = self.peek(key, _MISSING)
+        value: V = self.peek(key, _MISSING)
         if value is _MISSING:
             value = compute()
             self._keep(key, value, ttl, size)
@@ -349,7 +349,7 @@ def _default_sizeof(value: object) -> int:
     """Bytes of a value whose size is beyond doubt."""
     nbytes = getattr(value, "nbytes", None)
     if nbytes is not None:
-        return operator.index(nbytes)
+        return int(operator.index(nbytes))
     if isinstance(value, bytes | bytearray | str | int | float | None):
         return sys.getsizeof(value)
     raise TypeError(
