@@ -21,7 +21,7 @@ from spanish_text import SPANISH
 from blatam_kv.truthgpt.brief import AREAS, DOCUMENT_TYPES, Brief
 from blatam_kv.truthgpt.protocol import Message
 
-VERSION = 1
+VERSION = 2
 TRAIN, HELD_OUT = 1, 2
 LANGUAGES = {"es": SPANISH, "en": ENGLISH}
 
@@ -132,7 +132,9 @@ class Writer:
     def fill(self, sentence: str) -> str:
         """The sentence with its slots filled and contractions made."""
         fixed = self.fixed
-        if self._mentions > 2 and self.rng.random() < 0.3:
+        # A long subject is said in full where it matters and referred to afterwards.
+        often = 0.3 if len(self.subject.split()) < 7 else 0.6
+        if self._mentions > 2 and self.rng.random() < often:
             fixed = {**fixed, "s": self.language.words["this"][0]}
         self._mentions += "{s}" in sentence
         text = sentence.format_map(Slots(fixed, self.draw))
@@ -364,6 +366,24 @@ def example(seed: int, index: int) -> Example:
         messages = brief.messages()
     writer = Writer(rng, LANGUAGES[code], area, company, subject)
     return Example(messages, writer.document(kind_name, extra), code, company, subject)
+
+
+def renamed(example: Example, company: str, subject: str) -> Example:
+    """The same conversation about another company and another subject."""
+
+    def put(text: str) -> str:
+        for old, new in ((example.subject, subject), (example.company, company)):
+            if old:
+                text = text.replace(old, new).replace(capital(old), capital(new))
+        return text
+
+    return Example(
+        [Message(message.role, put(message.content)) for message in example.messages],
+        put(example.document),
+        example.language,
+        put(example.company),
+        put(example.subject),
+    )
 
 
 def with_briefing(seed: int, index: int, sections: int) -> Example:

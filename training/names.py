@@ -132,6 +132,48 @@ FRAMES = {
 }
 
 
+# What a query is about when somebody tells it in a sentence: who it is for, where, and a clause.
+KINDS = {
+    "es": """una cadena|una cooperativa|un taller|una tienda|una red|una asociación|un grupo|
+    una fábrica|una empresa|una comunidad|un estudio|una escuela|una plataforma|un centro|
+    una distribuidora|una feria|un servicio|un equipo|una flota|un almacén|una línea|un sistema|
+    nuestra tienda|nuestro equipo|nuestra plataforma|nuestro servicio|el almacén|la red|el turno""".split(
+        "|"
+    ),
+    "en": """a chain|a cooperative|a workshop|a store|a network|an association|a group|a factory|
+    a company|a community|a studio|a school|a platform|a centre|a distributor|a fair|a service|
+    a team|a fleet|a warehouse|a line|a system|our store|our team|our platform|our service|
+    the warehouse|the network|the shift|an online shop|a family|my shop""".split("|"),
+}
+PLACES = {
+    "es": """Valencia|Sevilla|Bilbao|Zaragoza|Lima|Bogotá|Quito|Montevideo|Monterrey|Rosario|
+    la costa|el centro|el barrio|la sierra|varias provincias|el norte|dos países|el puerto""".split(
+        "|"
+    ),
+    "en": """Leeds|Bristol|Dublin|Toronto|Austin|Portland|Sydney|Cape Town|the north|the suburbs|
+    two states|the old town|the harbour|several counties|the first quarter|the second half""".split(
+        "|"
+    ),
+}
+CLAUSES = {
+    "es": """que vende {}|que alquila {} y {}|que quiere abrir {}|que enseña {} a {}|
+    que avisa a {} de {}|que conecta {} con {}|que ayuda a {} a elegir {}|que reparte {} en {p}|
+    que fabrica {} para {}|que cambia {} por {}|que ofrece {} y {} cuando faltan {}|
+    donde se reparan {}|con {} y {}|sin {} ni {}|con {}, {} y {}|que busca {} en {p}|
+    que quiere vender {} a {}|que empieza con {}|cuando llegan {}|antes de comprar {}""".split("|"),
+    "en": """that sells {}|that rents {} and {}|that wants to open {}|that teaches {} to {}|
+    that tells {} about {}|that connects {} with {}|that helps {} choose {}|
+    that delivers {} in {p}|that makes {} for {}|that turns {} into {}|
+    that offers {} and {} when {} arrive|where {} are repaired|with {} and {}|without {} or {}|
+    with {}, {} and {}|looking for {} in {p}|that wants to sell {} to {}|starting with {}|
+    when their {} arrive|before they buy {}|including {} and {}""".split("|"),
+}
+LINKS = {
+    "es": "para|para|en|de|sobre|con".split("|"),
+    "en": "for|for|in|of|about|with".split("|"),
+}
+
+
 def clean(words: list[str]) -> list[str]:
     return [word.strip() for word in words]
 
@@ -139,6 +181,9 @@ def clean(words: list[str]) -> list[str]:
 QUALITIES = {k: clean(v) for k, v in QUALITIES.items()}
 PURPOSES = {k: clean(v) for k, v in PURPOSES.items()}
 FRAMES = {k: clean(v) for k, v in FRAMES.items()}
+KINDS = {k: clean(v) for k, v in KINDS.items()}
+PLACES = {k: clean(v) for k, v in PLACES.items()}
+CLAUSES = {k: clean(v) for k, v in CLAUSES.items()}
 
 
 def invented(rng: Random, language: str) -> str:
@@ -206,8 +251,61 @@ def company(rng: Random) -> str:
     return f"{name} {rng.choice(LEGAL)}" if rng.random() < 0.2 else name
 
 
+def told(rng: Random, language: str) -> str:
+    """A subject as somebody tells it: up to about fifteen words, articles and clauses included.
+
+    Some words come twice. Copying past such a place takes more than looking for the last word.
+    """
+    said: list[str] = []
+
+    def thing() -> str:
+        if said and rng.random() < 0.15:
+            return rng.choice(said)
+        word = rng.choice(NOUNS[language]) if rng.random() < 0.5 else invented(rng, language)
+        if rng.random() < 0.3:
+            quality = invented(rng, language) if rng.random() < 0.5 else ""
+            quality = quality or rng.choice(QUALITIES[language])
+            word = f"{word} {quality}" if language == "es" else f"{quality} {word}"
+        said.append(word)
+        return word
+
+    def place() -> str:
+        return (
+            rng.choice(PLACES[language]) if rng.random() < 0.5 else invented(rng, language).title()
+        )
+
+    def clause() -> str:
+        form = rng.choice(CLAUSES[language]).replace("{p}", place())
+        while "{}" in form:
+            form = form.replace("{}", thing(), 1)
+        return form
+
+    of = "de" if language == "es" else "of"
+    whole = f"{rng.choice(KINDS[language])} {of} {thing()}"
+    parts = [thing()]
+    if rng.random() < 0.4:
+        parts.insert(0, rng.choice(FRAMES[language]))
+    draw = rng.random()
+    if draw < 0.35:
+        parts = [*parts, rng.choice(LINKS[language]), whole]
+    elif draw < 0.6:
+        parts = [*parts, clause()]
+    elif draw < 0.8:
+        parts = [whole, clause()]
+    else:
+        parts = [*parts, rng.choice(LINKS[language]), whole, clause()]
+    if rng.random() < 0.25:
+        parts += ["en" if language == "es" else "in", place()]
+    return " ".join(parts)
+
+
 def subject(rng: Random, language: str) -> str:
-    """What a document is about: a noun phrase of one to about eight words, mostly lower case."""
+    """What a document is about, in one to about fifteen words, mostly lower case."""
+    return told(rng, language) if rng.random() < 0.35 else phrase(rng, language)
+
+
+def phrase(rng: Random, language: str) -> str:
+    """A noun phrase of one to about eight words."""
 
     def noun() -> str:
         draw = rng.random()

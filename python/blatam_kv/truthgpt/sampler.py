@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from blatam_kv.truthgpt.protocol import FloatArray, Sampling
@@ -34,3 +36,24 @@ class Sampler:
         kept = min(int(np.searchsorted(mass, self._top_p * total)) + 1, len(order))
         drawn = self._chance.random() * mass[kept - 1]
         return int(order[min(int(np.searchsorted(mass, drawn, side="right")), kept - 1)])
+
+
+# Longer loops are rare, and a text may well repeat a sentence.
+LONGEST_LOOP = 16
+
+
+def third_times(tokens: Sequence[int], wordy: Callable[[int], bool]) -> list[int]:
+    """Tokens that would complete the same words said three times running.
+
+    A small network that loses its way falls into such a loop and never leaves it. The loop is cut
+    by taking that one token out of the draw; what is said instead is the network's own choice.
+    wordy: whether a token holds a letter. Rules, table borders and zeros may repeat.
+    """
+    found = []
+    for size in range(1, min(LONGEST_LOOP, (len(tokens) + 1) // 3) + 1):
+        once = tokens[len(tokens) - (3 * size - 1) : len(tokens) - (2 * size - 1)]
+        twice = tokens[len(tokens) - (2 * size - 1) : len(tokens) - (size - 1)]
+        thrice = tokens[len(tokens) - (size - 1) :]
+        if once == twice and once[:-1] == thrice and any(wordy(token) for token in once):
+            found.append(once[-1])
+    return found

@@ -79,6 +79,10 @@ class Tokenizer:
         """The bytes a token stands for; none for a special one."""
         return self._bytes[token] if token < len(self._bytes) else b""
 
+    def has_letter(self, token: int) -> bool:
+        """Whether a token's bytes hold a letter; every byte outside ASCII counts as one."""
+        return any(byte > 127 or chr(byte).isalpha() for byte in self.token_bytes(token))
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of ``tokens``; bytes that are not UTF-8 become U+FFFD."""
         return b"".join(self.token_bytes(t) for t in tokens).decode("utf-8", "replace")
