@@ -62,8 +62,9 @@ def test_5_gram_probabilities_add_up_to_one(model: Mini, held_out: list[Row]) ->
 
 
 def test_5_gram_model_knows_what_it_has_seen(held_out: list[Row], model: Mini) -> None:
-    ngram = NGram(held_out[:40], vocab=model.weights.shape.vocab)
-    assert ngram.loss(held_out[:40]) < 1 < ngram.loss(held_out[40:80]) < 4
+    vocab = model.weights.shape.vocab
+    ngram = NGram(held_out[:40], vocab=vocab)
+    assert ngram.loss(held_out[:40]) < 1 < ngram.loss(held_out[40:80]) < np.log(vocab)
 
 
 # ---- a hundred unseen requests ------------------------------------------------------------------
@@ -71,7 +72,7 @@ def test_5_gram_model_knows_what_it_has_seen(held_out: list[Row], model: Mini) -
 
 @pytest.fixture(scope="module")
 def documents(model: Mini) -> list[Answer]:
-    return answers(model, Sampling(max_tokens=220))
+    return answers(model, Sampling())
 
 
 def words(texts: list[str] | tuple[str, ...]) -> set[str]:

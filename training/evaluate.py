@@ -17,7 +17,8 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import corpus
@@ -102,13 +103,14 @@ class Answer:
 
 
 def answers(model: Mini, sampling: Sampling, *, threads: int = 2) -> list[Answer]:
-    """A document for each of the unseen requests."""
+    """A document for each of the unseen requests, each with a seed of its own, as BUL gives it."""
 
-    def answer(request: Request) -> Answer:
-        return Answer(request, model.generate(request.messages, sampling=sampling).text)
+    def answer(number: int, request: Request) -> Answer:
+        own = replace(sampling, seed=sampling.seed + number)
+        return Answer(request, model.generate(request.messages, sampling=own).text)
 
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(answer, requests()))
+        return list(pool.map(answer, count(), requests()))
 
 
 def share(found: Sequence[bool]) -> float:

@@ -39,8 +39,8 @@ class Sampling:
     """
 
     max_tokens: int = 768
-    temperature: float = 0.5
-    top_p: float = 0.95
+    temperature: float = 0.3
+    top_p: float = 0.9
     seed: int = 0
     stop: tuple[str, ...] = ()
 
