@@ -10,7 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, SupportsIndex, TypeVar, cast
 
 from blatam_kv._core import CacheBase, policies
 from blatam_kv.errors import ConfigError, EntryTooLarge, NoRoom, ReentrantComputation
@@ -326,6 +326,7 @@ def _bytes(capacity: int | str | None) -> int:
     """A number of bytes for the core, where 0 means unlimited."""
     if capacity is None:
         return 0
+    number: int
     if isinstance(capacity, str):
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B?)\s*", capacity, re.IGNORECASE)
         unit = "" if match is None else match[2].upper().replace("I", "i")
@@ -347,9 +348,9 @@ def _bytes(capacity: int | str | None) -> int:
 
 def _default_sizeof(value: object) -> int:
     """Bytes of a value whose size is beyond doubt."""
-    nbytes = getattr(value, "nbytes", None)
+    nbytes: SupportsIndex | None = getattr(value, "nbytes", None)
     if nbytes is not None:
-        return int(operator.index(nbytes))
+        return operator.index(nbytes)
     if isinstance(value, bytes | bytearray | str | int | float | None):
         return sys.getsizeof(value)
     raise TypeError(
