@@ -23,6 +23,7 @@ from blatam_kv.truthgpt.protocol import FloatArray, Tokens
 from blatam_kv.truthgpt.weights import Layer, Shape, Weights
 
 CHUNK = 64
+UNSHARED = 1 << 18  # numbers in a matrix that OpenBLAS multiplies with a vector in one thread
 
 
 @dataclass(slots=True)
@@ -59,6 +60,10 @@ class Decoder:
         self._scale = np.float32(shape.head_dim**-0.5)
         # Added to the scores of a chunk against itself: a token sees itself and what came before.
         self._mask = np.triu(np.full((CHUNK, CHUNK), -np.inf, np.float32), k=1)
+        # OpenBLAS shares a product as large as this one among threads, once a token. On a busy
+        # machine each waits for the last thread to be scheduled; in parts none of it is shared.
+        parts = -(-shape.vocab * shape.width // UNSHARED)
+        self._vocabulary = np.array_split(weights.embedding, parts)
 
     def prefill(self, tokens: Tokens, memory: Memory, start: int) -> FloatArray:
         """Compute ``tokens[start:]``, filling ``memory``; returns the last token's logits.
@@ -89,7 +94,8 @@ class Decoder:
         return self._logits(x)
 
     def _logits(self, hidden: FloatArray) -> FloatArray:
-        return cast(FloatArray, self.weights.embedding @ _norm(hidden, self.weights.norm))
+        normed = _norm(hidden, self.weights.norm)
+        return np.concatenate([part @ normed for part in self._vocabulary])
 
     def _chunk(self, tokens: Tokens, begin: int, memory: Memory) -> FloatArray:
         """Hidden states ``[tokens, width]`` of at most 64 tokens, the first at ``begin``.
