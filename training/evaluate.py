@@ -102,7 +102,7 @@ class Answer:
         return sum(w in COMMON[asked] for w in words) > sum(w in COMMON[other] for w in words)
 
 
-def answers(model: Mini, sampling: Sampling, *, threads: int = 2) -> list[Answer]:
+def answers(model: Mini, sampling: Sampling, *, threads: int = 1) -> list[Answer]:
     """A document for each of the unseen requests, each with a seed of its own, as BUL gives it."""
 
     def answer(number: int, request: Request) -> Answer:
@@ -172,7 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--temperature", type=float, default=usual.temperature)
     parser.add_argument("--top-p", type=float, default=usual.top_p)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     sampling = Sampling(
