@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
+import itertools
 import math
 import pickle
 import sys
@@ -12,10 +13,13 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import blatam_kv as kv
 
@@ -666,6 +670,197 @@ def test_get_or_compute_honours_ttl_and_size() -> None:
     assert cache.stats().bytes == 9
     now = 6.0
     assert cache.get_or_compute("k", lambda: 2) == 2
+
+
+# ---- what computing costs -----------------------------------------------------------------------
+
+
+class Crowd(kv.Cache[str, int]):
+    """Opens a gate whenever as many callers as it stands for have joined a flight."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(capacity=10)
+        self.gates = {size: threading.Event() for size in sizes}
+        self._joined = itertools.count(1)
+
+    def _join(self, key: str) -> Any:
+        joined = super()._join(key)
+        if gate := self.gates.get(next(self._joined)):
+            gate.set()
+        return joined
+
+
+@pytest.fixture
+def seconds_pass(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Moves the clock by which computations are timed."""
+    now = 100.0
+
+    def move(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr("blatam_kv.cache.perf_counter", lambda: now)
+    return move
+
+
+def test_loads_are_counted_and_timed_failures_too(seconds_pass: Callable[[float], None]) -> None:
+    cache: kv.Cache[str, int] = kv.Cache(capacity=10)
+    assert cache.stats().mean_load_seconds == 0.0
+
+    def compute() -> int:
+        seconds_pass(2.0)
+        return 1
+
+    def fail() -> int:
+        seconds_pass(5.0)
+        raise LookupError
+
+    cache.get_or_compute("a", compute)
+    with pytest.raises(LookupError):
+        cache.get_or_compute("b", fail)
+    cache.get_or_compute("a", fail)
+    cache["c"] = 3
+    stats = cache.stats()
+    assert (stats.loads, stats.load_failures, stats.load_seconds) == (2, 1, 7.0)
+    assert stats.mean_load_seconds == 3.5
+    assert stats.collapsed == 0
+
+
+def test_loads_of_coroutines_are_counted_and_timed(seconds_pass: Callable[[float], None]) -> None:
+    cache: kv.Cache[str, int] = kv.Cache(capacity=10)
+
+    async def compute() -> int:
+        seconds_pass(1.0)
+        await asyncio.sleep(0)
+        seconds_pass(1.0)
+        return 1
+
+    async def fail() -> int:
+        await compute()
+        raise LookupError
+
+    async def endless() -> int:
+        never: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        return await never
+
+    async def main() -> None:
+        await asyncio.gather(*(cache.aget_or_compute("a", compute) for _ in range(5)))
+        with pytest.raises(LookupError):
+            await cache.aget_or_compute("b", fail)
+        asyncio.create_task(cache.aget_or_compute("c", endless))  # noqa: RUF006 - dies with the loop
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    stats = cache.stats()
+    assert (stats.loads, stats.load_failures, stats.collapsed) == (3, 2, 4)
+    assert stats.load_seconds == 4.0
+
+
+def test_a_thousand_callers_are_one_load_and_the_rest_collapsed() -> None:
+    cache = Crowd(1000)
+
+    def compute() -> int:
+        cache.gates[1000].wait()
+        return 1
+
+    def ask() -> None:
+        cache.get_or_compute("k", compute)
+
+    threads = [threading.Thread(target=ask) for _ in range(1000)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    stats = cache.stats()
+    assert (stats.misses, stats.loads, stats.load_failures, stats.collapsed) == (1000, 1, 0, 999)
+
+
+def test_a_caller_that_outlives_two_leaders_has_collapsed_once() -> None:
+    # Three ask; the two that wait ask again when the first is interrupted; one is left at last.
+    cache = Crowd(3, 5, 6)
+    gates = iter(cache.gates.values())
+
+    def interrupted() -> int:
+        next(gates).wait()
+        raise KeyboardInterrupt
+
+    with ThreadPoolExecutor(3) as pool:
+        calls = [pool.submit(cache.get_or_compute, "k", interrupted) for _ in range(3)]
+        for call in calls:
+            with pytest.raises(KeyboardInterrupt):
+                call.result()
+    stats = cache.stats()
+    assert (stats.loads, stats.load_failures, stats.collapsed) == (3, 3, 2)
+
+
+def test_a_hit_never_reaches_the_counters_of_loads() -> None:
+    cache: kv.Cache[str, int] = kv.Cache(capacity=10)
+    cache["k"] = 1
+    cache._loads = None  # type: ignore[assignment]
+    assert cache.get_or_compute("k", lambda: 2) == 1
+    assert asyncio.run(cache.aget_or_compute("k", lambda: asyncio.sleep(0, 2))) == 1
+
+
+@given(
+    st.integers(1, 6),
+    st.lists(st.tuples(st.integers(0, 8), st.sampled_from(["value", "error", "forget"]))),
+)
+def test_counters_of_loads_agree_with_a_dict(capacity: int, steps: list[tuple[int, str]]) -> None:
+    model: dict[int, int] = {}
+    loads = failures = hits = misses = 0
+    cache: kv.Cache[int, int] = kv.Cache(
+        capacity=capacity, policy="fifo", on_evict=lambda key, *_: model.pop(key, None)
+    )
+
+    def compute() -> int:
+        if outcome == "error":
+            raise LookupError
+        return key
+
+    for key, outcome in steps:
+        if outcome == "forget":
+            cache.delete(key)
+            continue
+        known = key in model
+        fails = not known and outcome == "error"
+        try:
+            assert cache.get_or_compute(key, compute) == key
+        except LookupError:
+            assert fails
+        hits += known
+        misses += not known
+        loads += not known
+        failures += fails
+        if not fails:
+            model[key] = key
+        stats = cache.stats()
+        assert (stats.hits, stats.misses) == (hits, misses)
+        assert (stats.loads, stats.load_failures, stats.collapsed) == (loads, failures, 0)
+
+
+def test_counters_of_loads_are_exact_under_threads() -> None:
+    cache: kv.Cache[int, int] = kv.Cache(capacity=20)
+    computed: list[bool] = []
+
+    def work(seed: int) -> None:
+        for key in np.random.default_rng(seed).integers(0, 60, 3000).tolist():
+
+            def compute(fails: bool = key % 7 == 0) -> int:
+                computed.append(fails)
+                if fails:
+                    raise LookupError
+                return 1
+
+            with suppress(LookupError):
+                cache.get_or_compute(key, compute)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    stats = cache.stats()
+    assert (stats.loads, stats.load_failures) == (len(computed), sum(computed))
+    assert stats.requests == 8 * 3000
+    assert stats.loads + stats.collapsed <= stats.misses
 
 
 def test_threads_keep_the_bound_and_the_values() -> None:

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from threading import RLock
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, SupportsIndex, TypeVar, cast
 
 from blatam_kv._core import CacheBase, policies
@@ -42,6 +44,10 @@ class CacheStats:
     capacity and capacity_bytes its limits, None for none. evictions counts what left, by reason:
     ``capacity``, ``expired``, ``replaced``, ``deleted``, ``cleared``. refused counts values that
     were too large or found everything pinned. overhead_bytes is the memory of the bookkeeping.
+
+    loads counts the calls of ``compute`` that ended, load_failures those of them that raised or were
+    cancelled, load_seconds the time they took together. collapsed counts the callers that waited for
+    another's computation instead of starting their own.
     """
 
     policy: str
@@ -56,6 +62,10 @@ class CacheStats:
     refused: int
     evictions: dict[str, int]
     overhead_bytes: int
+    loads: int
+    load_failures: int
+    load_seconds: float
+    collapsed: int
 
     @property
     def requests(self) -> int:
@@ -66,6 +76,11 @@ class CacheStats:
     def hit_ratio(self) -> float:
         """Hits per request, 0.0 before the first."""
         return self.hits / self.requests if self.requests else 0.0
+
+    @property
+    def mean_load_seconds(self) -> float:
+        """Seconds per call of ``compute``, failed ones included; 0.0 before the first."""
+        return self.load_seconds / self.loads if self.loads else 0.0
 
 
 class Cache(CacheBase[K, V], Generic[K, V]):
@@ -110,6 +125,7 @@ class Cache(CacheBase[K, V], Generic[K, V]):
         super().__init__(entries, max_bytes, policy, ttl, sizeof, on_evict, clock)
         self._policy = policy
         self._flights: dict[K, Future[V]] = {}
+        self._loads = _Loads()
 
     def values(self) -> list[V]:
         """A list of the values; counts nothing."""
@@ -134,6 +150,10 @@ class Cache(CacheBase[K, V], Generic[K, V]):
     def stats(self) -> CacheStats:
         """Exact counters; cheap enough for every scrape."""
         now = self._counters()
+        loads = self._loads
+        with loads.lock:  # the four belong together
+            count, failures, seconds = loads.count, loads.failures, loads.seconds
+            collapsed = loads.collapsed
         return CacheStats(
             policy=self._policy,
             capacity=now["capacity"] or None,
@@ -147,6 +167,10 @@ class Cache(CacheBase[K, V], Generic[K, V]):
             refused=now["refused"],
             evictions=now["removals"],
             overhead_bytes=now["overhead_bytes"],
+            loads=count,
+            load_failures=failures,
+            load_seconds=seconds,
+            collapsed=collapsed,
         )
 
     def get_or_compute(
@@ -159,14 +183,22 @@ class Cache(CacheBase[K, V], Generic[K, V]):
         ``compute`` asks for its own key, which would wait for itself.
         """
         value: V = self.get(key, _MISSING)
-        if value is not _MISSING:
-            return value
+        return self._compute_once(key, compute, ttl, size) if value is _MISSING else value
+
+    def _compute_once(
+        self, key: K, compute: Callable[[], V], ttl: float | None = None, size: int | None = None
+    ) -> V:
+        """``get_or_compute`` after a miss that was counted."""
         from concurrent.futures import CancelledError
 
+        waited = False
         while True:
             self._refuse_reentry(key)
             flight, leader = self._join(key)
             if not leader:
+                if not waited:  # a caller counts once, however many leaders it outlives
+                    waited = True
+                    self._loads.join()
                 try:
                     return flight.result()
                 except CancelledError:
@@ -175,7 +207,14 @@ class Cache(CacheBase[K, V], Generic[K, V]):
                     continue  # the leader was interrupted: take its place
             token = _computing.set((*_computing.get(), (id(self), key)))
             try:
-                value = self._compute(key, compute, ttl, size)
+                # Another flight may have landed between our miss and our take-off.
+                value: V = self.peek(key, _MISSING)
+                if value is _MISSING:
+                    # No helper around compute: a function that recurses through the cache reaches
+                    # Python's limit sooner with every frame we add.
+                    with _Load(self._loads):
+                        value = compute()
+                    self._keep(key, value, ttl, size)
             except Exception as error:
                 self._land(key, flight, error=error)
                 raise
@@ -203,11 +242,25 @@ class Cache(CacheBase[K, V], Generic[K, V]):
         value: V = self.get(key, _MISSING)
         if value is not _MISSING:
             return value
+        return await self._acompute_once(key, compute, ttl, size)
+
+    async def _acompute_once(
+        self,
+        key: K,
+        compute: Callable[[], Awaitable[V]],
+        ttl: float | None = None,
+        size: int | None = None,
+    ) -> V:
+        """``aget_or_compute`` after a miss that was counted."""
         import asyncio
 
+        waited = False
         while True:
             self._refuse_reentry(key)
             flight, leader = self._join(key)
+            if not leader and not waited:
+                waited = True
+                self._loads.join()
             if leader:
                 token = _computing.set((*_computing.get(), (id(self), key)))
                 try:
@@ -226,14 +279,6 @@ class Cache(CacheBase[K, V], Generic[K, V]):
                     continue  # not we but the leader was cancelled: take its place
                 raise
 
-    def _compute(self, key: K, compute: Callable[[], V], ttl: float | None, size: int | None) -> V:
-        # Another flight may have landed between our miss and our take-off.
-        value: V = self.peek(key, _MISSING)
-        if value is _MISSING:
-            value = compute()
-            self._keep(key, value, ttl, size)
-        return value
-
     async def _fly(
         self,
         key: K,
@@ -245,7 +290,8 @@ class Cache(CacheBase[K, V], Generic[K, V]):
         try:
             value = self.peek(key, _MISSING)
             if value is _MISSING:
-                value = await compute()
+                with _Load(self._loads):
+                    value = await compute()
                 self._keep(key, value, ttl, size)
         except Exception as error:
             self._land(key, flight, error=error)
@@ -299,6 +345,46 @@ class Cache(CacheBase[K, V], Generic[K, V]):
             f", {name}={now[name]}" for name in ("capacity", "capacity_bytes") if now[name]
         )
         return f"<Cache policy={self._policy!r}, entries={now['entries']}{limits}>"
+
+
+class _Loads:
+    """What computing has cost; written on misses only.
+
+    The lock is re-entrant because a destructor or a signal handler may run between any two lines
+    and use the same cache.
+    """
+
+    __slots__ = ("collapsed", "count", "failures", "lock", "seconds")
+
+    def __init__(self) -> None:
+        self.lock = RLock()
+        self.count = self.failures = self.collapsed = 0
+        self.seconds = 0.0
+
+    def join(self) -> None:
+        with self.lock:
+            self.collapsed += 1
+
+
+class _Load:
+    """One call of a compute function, as a ``with`` block that counts and times it."""
+
+    __slots__ = ("_began", "_loads")
+
+    def __init__(self, loads: _Loads) -> None:
+        self._loads = loads
+
+    def __enter__(self) -> None:
+        self._began = perf_counter()
+
+    def __exit__(self, error: object, *_: object) -> None:
+        seconds = perf_counter() - self._began
+        loads = self._loads
+        with loads.lock:
+            loads.count += 1
+            loads.seconds += seconds
+            if error is not None:
+                loads.failures += 1
 
 
 _running: set[Any] = set()  # Any: tasks, without importing asyncio here
