@@ -4,59 +4,60 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from policies import REFERENCES, ReferencePolicy
+
 
 @dataclass
 class Entry:
     value: object
     size: int
+    cost: float
     deadline: float | None
-    inserted: int
-    used: int
-    count: int = 1
+    used: float
     pins: int = 0
 
 
 @dataclass
 class ReferenceCache:
-    """A cache as one would explain it: a dict, and a scan for the victim.
+    """A cache as one would explain it: a dict beside a reference policy.
 
     ``removed`` collects (key, value, reason) in order, as ``on_evict`` would see them.
     """
 
-    policy: str
+    policy_name: str
     capacity: int | None = None
     capacity_bytes: int | None = None
+    idle_ttl: float | None = None
+    options: dict[str, float] = field(default_factory=dict)
     entries: dict[object, Entry] = field(default_factory=dict)
     removed: list[tuple[object, object, str]] = field(default_factory=list)
     hits: int = 0
     misses: int = 0
     now: float = 0.0
-    step: int = 0
+
+    def __post_init__(self) -> None:
+        self.policy: ReferencePolicy = REFERENCES[self.policy_name](**self.options)
+        self.policy.set_capacity(self.capacity)
 
     def bytes(self) -> int:
         return sum(entry.size for entry in self.entries.values())
 
-    def rank(self, key: object) -> tuple[int, ...]:
-        """The lowest rank leaves first."""
-        entry = self.entries[key]
-        return {
-            "lru": (entry.used,),
-            "fifo": (entry.inserted,),
-            "lfu": (entry.count, entry.used),
-        }[self.policy]
-
     def take(self, key: object, reason: str) -> None:
+        self.policy.remove(key)
         self.removed.append((key, self.entries.pop(key).value, reason))
+
+    def expired(self, entry: Entry) -> bool:
+        idle = self.idle_ttl is not None and entry.used + self.idle_ttl <= self.now
+        return idle or (entry.deadline is not None and entry.deadline <= self.now)
 
     def expire(self) -> None:
         for key, entry in list(self.entries.items()):
-            if entry.deadline is not None and entry.deadline <= self.now:
+            if self.expired(entry):
                 self.take(key, "expired")
 
     def use(self, key: object) -> None:
-        self.step += 1
-        self.entries[key].used = self.step
-        self.entries[key].count += 1
+        self.entries[key].used = self.now
+        self.policy.hit(key)
 
     def get(self, key: object) -> object:
         if key not in self.entries:
@@ -66,44 +67,59 @@ class ReferenceCache:
         self.use(key)
         return self.entries[key].value
 
-    def put(self, key: object, value: object, size: int = 0, ttl: float | None = None) -> str:
+    def pinned(self) -> set[object]:
+        return {key for key, entry in self.entries.items() if entry.pins}
+
+    def make_room(self, more: int, size: int, pinned: set[object], incoming: object | None) -> None:
+        while True:
+            crowded = bool(self.capacity) and len(self.entries) + more > (self.capacity or 0)
+            if not crowded:
+                if not self.capacity_bytes or self.bytes() + size <= self.capacity_bytes:
+                    return
+            # Where bytes are the limit, as many entries fit as there are.
+            self.policy.set_capacity(self.capacity if crowded else len(self.entries))
+            key = self.policy.evict(pinned, incoming)
+            if key is None:
+                return
+            self.removed.append((key, self.entries.pop(key).value, "capacity"))
+
+    def put(
+        self,
+        key: object,
+        value: object,
+        size: int = 0,
+        ttl: float | None = None,
+        cost: float = 1.0,
+    ) -> str:
         """'stored', 'too large' or 'pinned'; the last two change nothing."""
         limit, max_bytes = self.capacity, self.capacity_bytes
-        pinned = {k: e for k, e in self.entries.items() if e.pins}
+        pinned = self.pinned()
         if max_bytes and size > max_bytes:
             return "too large"
-        if max_bytes and sum(e.size for k, e in pinned.items() if k != key) + size > max_bytes:
+        if max_bytes and sum(self.entries[k].size for k in pinned if k != key) + size > max_bytes:
             return "pinned"
         if limit and key not in self.entries and len(pinned) >= limit:
             return "pinned"
-
-        old = self.entries.get(key)
-        grows_by = size - (old.size if old else 0)
-
-        def fits() -> bool:
-            entries_fit = not limit or len(self.entries) + (old is None) <= limit
-            return entries_fit and (not max_bytes or self.bytes() + max(grows_by, 0) <= max_bytes)
-
-        while not fits():
-            victims = [k for k, e in self.entries.items() if not e.pins and k != key]
-            if not victims:
-                break
-            self.take(min(victims, key=self.rank), "capacity")
-
         deadline = None if ttl is None else self.now + ttl
+        old = self.entries.get(key)
         if old is None:
-            self.step += 1
-            self.entries[key] = Entry(value, size, deadline, self.step, self.step)
+            self.make_room(1, size, pinned, key)
+            self.entries[key] = Entry(value, size, cost, deadline, self.now)
+            self.policy.insert(key, size, cost)
         else:
+            self.make_room(0, max(size - old.size, 0), pinned | {key}, None)
             self.removed.append((key, old.value, "replaced"))
-            old.value, old.size, old.deadline = value, size, deadline
-            self.use(key)
+            old.value, old.size, old.cost, old.deadline = value, size, cost, deadline
+            old.used = self.now
+            self.policy.update(key, size, cost)
         return "stored"
 
     def resize(self, capacity: int) -> None:
         self.capacity = capacity
-        while len(self.entries) > capacity:
-            victims = [k for k, e in self.entries.items() if not e.pins]
-            if not victims:
-                break
-            self.take(min(victims, key=self.rank), "capacity")
+        self.policy.set_capacity(capacity)
+        self.make_room(0, 0, self.pinned(), None)
+
+    def clear(self) -> None:
+        for key in list(self.entries):
+            self.take(key, "cleared")
+        self.__post_init__()

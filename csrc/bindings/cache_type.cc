@@ -58,6 +58,7 @@ struct CacheObject {
   PyObject* clock;
   PyObject* weak_references;
   Nanoseconds ttl;  // 0: none
+  bool idle;        // entries expire when they are not used
 };
 
 PyObject* reason_names[kReasons];
@@ -151,11 +152,12 @@ struct Lookup {
 constexpr double kMostSeconds = 9.0e9;  // 285 years: fits in 63 bits of nanoseconds
 
 // Seconds to nanoseconds; infinity is 0, "never". False with an exception set.
-bool read_ttl(PyObject* seconds, Nanoseconds* ttl) {
+bool read_ttl(PyObject* seconds, const char* what, Nanoseconds* ttl) {
   const double value = PyFloat_AsDouble(seconds);
   if (value == -1.0 && PyErr_Occurred()) return false;
   if (!(value > 0)) {
-    PyErr_Format(PyExc_ValueError, "ttl must be a positive number of seconds, not %R", seconds);
+    PyErr_Format(PyExc_ValueError, "%s must be a positive number of seconds, not %R", what,
+                 seconds);
     return false;
   }
   *ttl = value > kMostSeconds ? 0 : std::max<Nanoseconds>(1, static_cast<Nanoseconds>(value * 1e9));
@@ -200,6 +202,14 @@ bool read_size(PyObject* number, const char* what, uint64_t* size) {
   }
   *size = static_cast<uint64_t>(value);
   return true;
+}
+
+bool read_cost(PyObject* number, double* cost) {
+  *cost = PyFloat_AsDouble(number);
+  if (*cost == -1.0 && PyErr_Occurred()) return false;
+  if (*cost >= 0 && std::isfinite(*cost)) return true;
+  PyErr_Format(PyExc_ValueError, "cost must be a finite number of at least 0, not %R", number);
+  return false;
 }
 
 // Tells on_evict about what left. Called when the shard is consistent and no slot is in use; keeps
@@ -274,16 +284,17 @@ PyObject* read(CacheObject* self, PyObject* key) {
       announce(self, removals);
       return nullptr;
     }
-    return Py_NewRef(shard.hit(lookup.slot).get());
+    return Py_NewRef(shard.hit(lookup.slot, now).get());
   });
 }
 
-bool store(CacheObject* self, PyObject* key, PyObject* value, PyObject* ttl, PyObject* size) {
+bool store(CacheObject* self, PyObject* key, PyObject* value, PyObject* ttl, PyObject* size,
+           PyObject* cost) {
   return guarded(false, [&] {
     if (!ready(self)) return false;
     PyShard::Put put;
     Nanoseconds lifetime = self->ttl;
-    if (ttl != nullptr && ttl != Py_None && !read_ttl(ttl, &lifetime)) return false;
+    if (ttl != nullptr && ttl != Py_None && !read_ttl(ttl, "ttl", &lifetime)) return false;
     if (size != nullptr && size != Py_None) {
       if (!read_size(size, "size", &put.size)) return false;
     } else if (self->size_of != nullptr) {
@@ -292,7 +303,8 @@ bool store(CacheObject* self, PyObject* key, PyObject* value, PyObject* ttl, PyO
       if (!measured || !read_size(measured.get(), "what sizeof returns", &put.size)) return false;
       if (!ready(self)) return false;
     }
-    if (!read_clock(self, lifetime != 0, &put.now)) return false;
+    if (cost != nullptr && cost != Py_None && !read_cost(cost, &put.cost)) return false;
+    if (!read_clock(self, lifetime != 0 || self->idle, &put.now)) return false;
     put.deadline = lifetime == 0 ? 0 : put.now + lifetime;
 
     Removals removals;
@@ -347,7 +359,7 @@ int take(CacheObject* self, PyObject* key, PyObject** value) {
   });
 }
 
-// Looks a live entry up and calls f(shard, slot) -> bool. 1, 0 (absent, or f said so), -1.
+// Looks a live entry up and calls f(shard, slot, now) -> bool. 1, 0 (absent, or f said so), -1.
 template <class F>
 int with_entry(CacheObject* self, PyObject* key, F&& f) {
   return guarded(-1, [&] {
@@ -357,7 +369,7 @@ int with_entry(CacheObject* self, PyObject* key, F&& f) {
     if (!read_clock(self, false, &now) || !lookup.find(self, key)) return -1;
     PyShard& shard = *self->shard;
     if (lookup.slot == kNoSlot || shard.expired(lookup.slot, now)) return 0;
-    return f(shard, lookup.slot) ? 1 : 0;
+    return f(shard, lookup.slot, now) ? 1 : 0;
   });
 }
 
@@ -430,7 +442,7 @@ PyObject* cache_peek(PyObject* self, PyObject* const* args, Py_ssize_t count, Py
   PyObject* in[2] = {};
   if (!parse("peek", args, count, keywords, names, 2, 2, 1, in)) return nullptr;
   PyObject* value = nullptr;
-  const int found = with_entry(as_cache(self), in[0], [&](PyShard& shard, Slot slot) {
+  const int found = with_entry(as_cache(self), in[0], [&](PyShard& shard, Slot slot, Nanoseconds) {
     value = Py_NewRef(shard.value(slot).get());
     return true;
   });
@@ -439,10 +451,10 @@ PyObject* cache_peek(PyObject* self, PyObject* const* args, Py_ssize_t count, Py
 }
 
 PyObject* cache_put(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
-  static const char* const names[] = {"key", "value", "ttl", "size"};
-  PyObject* in[4] = {};
-  if (!parse("put", args, count, keywords, names, 2, 4, 2, in)) return nullptr;
-  if (!store(as_cache(self), in[0], in[1], in[2], in[3])) return nullptr;
+  static const char* const names[] = {"key", "value", "ttl", "size", "cost"};
+  PyObject* in[5] = {};
+  if (!parse("put", args, count, keywords, names, 2, 5, 2, in)) return nullptr;
+  if (!store(as_cache(self), in[0], in[1], in[2], in[3], in[4])) return nullptr;
   Py_RETURN_NONE;
 }
 
@@ -463,22 +475,23 @@ PyObject* cache_delete(PyObject* self, PyObject* key) {
 }
 
 PyObject* cache_touch(PyObject* self, PyObject* key) {
-  return to_bool(with_entry(as_cache(self), key, [](PyShard& shard, Slot slot) {
-    shard.touch(slot);
+  return to_bool(with_entry(as_cache(self), key, [](PyShard& shard, Slot slot, Nanoseconds now) {
+    shard.touch(slot, now);
     return true;
   }));
 }
 
 PyObject* cache_pin(PyObject* self, PyObject* key) {
-  return to_bool(with_entry(as_cache(self), key, [](PyShard& shard, Slot slot) {
+  return to_bool(with_entry(as_cache(self), key, [](PyShard& shard, Slot slot, Nanoseconds) {
     shard.pin(slot);
     return true;
   }));
 }
 
 PyObject* cache_unpin(PyObject* self, PyObject* key) {
-  return to_bool(
-      with_entry(as_cache(self), key, [](PyShard& shard, Slot slot) { return shard.unpin(slot); }));
+  return to_bool(with_entry(as_cache(self), key, [](PyShard& shard, Slot slot, Nanoseconds) {
+    return shard.unpin(slot);
+  }));
 }
 
 PyObject* cache_get_many(PyObject* self, PyObject* const* args, Py_ssize_t count,
@@ -526,7 +539,7 @@ PyObject* cache_put_many(PyObject* self, PyObject* const* args, Py_ssize_t count
     }
     const Ref key = Ref::share(PySequence_Fast_GET_ITEM(pair.get(), 0));
     const Ref value = Ref::share(PySequence_Fast_GET_ITEM(pair.get(), 1));
-    if (!store(as_cache(self), key.get(), value.get(), in[1], nullptr)) return nullptr;
+    if (!store(as_cache(self), key.get(), value.get(), in[1], nullptr, nullptr)) return nullptr;
   }
   if (PyErr_Occurred()) return nullptr;
   Py_RETURN_NONE;
@@ -602,14 +615,15 @@ PyObject* cache_subscript(PyObject* self, PyObject* key) {
 }
 
 int cache_assign(PyObject* self, PyObject* key, PyObject* value) {
-  if (value != nullptr) return store(as_cache(self), key, value, nullptr, nullptr) ? 0 : -1;
+  if (value != nullptr)
+    return store(as_cache(self), key, value, nullptr, nullptr, nullptr) ? 0 : -1;
   const int found = take(as_cache(self), key, nullptr);
   if (found == 0) PyErr_SetObject(PyExc_KeyError, key);
   return found == 1 ? 0 : -1;
 }
 
 int cache_contains(PyObject* self, PyObject* key) {
-  return with_entry(as_cache(self), key, [](PyShard&, Slot) { return true; });
+  return with_entry(as_cache(self), key, [](PyShard&, Slot, Nanoseconds) { return true; });
 }
 
 PyObject* cache_iterate(PyObject* self) {
@@ -631,30 +645,35 @@ bool read_callable(PyObject* object, const char* name, PyObject** out) {
 
 int cache_init(PyObject* self_object, PyObject* args, PyObject* kwargs) {
   static const char* names[] = {"capacity", "capacity_bytes", "policy", "ttl",
-                                "sizeof",   "on_evict",       "clock",  nullptr};
+                                "sizeof",   "on_evict",       "clock",  "idle_ttl",
+                                "decay",    "window",         nullptr};
   CacheObject* self = as_cache(self_object);
   unsigned long long entries, bytes;
   const char* policy;
-  PyObject *ttl, *size_of, *on_evict, *clock;
-  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "KKsOOOO", const_cast<char**>(names), &entries,
-                                   &bytes, &policy, &ttl, &size_of, &on_evict, &clock)) {
+  PyObject *ttl, *size_of, *on_evict, *clock, *idle_ttl;
+  PolicyOptions options;
+  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "KKsOOOOOdd", const_cast<char**>(names), &entries,
+                                   &bytes, &policy, &ttl, &size_of, &on_evict, &clock, &idle_ttl,
+                                   &options.decay, &options.window)) {
     return -1;
   }
   if (self->shard != nullptr) {
     PyErr_SetString(PyExc_RuntimeError, "the cache is already initialised");
     return -1;
   }
-  Nanoseconds lifetime = 0;
+  Nanoseconds lifetime = 0, idle = 0;
   PyObject* callables[3] = {};
-  if (ttl != Py_None && !read_ttl(ttl, &lifetime)) return -1;
+  if (ttl != Py_None && !read_ttl(ttl, "ttl", &lifetime)) return -1;
+  if (idle_ttl != Py_None && !read_ttl(idle_ttl, "idle_ttl", &idle)) return -1;
   if (!read_callable(size_of, "sizeof", &callables[0]) ||
       !read_callable(on_evict, "on_evict", &callables[1]) ||
       !read_callable(clock, "clock", &callables[2])) {
     return -1;
   }
   return guarded(-1, [&] {
-    self->shard = new PyShard({entries, bytes}, policy);
+    self->shard = new PyShard({{entries, bytes}, policy, options, idle});
     self->ttl = lifetime;
+    self->idle = idle != 0;
     self->size_of = Py_XNewRef(callables[0]);
     self->on_evict = Py_XNewRef(callables[1]);
     self->clock = Py_XNewRef(callables[2]);
@@ -715,7 +734,7 @@ PyMethodDef methods[] = {
      "peek($self, key, default=None)\n--\n\nThe value, or default. Counts nothing: no hit, no "
      "use."},
     {"put", method(cache_put), kFast,
-     "put($self, key, value, *, ttl=None, size=None)\n--\n\nStore a value."},
+     "put($self, key, value, *, ttl=None, size=None, cost=None)\n--\n\nStore a value."},
     {"pop", method(cache_pop), kFast,
      "pop($self, key, default=<raise KeyError>)\n--\n\nTake an entry out and return its value."},
     {"delete", method(cache_delete), METH_O,

@@ -57,7 +57,8 @@ Cache::Cache(const CacheOptions& options) {
   shift_ = 64 - static_cast<unsigned>(std::countr_zero(stripes));
   stripes_.reserve(stripes);
   for (size_t i = 0; i < stripes; ++i) {
-    stripes_.push_back(std::make_unique<Stripe>(share(options.limits, stripes, i), options.policy));
+    stripes_.push_back(std::make_unique<Stripe>(
+        ShardOptions{share(options.limits, stripes, i), options.policy, options.policy_options}));
   }
 }
 
@@ -78,17 +79,17 @@ Value Cache::get(const Digest& key, Nanoseconds now) {
     shard.miss();
     return Value();
   }
-  return shard.hit(slot).share();
+  return shard.hit(slot, now).share();
 }
 
 PutResult Cache::put(const Digest& key, Value& value, uint64_t size, Nanoseconds deadline,
-                     Nanoseconds now) {
+                     Nanoseconds now, double cost) {
   KeyedShard::Removals removals;
   Digest copy = key;
   Stripe& stripe = stripe_of(key);
   const std::lock_guard lock(stripe.mutex);
   KeyedShard& shard = stripe.shard;
-  const KeyedShard::Put put{size, deadline, now};
+  const KeyedShard::Put put{size, deadline, now, cost};
   Slot slot = shard.find(key.prefix(), same(key)).slot;
   if (slot != kNoSlot && shard.expired(slot, now)) {
     shard.remove(slot, Reason::kExpired, removals);

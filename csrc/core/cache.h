@@ -58,6 +58,7 @@ class Value {
 struct CacheOptions {
   Limits limits{};
   std::string_view policy = "lru";
+  PolicyOptions policy_options{};
   size_t stripes = 0;  // a power of two; 0: chosen by the limits
 };
 
@@ -72,7 +73,7 @@ class Cache {
   [[nodiscard]] Value get(const Digest& key, Nanoseconds now = 0);
   // deadline: 0 for never. Takes the value only if it returns kInserted or kReplaced.
   [[nodiscard]] PutResult put(const Digest& key, Value& value, uint64_t size,
-                              Nanoseconds deadline = 0, Nanoseconds now = 0);
+                              Nanoseconds deadline = 0, Nanoseconds now = 0, double cost = 1);
   // Without counting a hit or a use.
   [[nodiscard]] bool contains(const Digest& key, Nanoseconds now = 0) const;
   bool remove(const Digest& key);
@@ -89,7 +90,7 @@ class Cache {
  private:
   using KeyedShard = Shard<Digest, Value>;
   struct alignas(64) Stripe {
-    Stripe(Limits limits, std::string_view policy) : shard(limits, policy) {}
+    explicit Stripe(const ShardOptions& options) : shard(options) {}
     mutable std::mutex mutex;
     KeyedShard shard;
   };

@@ -3,6 +3,7 @@
 #include <array>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "core/policy_fifo.h"
 #include "core/policy_lfu.h"
@@ -12,13 +13,17 @@ namespace blatam {
 namespace {
 
 template <class P>
-std::unique_ptr<Policy> make() {
-  return std::make_unique<P>();
+std::unique_ptr<Policy> make(const PolicyOptions& options) {
+  if constexpr (std::is_constructible_v<P, const PolicyOptions&>) {
+    return std::make_unique<P>(options);
+  } else {
+    return std::make_unique<P>();
+  }
 }
 
 struct Registered {
   std::string_view name;
-  std::unique_ptr<Policy> (*make)();
+  std::unique_ptr<Policy> (*make)(const PolicyOptions&);
 };
 
 // A new policy is one new file and one line here.
@@ -36,9 +41,9 @@ constexpr auto kNames = [] {
 
 }  // namespace
 
-std::unique_ptr<Policy> make_policy(std::string_view name) {
+std::unique_ptr<Policy> make_policy(std::string_view name, const PolicyOptions& options) {
   for (const Registered& policy : kRegistry) {
-    if (policy.name == name) return policy.make();
+    if (policy.name == name) return policy.make(options);
   }
   std::string message = "unknown policy '" + std::string(name) + "'; known:";
   for (const std::string_view known : kNames) message.append(" ").append(known);

@@ -1,6 +1,10 @@
-// A Policy decides which entry leaves. It sees dense slot numbers, never keys or values, and its
-// whole vocabulary is insert, hit, victim, remove. It takes no lock, reads no clock and allocates
-// nothing on a hit; whoever owns it calls it from one thread at a time.
+// A Policy decides which entry leaves. It sees dense slot numbers and hashes, never keys or values,
+// and its whole vocabulary is insert, hit, update, evict, remove. It takes no lock, reads no clock
+// and allocates only in grow(); whoever owns it calls it from one thread at a time.
+//
+// Eviction comes before insertion: a full cache first asks for a slot, naming what is to come, then
+// inserts into it. Policies known from papers in the other order are written so that the result is
+// the paper's.
 #pragma once
 
 #include <cstddef>
@@ -48,28 +52,59 @@ class Pins {
   size_t pinned_ = 0;
 };
 
+// What a policy may know of an entry.
+struct Item {
+  uint64_t hash = 0;  // of the key, well mixed: what has left is remembered by it
+  uint64_t size = 0;  // bytes; 0: unknown
+  double cost = 1;    // of computing the value again, in any unit
+};
+
+// Options of single policies; each ignores those of the others.
+struct PolicyOptions {
+  // lfu: what a use is worth after as many requests as there are entries. 1: counts never fade.
+  double decay = 1;
+  // tinylfu: share of the entries in the window, from 0 to 1. Negative: it adapts.
+  double window = -1;
+};
+
 class Policy {
  public:
+  // A capacity that is not known, or not limited.
+  static constexpr size_t kUnbounded = SIZE_MAX;
+
   Policy() = default;
   Policy(const Policy&) = delete;
   Policy& operator=(const Policy&) = delete;
   virtual ~Policy() = default;
 
-  // Makes room for slots [0, slots). The only call that allocates; never shrinks.
+  // Makes room for slots [0, slots), and for what the policy remembers of the evicted. The only
+  // call that allocates; never shrinks.
   virtual void grow(size_t slots) = 0;
+  // How many entries fit, for policies that divide them into regions; kUnbounded until this is
+  // called. Called before the first insert; again when a limit changes; and before evict() where
+  // the limit is one of bytes, with as many as there are. Requires entries > 0.
+  virtual void set_capacity(size_t entries) noexcept { (void)entries; }
+
   // Requires slot < the last grow() and slot not inside.
-  virtual void insert(Slot slot) noexcept = 0;
-  // The entry was read, or its value replaced. Requires slot inside.
+  virtual void insert(Slot slot, const Item& item) noexcept = 0;
+  // The entry was read. Requires slot inside.
   virtual void hit(Slot slot) noexcept = 0;
-  // The slot to evict next among those not pinned, or kNoSlot. Changes nothing: the owner calls
-  // remove() when it acts on the answer.
-  [[nodiscard]] virtual Slot victim(const Pins& pins) const noexcept = 0;
-  // Requires slot inside.
+  // Its value was replaced. Requires slot inside.
+  virtual void update(Slot slot, const Item& item) noexcept {
+    (void)item;
+    hit(slot);
+  }
+  // Chooses among those not pinned, takes the slot out and returns it; kNoSlot if all are pinned.
+  // incoming: the item that is to be inserted in its place next, or nullptr.
+  [[nodiscard]] virtual Slot evict(const Pins& pins, const Item* incoming) noexcept = 0;
+  // Takes the slot out and forgets it: it was deleted, or expired. Requires slot inside.
   virtual void remove(Slot slot) noexcept = 0;
+  // Memory of the bookkeeping in bytes.
+  [[nodiscard]] virtual size_t memory_bytes() const noexcept = 0;
 };
 
 // Throws std::invalid_argument that lists the known names.
-std::unique_ptr<Policy> make_policy(std::string_view name);
+std::unique_ptr<Policy> make_policy(std::string_view name, const PolicyOptions& options = {});
 std::span<const std::string_view> policy_names() noexcept;
 
 }  // namespace blatam

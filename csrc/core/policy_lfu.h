@@ -26,7 +26,7 @@ class Lfu final : public Policy {
     }
   }
 
-  void insert(Slot slot) noexcept override {
+  void insert(Slot slot, const Item&) noexcept override {
     BucketId first = lowest_;
     if (first == kNone || buckets_[first].count != 1) first = make_after(kNone, 1);
     enter(first, slot);
@@ -41,15 +41,21 @@ class Lfu final : public Policy {
     enter(to, slot);
   }
 
-  [[nodiscard]] Slot victim(const Pins& pins) const noexcept override {
+  [[nodiscard]] Slot evict(const Pins& pins, const Item*) noexcept override {
     for (BucketId id = lowest_; id != kNone; id = buckets_[id].higher) {
       const Slot slot = links_.oldest_unpinned(buckets_[id].list, pins);
-      if (slot != kNoSlot) return slot;
+      if (slot == kNoSlot) continue;
+      leave(id, slot);
+      return slot;
     }
     return kNoSlot;
   }
 
   void remove(Slot slot) noexcept override { leave(bucket_of_[slot], slot); }
+  [[nodiscard]] size_t memory_bytes() const noexcept override {
+    return links_.memory_bytes() + bucket_of_.capacity() * sizeof(BucketId) +
+           buckets_.capacity() * sizeof(Bucket);
+  }
 
  private:
   using BucketId = uint32_t;

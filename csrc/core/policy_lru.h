@@ -8,16 +8,19 @@ namespace blatam {
 class Lru final : public Policy {
  public:
   void grow(size_t slots) override { links_.grow(slots); }
-  void insert(Slot slot) noexcept override { links_.push_newest(list_, slot); }
+  void insert(Slot slot, const Item&) noexcept override { links_.push_newest(list_, slot); }
   void hit(Slot slot) noexcept override {
     if (slot == list_.newest) return;
     links_.unlink(list_, slot);
     links_.push_newest(list_, slot);
   }
-  [[nodiscard]] Slot victim(const Pins& pins) const noexcept override {
-    return links_.oldest_unpinned(list_, pins);
+  [[nodiscard]] Slot evict(const Pins& pins, const Item*) noexcept override {
+    const Slot slot = links_.oldest_unpinned(list_, pins);
+    if (slot != kNoSlot) links_.unlink(list_, slot);
+    return slot;
   }
   void remove(Slot slot) noexcept override { links_.unlink(list_, slot); }
+  [[nodiscard]] size_t memory_bytes() const noexcept override { return links_.memory_bytes(); }
 
  private:
   SlotLinks links_;

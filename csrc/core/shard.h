@@ -20,13 +20,11 @@
 #include <utility>
 #include <vector>
 
+#include "core/expiry.h"
 #include "core/policy.h"
 #include "core/table.h"
 
 namespace blatam {
-
-// Nanoseconds of any clock that never goes back; 0 as a deadline means "never".
-using Nanoseconds = uint64_t;
 
 enum class Match : uint8_t { kNo, kYes, kAsk };
 
@@ -48,6 +46,13 @@ enum class PutResult : uint8_t {
 struct Limits {
   uint64_t entries = 0;
   uint64_t bytes = 0;
+};
+
+struct ShardOptions {
+  Limits limits{};
+  std::string_view policy = "lru";
+  PolicyOptions policy_options{};
+  Nanoseconds idle = 0;  // an entry not used for so long expires; 0: never
 };
 
 struct Stats {
@@ -127,11 +132,18 @@ class Shard {
     uint64_t size = 0;  // bytes
     Nanoseconds deadline = 0;
     Nanoseconds now = 0;
+    double cost = 1;
   };
 
   // Throws std::invalid_argument for an unknown policy.
-  Shard(Limits limits, std::string_view policy)
-      : limits_(limits), policy_name_(policy), policy_(make_policy(policy)) {}
+  explicit Shard(const ShardOptions& options)
+      : limits_(options.limits),
+        policy_name_(options.policy),
+        policy_options_(options.policy_options),
+        idle_(options.idle),
+        policy_(make_policy(options.policy, options.policy_options)) {
+    tell_capacity(limits_.entries);
+  }
 
   // match(const Key&) -> Match. May be called for keys that differ; must not touch the shard.
   template <class MatchKey>
@@ -149,21 +161,24 @@ class Shard {
   }
 
   [[nodiscard]] bool expired(Slot slot, Nanoseconds now) const noexcept {
-    return !deadlines_.empty() && deadlines_[slot] != 0 && deadlines_[slot] <= now;
+    return expiry_ != nullptr && expiry_->passed(slot, now);
   }
 
   // True once any entry was given a deadline: only then does anyone need to read the clock.
-  [[nodiscard]] bool has_deadlines() const noexcept { return !deadlines_.empty(); }
+  [[nodiscard]] bool has_deadlines() const noexcept { return expiry_ != nullptr; }
 
   // Requires a slot that find() gave and that is not expired. Counts the hit.
-  const Value& hit(Slot slot) noexcept {
+  const Value& hit(Slot slot, Nanoseconds now) noexcept {
     ++stats_.hits;
-    policy_->hit(slot);
+    touch(slot, now);
     return entries_[slot].value;
   }
   void miss() noexcept { ++stats_.misses; }
   // The use of an entry without reading it.
-  void touch(Slot slot) noexcept { policy_->hit(slot); }
+  void touch(Slot slot, Nanoseconds now) noexcept {
+    policy_->hit(slot);
+    if (idle_ != 0) expiry_->set(slot, earlier(hard_deadlines_[slot], now + idle_));
+  }
   [[nodiscard]] const Value& value(Slot slot) const noexcept { return entries_[slot].value; }
 
   // Stores a value under a key that find() did not find. On a refusal the caller keeps key and
@@ -176,15 +191,16 @@ class Shard {
     if (!room) return refuse(PutResult::kPinned);
     prepare(put, 1);
     sweep(put.now, removals);
-    make_room(1, put.size, removals);
+    const Item item{hash, put.size, put.cost};
+    make_room(1, put.size, &item, removals);
     const Slot slot = take_slot();
     entries_[slot].key = std::move(key);
     entries_[slot].value = std::move(value);
     entries_[slot].hash = hash;
     set_size(slot, put.size);
-    if (!deadlines_.empty()) deadlines_[slot] = put.deadline;
+    set_deadline(slot, put);
     table_.insert(hash, slot);
-    policy_->insert(slot);
+    policy_->insert(slot, item);
     ++stats_.inserts;
     return PutResult::kInserted;
   }
@@ -200,7 +216,7 @@ class Shard {
     // Pinned while the others make room for it.
     pin(slot);
     try {
-      make_room(0, put.size > size(slot) ? put.size - size(slot) : 0, removals);
+      make_room(0, put.size > size(slot) ? put.size - size(slot) : 0, nullptr, removals);
       removals.reserve(1);
     } catch (...) {
       unpin(slot);
@@ -213,27 +229,16 @@ class Shard {
     if (pins_.holds(slot)) pinned_bytes_ += put.size - size(slot);
     stats_.bytes -= size(slot);
     set_size(slot, put.size);
-    if (!deadlines_.empty()) deadlines_[slot] = put.deadline;
-    policy_->hit(slot);
+    set_deadline(slot, put);
+    policy_->update(slot, {entries_[slot].hash, put.size, put.cost});
     return PutResult::kReplaced;
   }
 
   // Takes the entry out, pinned or not.
   void remove(Slot slot, Reason reason, Removals& removals) {
     removals.reserve(1);
-    Entry& entry = entries_[slot];
-    removals.add({std::move(entry.key), std::move(entry.value), reason});
-    ++stats_.removals[static_cast<size_t>(reason)];
-    if (pins_.holds(slot)) pinned_bytes_ -= size(slot);
-    pins_.forget(slot);
     policy_->remove(slot);
-    table_.erase(entry.hash, slot);
-    stats_.bytes -= size(slot);
-    set_size(slot, 0);
-    if (!deadlines_.empty()) deadlines_[slot] = 0;
-    entry.value = Value();
-    entry.hash = free_;
-    free_ = slot;
+    release(slot, reason, removals);
   }
 
   // Pins nest. A pinned entry is never evicted for room; it can still expire, be replaced, deleted
@@ -250,7 +255,8 @@ class Shard {
 
   // Removes every entry whose deadline has passed. O(slots).
   void expire(Nanoseconds now, Removals& removals) {
-    for (Slot slot = 0; slot < deadlines_.size(); ++slot) {
+    if (expiry_ == nullptr) return;
+    for (Slot slot = 0; slot < entries_.size(); ++slot) {
       if (expired(slot, now)) remove(slot, Reason::kExpired, removals);
     }
   }
@@ -258,7 +264,7 @@ class Shard {
   // Empties the shard; the policy forgets everything. Throws before it changes anything or not at
   // all. Statistics go on.
   void clear(Removals& removals) {
-    Shard empty(limits_, policy_name_);
+    Shard empty({limits_, policy_name_, policy_options_, idle_});
     removals.reserve(table_.size());
     std::vector<Entry> entries;
     entries.swap(entries_);
@@ -266,12 +272,13 @@ class Shard {
     stats_.bytes = 0;
     table_ = std::move(empty.table_);
     policy_ = std::move(empty.policy_);
+    told_capacity_ = empty.told_capacity_;
     sizes_.clear();
-    deadlines_.clear();
+    expiry_.reset();
+    hard_deadlines_.clear();
     pins_ = Pins();
     pinned_bytes_ = 0;
     free_ = kNoSlot;
-    hand_ = 0;
     for (Entry& entry : entries) {
       if (!entry.value) continue;
       removals.add({std::move(entry.key), std::move(entry.value), Reason::kCleared});
@@ -281,7 +288,8 @@ class Shard {
   // New limits; evicts down to them, pinned entries excepted.
   void resize(Limits limits, Removals& removals) {
     limits_ = limits;
-    make_room(0, 0, removals);
+    tell_capacity(limits_.entries);
+    make_room(0, 0, nullptr, removals);
   }
 
   [[nodiscard]] Limits limits() const noexcept { return limits_; }
@@ -294,8 +302,9 @@ class Shard {
   }
   // What the bookkeeping takes, keys' and values' own memory not included.
   [[nodiscard]] size_t memory_bytes() const noexcept {
-    return table_.memory_bytes() + entries_.capacity() * sizeof(Entry) +
-           sizes_.capacity() * sizeof(uint64_t) + deadlines_.capacity() * sizeof(Nanoseconds);
+    return table_.memory_bytes() + policy_->memory_bytes() + entries_.capacity() * sizeof(Entry) +
+           sizes_.capacity() * sizeof(uint64_t) + hard_deadlines_.capacity() * sizeof(Nanoseconds) +
+           (expiry_ == nullptr ? 0 : expiry_->memory_bytes());
   }
 
   // f(key, value) for every entry, in slot order.
@@ -320,9 +329,30 @@ class Shard {
     uint64_t hash = kNoSlot;  // of a free slot: the next free one
   };
 
-  // Slots looked at for a passed deadline on every insert: expired entries are gone within half as
-  // many inserts as there are slots, for a constant price.
-  static constexpr size_t kSweep = 2;
+  // Steps an insert takes to reclaim what has expired. An entry needs at most one for each level of
+  // the wheel, so inserts keep up with what they bring, and none waits for a whole wave to go.
+  static constexpr unsigned kSweep = 16;
+
+  static Nanoseconds earlier(Nanoseconds a, Nanoseconds b) noexcept {
+    return a == 0 || b == 0 ? a | b : std::min(a, b);
+  }
+
+  void set_deadline(Slot slot, const Put& put) noexcept {
+    if (expiry_ == nullptr) return;
+    if (idle_ == 0) {
+      expiry_->set(slot, put.deadline);
+    } else {
+      hard_deadlines_[slot] = put.deadline;
+      expiry_->set(slot, earlier(put.deadline, put.now + idle_));
+    }
+  }
+
+  // 0: not limited.
+  void tell_capacity(uint64_t entries) noexcept {
+    if (entries == told_capacity_) return;
+    told_capacity_ = entries;
+    policy_->set_capacity(entries == 0 ? Policy::kUnbounded : entries);
+  }
 
   [[nodiscard]] uint64_t size(Slot slot) const noexcept {
     return sizes_.empty() ? 0 : sizes_[slot];
@@ -355,30 +385,51 @@ class Shard {
     const size_t slots = entries_.capacity();
     policy_->grow(slots);
     if ((put.size != 0 || !sizes_.empty()) && sizes_.size() < slots) sizes_.resize(slots);
-    if ((put.deadline != 0 || !deadlines_.empty()) && deadlines_.size() < slots) {
-      deadlines_.resize(slots);
+    if (put.deadline != 0 || idle_ != 0 || expiry_ != nullptr) {
+      if (expiry_ == nullptr) expiry_ = std::make_unique<Expiry>(put.now);
+      expiry_->grow(slots);
+      if (idle_ != 0 && hard_deadlines_.size() < slots) hard_deadlines_.resize(slots);
     }
   }
 
   // Evicts until `more` entries and `bytes` bytes fit, or nothing unpinned is left.
-  void make_room(uint64_t more, uint64_t bytes, Removals& removals) {
-    while ((limits_.entries != 0 && table_.size() + more > limits_.entries) ||
-           (limits_.bytes != 0 && stats_.bytes + bytes > limits_.bytes)) {
-      const Slot slot = policy_->victim(pins_);
+  void make_room(uint64_t more, uint64_t bytes, const Item* incoming, Removals& removals) {
+    for (;;) {
+      const bool entries = limits_.entries != 0 && table_.size() + more > limits_.entries;
+      if (!entries && (limits_.bytes == 0 || stats_.bytes + bytes <= limits_.bytes)) return;
+      tell_capacity(entries ? limits_.entries : table_.size());
+      removals.reserve(1);
+      const Slot slot = policy_->evict(pins_, incoming);
       if (slot == kNoSlot) return;
-      remove(slot, Reason::kCapacity, removals);
+      release(slot, Reason::kCapacity, removals);
     }
   }
 
+  // Before eviction, so that what has expired leaves before anything that has not.
   void sweep(Nanoseconds now, Removals& removals) {
-    if (deadlines_.empty()) return;
-    for (size_t i = 0; i < kSweep; ++i) {
-      if (hand_ >= entries_.size()) hand_ = 0;
-      if (hand_ < entries_.size() && expired(hand_, now)) {
-        remove(hand_, Reason::kExpired, removals);
-      }
-      ++hand_;
+    if (expiry_ == nullptr) return;
+    unsigned budget = kSweep;
+    for (;;) {
+      const Slot slot = expiry_->due(now, budget);
+      if (slot == kNoSlot) return;
+      remove(slot, Reason::kExpired, removals);
     }
+  }
+
+  // The slot has left its policy; the rest follows. Requires removals.reserve(1).
+  void release(Slot slot, Reason reason, Removals& removals) noexcept {
+    Entry& entry = entries_[slot];
+    removals.add({std::move(entry.key), std::move(entry.value), reason});
+    ++stats_.removals[static_cast<size_t>(reason)];
+    if (pins_.holds(slot)) pinned_bytes_ -= size(slot);
+    pins_.forget(slot);
+    table_.erase(entry.hash, slot);
+    stats_.bytes -= size(slot);
+    set_size(slot, 0);
+    if (expiry_ != nullptr) expiry_->set(slot, 0);
+    entry.value = Value();
+    entry.hash = free_;
+    free_ = slot;
   }
 
   [[nodiscard]] Slot take_slot() noexcept {
@@ -393,15 +444,18 @@ class Shard {
 
   Limits limits_;
   std::string policy_name_;
+  PolicyOptions policy_options_;
+  Nanoseconds idle_;
   std::unique_ptr<Policy> policy_;
+  uint64_t told_capacity_ = 0;
   Table table_;
   std::vector<Entry> entries_;
-  std::vector<uint64_t> sizes_;         // empty until an entry has a size
-  std::vector<Nanoseconds> deadlines_;  // empty until an entry has a deadline
+  std::vector<uint64_t> sizes_;              // empty until an entry has a size
+  std::unique_ptr<Expiry> expiry_;           // nullptr until an entry has a deadline
+  std::vector<Nanoseconds> hard_deadlines_;  // with idle_: those that no use extends
   Pins pins_;
   uint64_t pinned_bytes_ = 0;
   Slot free_ = kNoSlot;
-  Slot hand_ = 0;
   Stats stats_;
 };
 

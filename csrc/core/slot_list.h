@@ -44,7 +44,20 @@ class SlotLinks {
     }
   }
 
+  void push_oldest(SlotList& list, Slot slot) noexcept {
+    links_[slot] = {list.oldest, kNoSlot};
+    if (list.oldest != kNoSlot) {
+      links_[list.oldest].older = slot;
+    } else {
+      list.newest = slot;
+    }
+    list.oldest = slot;
+  }
+
+  [[nodiscard]] Slot older(Slot slot) const noexcept { return links_[slot].older; }
   [[nodiscard]] Slot newer(Slot slot) const noexcept { return links_[slot].newer; }
+
+  [[nodiscard]] size_t memory_bytes() const noexcept { return links_.capacity() * sizeof(Link); }
 
   // The oldest slot that is not pinned, or kNoSlot.
   [[nodiscard]] Slot oldest_unpinned(const SlotList& list, const Pins& pins) const noexcept {

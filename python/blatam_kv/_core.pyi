@@ -46,6 +46,9 @@ class CacheBase(Generic[_K, _V]):
         sizeof: Callable[[_V], int] | None,
         on_evict: Callable[[_K, _V, str], object] | None,
         clock: Callable[[], float] | None,
+        idle_ttl: float | None,
+        decay: float,
+        window: float,
     ) -> None: ...
     @overload
     def get(self, key: _K, default: None = None) -> _V | None: ...
@@ -56,7 +59,13 @@ class CacheBase(Generic[_K, _V]):
     @overload
     def peek(self, key: _K, default: _D) -> _V | _D: ...
     def put(
-        self, key: _K, value: _V, *, ttl: float | None = None, size: int | None = None
+        self,
+        key: _K,
+        value: _V,
+        *,
+        ttl: float | None = None,
+        size: int | None = None,
+        cost: float | None = None,
     ) -> None: ...
     @overload
     def pop(self, key: _K) -> _V: ...

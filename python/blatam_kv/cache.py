@@ -112,17 +112,25 @@ class Cache(CacheBase[K, V], Generic[K, V]):
         sizeof: Callable[[V], int] | None = None,
         on_evict: Callable[[K, V, str], object] | None = None,
         clock: Callable[[], float] | None = None,
+        idle_ttl: float | None = None,
+        decay: float | None = None,
+        window: float | None = None,
     ) -> None:
         entries = _entries(capacity)
         max_bytes = _bytes(capacity_bytes)
         if policy not in policies():
             known = ", ".join(policies())
             raise ConfigError(f"unknown policy {policy!r}; choose one of {known}")
-        if ttl is not None and not (isinstance(ttl, int | float) and ttl > 0):
-            raise ConfigError(f"ttl must be a positive number of seconds, not {ttl!r}")
+        for name, seconds in (("ttl", ttl), ("idle_ttl", idle_ttl)):
+            if seconds is not None and not (isinstance(seconds, int | float) and seconds > 0):
+                raise ConfigError(f"{name} must be a positive number of seconds, not {seconds!r}")
+        fades = _fraction("decay", decay, policy, "lfu", 1.0)
+        share = _fraction("window", window, policy, "tinylfu", -1.0)
         if sizeof is None and max_bytes:
             sizeof = _default_sizeof
-        super().__init__(entries, max_bytes, policy, ttl, sizeof, on_evict, clock)
+        super().__init__(
+            entries, max_bytes, policy, ttl, sizeof, on_evict, clock, idle_ttl, fades, share
+        )
         self._policy = policy
         self._flights: dict[K, Future[V]] = {}
         self._loads = _Loads()
@@ -406,6 +414,17 @@ def _entries(capacity: int | None) -> int:
     if not 1 <= number < 2**32 - 1:
         raise ConfigError(f"capacity must be from 1 to {2**32 - 2} entries, not {number}")
     return number
+
+
+def _fraction(name: str, value: float | None, policy: str, wanted: str, absent: float) -> float:
+    """An option of one policy, from 0 to 1; absent stands for None."""
+    if value is None:
+        return absent
+    if policy != wanted:
+        raise ConfigError(f"{name} is an option of policy={wanted!r}, not of {policy!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise ConfigError(f"{name} must be above 0 and at most 1, not {value!r}")
+    return float(value)
 
 
 def _bytes(capacity: int | str | None) -> int:

@@ -1,0 +1,33 @@
+"""Each eviction policy as one would explain it: lists, dicts and scans, nothing clever.
+
+One file a policy, named after it. ``Cache`` is compared with them step by step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from policies.fifo import Fifo
+from policies.lfu import Lfu
+from policies.lru import Lru
+
+
+class ReferencePolicy(Protocol):
+    """``insert`` … ``remove`` mirror csrc/core/policy.h; keys stand in for slots."""
+
+    def set_capacity(self, entries: int | None) -> None: ...
+    def insert(self, key: object, size: int, cost: float) -> None: ...
+    def hit(self, key: object) -> None: ...
+    def update(self, key: object, size: int, cost: float) -> None: ...
+    def evict(self, pinned: set[object], incoming: object | None) -> object | None:
+        """The victim, taken out; None if all are pinned. incoming: None for a shrinking cache."""
+
+    def remove(self, key: object) -> None: ...
+
+
+REFERENCES: dict[str, Callable[..., ReferencePolicy]] = {
+    "lru": Lru,
+    "lfu": Lfu,
+    "fifo": Fifo,
+}

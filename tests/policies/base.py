@@ -1,0 +1,33 @@
+"""What most references share."""
+
+from __future__ import annotations
+
+
+def mixed_hash(key: object) -> int:
+    """The 64-bit hash that the core gives its policies for a Python key."""
+    mask = (1 << 64) - 1
+    x = hash(key) & mask
+    for _ in range(2):
+        x ^= x >> 32
+        x = x * 0xD6E8FEB86659FD93 & mask
+    return x ^ x >> 32
+
+
+def oldest(keys: list[object], pinned: set[object]) -> object | None:
+    """The first key that is not pinned."""
+    return next((key for key in keys if key not in pinned), None)
+
+
+class Base:
+    """A policy that needs no capacity and treats a replaced value as a hit."""
+
+    capacity: int | None = None
+
+    def set_capacity(self, entries: int | None) -> None:
+        self.capacity = entries
+
+    def hit(self, key: object) -> None:
+        raise NotImplementedError
+
+    def update(self, key: object, size: int, cost: float) -> None:
+        self.hit(key)
