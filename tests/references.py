@@ -73,9 +73,9 @@ class ReferenceCache:
     def make_room(self, more: int, size: int, pinned: set[object], incoming: object | None) -> None:
         while True:
             crowded = bool(self.capacity) and len(self.entries) + more > (self.capacity or 0)
-            if not crowded:
-                if not self.capacity_bytes or self.bytes() + size <= self.capacity_bytes:
-                    return
+            heavy = bool(self.capacity_bytes) and self.bytes() + size > (self.capacity_bytes or 0)
+            if not crowded and not heavy:
+                return
             # Where bytes are the limit, as many entries fit as there are.
             self.policy.set_capacity(self.capacity if crowded else len(self.entries))
             key = self.policy.evict(pinned, incoming)
