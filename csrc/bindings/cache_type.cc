@@ -13,41 +13,13 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/key.h"
 #include "core/shard.h"
 
 namespace blatam::python {
 namespace {
 
-// ---- references ---------------------------------------------------------------------------------
-
-// One owned reference. Its destructor may run any Python code, so no Ref is dropped between a
-// lookup and the use of its slot: whatever leaves the shard waits in Removals until the call is
-// over.
-class Ref {
- public:
-  Ref() = default;
-  static Ref steal(PyObject* object) noexcept { return Ref(object); }
-  static Ref share(PyObject* object) noexcept {
-    Py_XINCREF(object);
-    return Ref(object);
-  }
-  Ref(Ref&& other) noexcept : object_(std::exchange(other.object_, nullptr)) {}
-  Ref& operator=(Ref&& other) noexcept {
-    std::swap(object_, other.object_);
-    return *this;
-  }
-  ~Ref() { Py_XDECREF(object_); }
-
-  [[nodiscard]] explicit operator bool() const noexcept { return object_ != nullptr; }
-  [[nodiscard]] PyObject* get() const noexcept { return object_; }
-  [[nodiscard]] PyObject* release() noexcept { return std::exchange(object_, nullptr); }
-
- private:
-  explicit Ref(PyObject* object) noexcept : object_(object) {}
-  PyObject* object_ = nullptr;
-};
-
-using PyShard = Shard<Ref, Ref>;
+using PyShard = Shard<Key, Ref>;
 using Removals = PyShard::Removals;
 
 struct CacheObject {
@@ -59,6 +31,28 @@ struct CacheObject {
   PyObject* weak_references;
   Nanoseconds ttl;  // 0: none
   bool idle;        // entries expire when they are not used
+#ifdef Py_GIL_DISABLED
+  PyMutex mutex;
+#endif
+};
+
+// Holds the shard. Without a GIL it is a lock, taken for tens of nanoseconds; with one it is
+// nothing. No Python code runs, and nothing is released, while one is held.
+class Held {
+ public:
+#ifdef Py_GIL_DISABLED
+  explicit Held(CacheObject* self) noexcept : mutex_(self->mutex) { PyMutex_Lock(&mutex_); }
+  ~Held() { PyMutex_Unlock(&mutex_); }
+
+ private:
+  PyMutex& mutex_;
+#else
+  explicit Held(CacheObject*) noexcept {}
+  ~Held() {}
+#endif
+ public:
+  Held(const Held&) = delete;
+  Held& operator=(const Held&) = delete;
 };
 
 PyObject* reason_names[kReasons];
@@ -74,78 +68,43 @@ bool ready(CacheObject* self) {
 
 // ---- lookup -------------------------------------------------------------------------------------
 
-// Python hashes small integers to themselves; the table wants every bit to matter.
-uint64_t mix(Py_hash_t hash) {
-  auto x = static_cast<uint64_t>(hash);
-  x ^= x >> 32;
-  x *= 0xd6e8feb86659fd93ull;
-  x ^= x >> 32;
-  x *= 0xd6e8feb86659fd93ull;
-  return x ^ x >> 32;
-}
-
-// What Python said about keys that had to be compared with ==. The keys are held, so an address
-// cannot come to mean another object.
-struct Verdict {
-  Ref key;
-  bool equal;
-};
-
-bool same_text(PyObject* a, PyObject* b) {
-  const Py_ssize_t length = PyUnicode_GET_LENGTH(a);
-  return length == PyUnicode_GET_LENGTH(b) && PyUnicode_KIND(a) == PyUnicode_KIND(b) &&
-         std::memcmp(PyUnicode_DATA(a), PyUnicode_DATA(b),
-                     static_cast<size_t>(length) * static_cast<size_t>(PyUnicode_KIND(a))) == 0;
-}
-
-// Decides at once what can be decided without running Python code.
-Match match(PyObject* stored, PyObject* key, const std::vector<Verdict>& verdicts) {
-  if (stored == key) return Match::kYes;
-  if (Py_TYPE(stored) == Py_TYPE(key)) {
-    if (PyUnicode_CheckExact(key)) return same_text(stored, key) ? Match::kYes : Match::kNo;
-    if (PyLong_CheckExact(key)) {  // comparing two ints cannot fail or call back
-      return PyObject_RichCompareBool(stored, key, Py_EQ) == 1 ? Match::kYes : Match::kNo;
-    }
-    if (PyBytes_CheckExact(key)) {
-      const Py_ssize_t size = PyBytes_GET_SIZE(key);
-      const bool same = size == PyBytes_GET_SIZE(stored) &&
-                        std::memcmp(PyBytes_AS_STRING(stored), PyBytes_AS_STRING(key),
-                                    static_cast<size_t>(size)) == 0;
-      return same ? Match::kYes : Match::kNo;
-    }
-  }
-  for (const Verdict& verdict : verdicts) {
-    if (verdict.key.get() == stored) return verdict.equal ? Match::kYes : Match::kNo;
-  }
-  return Match::kAsk;
-}
-
-// One key being looked up. Must outlive the use of `slot`: it holds the keys it was compared with.
-struct Lookup {
-  uint64_t hash = 0;
-  Slot slot = kNoSlot;
-  std::vector<Verdict> verdicts;
-
-  // False with an exception set if hashing or comparing failed. After it, and until Python code
-  // runs again, `slot` is where the key is, or kNoSlot.
-  bool find(CacheObject* self, PyObject* key) {
-    const Py_hash_t python_hash = PyObject_Hash(key);
-    if (python_hash == -1) return false;
-    hash = mix(python_hash);
-    for (;;) {
-      if (!ready(self)) return false;
+// The key could not be compared without Python's ==, which may do anything to this cache: hold the
+// candidate, let go of the shard, compare, look again.
+template <class Act>
+[[gnu::noinline]] bool find_asking(CacheObject* self, const Probe& probe, Act&& act) {
+  Verdicts verdicts;
+  for (;;) {
+    Ref candidate;
+    {
+      const Held held(self);
       const PyShard::Found found = self->shard->find(
-          hash, [&](const Ref& stored) { return match(stored.get(), key, verdicts); });
-      slot = found.slot;
-      if (found.ask == nullptr) return true;
-      // Python's == may do anything to this cache: hold the candidate, compare, look again.
-      Ref candidate = Ref::share(found.ask->get());
-      const int equal = PyObject_RichCompareBool(candidate.get(), key, Py_EQ);
-      if (equal < 0) return false;
-      verdicts.push_back({std::move(candidate), equal == 1});
+          probe.hash, [&](const Key& stored) { return verdicts.match(stored, probe); });
+      if (found.ask == nullptr) {
+        act(*self->shard, found.slot);
+        return true;
+      }
+      candidate = Ref::share(found.ask->get());
+    }
+    if (!verdicts.ask(std::move(candidate), probe.key) || !ready(self)) return false;
+  }
+}
+
+// Looks the key up and calls act(shard, slot), slot kNoSlot if it is not there, before anything
+// else can touch the shard. act runs no Python code and releases nothing. False with an exception
+// set if comparing failed.
+template <class Act>
+bool find(CacheObject* self, const Probe& probe, Act&& act) {
+  {
+    const Held held(self);
+    const PyShard::Found found =
+        self->shard->find(probe.hash, [&](const Key& stored) { return match(stored, probe); });
+    if (found.ask == nullptr) [[likely]] {
+      act(*self->shard, found.slot);
+      return true;
     }
   }
-};
+  return find_asking(self, probe, act);
+}
 
 // ---- time, size, removal ------------------------------------------------------------------------
 
@@ -164,11 +123,7 @@ bool read_ttl(PyObject* seconds, const char* what, Nanoseconds* ttl) {
   return true;
 }
 
-// May call the user's clock; reads none while nothing in the cache can expire. False with an
-// exception set.
-bool read_clock(CacheObject* self, bool needed, Nanoseconds* now) {
-  *now = 0;
-  if (!needed && !self->shard->has_deadlines()) return true;
+[[gnu::noinline]] bool ask_clock(CacheObject* self, Nanoseconds* now) {
   if (self->clock == nullptr) {
     *now = static_cast<Nanoseconds>(std::chrono::duration_cast<std::chrono::nanoseconds>(
                                         std::chrono::steady_clock::now().time_since_epoch())
@@ -185,6 +140,13 @@ bool read_clock(CacheObject* self, bool needed, Nanoseconds* now) {
   }
   *now = static_cast<Nanoseconds>(seconds * 1e9);
   return ready(self);
+}
+
+// May call the user's clock; reads none while nothing in the cache can expire. False with an
+// exception set.
+bool read_clock(CacheObject* self, bool needed, Nanoseconds* now) {
+  *now = 0;
+  return (!needed && !self->shard->has_deadlines()) || ask_clock(self, now);
 }
 
 bool read_size(PyObject* number, const char* what, uint64_t* size) {
@@ -265,126 +227,161 @@ R guarded(R failed, F&& f) {
 
 // ---- operations ---------------------------------------------------------------------------------
 
-// A new reference to the value, or nullptr: a miss, or (with an exception set) a failure.
-PyObject* read(CacheObject* self, PyObject* key) {
-  return guarded<PyObject*>(nullptr, [&]() -> PyObject* {
-    if (!ready(self)) return nullptr;
-    Removals removals;
-    Lookup lookup;
-    Nanoseconds now;
-    if (!read_clock(self, false, &now) || !lookup.find(self, key)) return nullptr;
-    PyShard& shard = *self->shard;
-    if (lookup.slot == kNoSlot) {
-      shard.miss();
-      return nullptr;
-    }
-    if (shard.expired(lookup.slot, now)) {
-      shard.remove(lookup.slot, Reason::kExpired, removals);
-      shard.miss();
-      announce(self, removals);
-      return nullptr;
-    }
-    return Py_NewRef(shard.hit(lookup.slot, now).get());
-  });
+// Hashes the key and reads the clock, which may run Python code. False with an exception set.
+bool begin(CacheObject* self, PyObject* key, Probe* probe, Nanoseconds* now) {
+  return ready(self) && probe->read(key) && ready(self) && read_clock(self, false, now);
 }
 
-bool store(CacheObject* self, PyObject* key, PyObject* value, PyObject* ttl, PyObject* size,
-           PyObject* cost) {
-  return guarded(false, [&] {
-    if (!ready(self)) return false;
-    PyShard::Put put;
-    Nanoseconds lifetime = self->ttl;
-    if (ttl != nullptr && ttl != Py_None && !read_ttl(ttl, "ttl", &lifetime)) return false;
-    if (size != nullptr && size != Py_None) {
-      if (!read_size(size, "size", &put.size)) return false;
-    } else if (self->size_of != nullptr) {
-      const Ref function = Ref::share(self->size_of);
-      const Ref measured = Ref::steal(PyObject_CallOneArg(function.get(), value));
-      if (!measured || !read_size(measured.get(), "what sizeof returns", &put.size)) return false;
-      if (!ready(self)) return false;
+// A new reference to the value, or nullptr: a miss, or (with an exception set) a failure.
+PyObject* read(CacheObject* self, const Probe& probe, Nanoseconds now) {
+  PyObject* value = nullptr;
+  bool stale = false;
+  const auto act = [&](PyShard& shard, Slot slot) {
+    if (slot == kNoSlot) {
+      shard.miss();
+    } else if (shard.expired(slot, now)) [[unlikely]] {
+      stale = true;
+    } else {
+      value = Py_NewRef(shard.hit(slot, now).get());
     }
-    if (cost != nullptr && cost != Py_None && !read_cost(cost, &put.cost)) return false;
-    if (!read_clock(self, lifetime != 0 || self->idle, &put.now)) return false;
-    put.deadline = lifetime == 0 ? 0 : put.now + lifetime;
+  };
+  if (!find(self, probe, act) || !stale) [[likely]]
+    return value;
 
-    Removals removals;
-    Lookup lookup;
-    Ref owned_key = Ref::share(key);
-    Ref owned_value = Ref::share(value);
-    if (!lookup.find(self, key)) return false;
-    PyShard& shard = *self->shard;
-    PutResult result;
-    try {
-      if (lookup.slot != kNoSlot && shard.expired(lookup.slot, put.now)) {
-        shard.remove(lookup.slot, Reason::kExpired, removals);
-        lookup.slot = kNoSlot;
+  Removals removals;
+  const bool found = guarded(false, [&] {
+    return find(self, probe, [&](PyShard& shard, Slot slot) {
+      if (slot != kNoSlot && shard.expired(slot, now)) {
+        shard.remove(slot, Reason::kExpired, removals);
       }
-      result = lookup.slot == kNoSlot
-                   ? shard.insert(lookup.hash, owned_key, owned_value, put, removals)
-                   : shard.replace(lookup.slot, owned_key, owned_value, put, removals);
-    } catch (const std::bad_alloc&) {
-      PyErr_NoMemory();
-      announce(self, removals);
-      return false;
-    }
-    const Limits limits = shard.limits();
-    announce(self, removals);
-    if (result == PutResult::kInserted || result == PutResult::kReplaced) return true;
-    refuse(result, put.size, limits);
-    return false;
+      shard.miss();
+    });
   });
+  announce(self, removals);
+  (void)found;  // a miss, or a failure with its exception set
+  return nullptr;
+}
+
+PyObject* read(CacheObject* self, PyObject* key) {
+  Probe probe;
+  Nanoseconds now;
+  return begin(self, key, &probe, &now) ? read(self, probe, now) : nullptr;
+}
+
+struct PutArguments {
+  PyObject* ttl = nullptr;
+  PyObject* size = nullptr;
+  PyObject* cost = nullptr;
+};
+
+// Reads what comes with a value. May run Python code. False with an exception set.
+bool read_put(CacheObject* self, PyObject* value, const PutArguments* given, PyShard::Put* put) {
+  const PutArguments arguments = given == nullptr ? PutArguments{} : *given;
+  Nanoseconds lifetime = self->ttl;
+  if (arguments.ttl != nullptr && arguments.ttl != Py_None &&
+      !read_ttl(arguments.ttl, "ttl", &lifetime)) {
+    return false;
+  }
+  if (arguments.size != nullptr && arguments.size != Py_None) {
+    if (!read_size(arguments.size, "size", &put->size)) return false;
+  } else if (self->size_of != nullptr) {
+    const Ref function = Ref::share(self->size_of);
+    const Ref measured = Ref::steal(PyObject_CallOneArg(function.get(), value));
+    if (!measured || !read_size(measured.get(), "what sizeof returns", &put->size)) return false;
+    if (!ready(self)) return false;
+  }
+  if (arguments.cost != nullptr && arguments.cost != Py_None &&
+      !read_cost(arguments.cost, &put->cost)) {
+    return false;
+  }
+  if (!read_clock(self, lifetime != 0 || self->idle, &put->now)) return false;
+  put->deadline = lifetime == 0 ? 0 : put->now + lifetime;
+  return ready(self);
+}
+
+bool store(CacheObject* self, PyObject* key, PyObject* value, const PutArguments* arguments) {
+  Probe probe;
+  PyShard::Put put;
+  if (!ready(self) || !probe.read(key) || !ready(self)) return false;
+  const bool plain = arguments == nullptr && self->size_of == nullptr && self->ttl == 0 &&
+                     !self->idle && !self->shard->has_deadlines();
+  if (!plain && !read_put(self, value, arguments, &put)) return false;
+
+  Removals removals;
+  Key owned_key(probe);
+  Ref owned_value = Ref::share(value);
+  PutResult result = PutResult::kInserted;
+  Limits limits;
+  const bool stored = guarded(false, [&] {
+    return find(self, probe, [&](PyShard& shard, Slot slot) {
+      if (slot != kNoSlot && shard.expired(slot, put.now)) {
+        shard.remove(slot, Reason::kExpired, removals);
+        slot = kNoSlot;
+      }
+      result = slot == kNoSlot ? shard.insert(probe.hash, owned_key, owned_value, put, removals)
+                               : shard.replace(slot, owned_key, owned_value, put, removals);
+      limits = shard.limits();
+    });
+  });
+  announce(self, removals);
+  if (!stored) return false;
+  if (result <= PutResult::kReplaced) [[likely]]
+    return true;
+  refuse(result, put.size, limits);
+  return false;
 }
 
 // Takes an entry out. 1: done, with its value in *value if value is not nullptr; 0: not there; -1:
 // failed with an exception set.
 int take(CacheObject* self, PyObject* key, PyObject** value) {
-  return guarded(-1, [&] {
-    if (!ready(self)) return -1;
-    Removals removals;
-    Lookup lookup;
-    Nanoseconds now;
-    if (!read_clock(self, false, &now) || !lookup.find(self, key)) return -1;
-    if (lookup.slot == kNoSlot) return 0;
-    PyShard& shard = *self->shard;
-    const bool expired = shard.expired(lookup.slot, now);
-    if (!expired && value != nullptr) *value = Py_NewRef(shard.value(lookup.slot).get());
-    try {
-      shard.remove(lookup.slot, expired ? Reason::kExpired : Reason::kDeleted, removals);
-    } catch (...) {
-      if (!expired && value != nullptr) Py_CLEAR(*value);
-      throw;
-    }
-    announce(self, removals);
-    return expired ? 0 : 1;
+  Probe probe;
+  Nanoseconds now;
+  if (!begin(self, key, &probe, &now)) return -1;
+  Removals removals;
+  Ref taken;
+  bool there = false;
+  const bool found = guarded(false, [&] {
+    return find(self, probe, [&](PyShard& shard, Slot slot) {
+      if (slot == kNoSlot) return;
+      there = !shard.expired(slot, now);
+      if (there) taken = Ref::share(shard.value(slot).get());
+      shard.remove(slot, there ? Reason::kDeleted : Reason::kExpired, removals);
+    });
   });
+  announce(self, removals);
+  if (!found) return -1;
+  if (there && value != nullptr) *value = taken.release();
+  return there ? 1 : 0;
 }
 
 // Looks a live entry up and calls f(shard, slot, now) -> bool. 1, 0 (absent, or f said so), -1.
 template <class F>
 int with_entry(CacheObject* self, PyObject* key, F&& f) {
-  return guarded(-1, [&] {
-    if (!ready(self)) return -1;
-    Lookup lookup;
-    Nanoseconds now;
-    if (!read_clock(self, false, &now) || !lookup.find(self, key)) return -1;
-    PyShard& shard = *self->shard;
-    if (lookup.slot == kNoSlot || shard.expired(lookup.slot, now)) return 0;
-    return f(shard, lookup.slot, now) ? 1 : 0;
+  Probe probe;
+  Nanoseconds now;
+  if (!begin(self, key, &probe, &now)) return -1;
+  bool answer = false;
+  const bool found = guarded(false, [&] {
+    return find(self, probe, [&](PyShard& shard, Slot slot) {
+      answer = slot != kNoSlot && !shard.expired(slot, now) && f(shard, slot, now);
+    });
   });
+  return found ? static_cast<int>(answer) : -1;
 }
 
 // f(shard, now, removals), for calls on the whole cache. Returns None, or nullptr on failure.
 template <class F>
 PyObject* with_all(CacheObject* self, bool needs_clock, F&& f) {
-  return guarded<PyObject*>(nullptr, [&]() -> PyObject* {
-    if (!ready(self)) return nullptr;
-    Removals removals;
-    Nanoseconds now = 0;
-    if (needs_clock && !read_clock(self, false, &now)) return nullptr;
+  Nanoseconds now = 0;
+  if (!ready(self) || (needs_clock && !read_clock(self, false, &now))) return nullptr;
+  Removals removals;
+  const bool done = guarded(false, [&] {
+    const Held held(self);
     f(*self->shard, now, removals);
-    announce(self, removals);
-    Py_RETURN_NONE;
+    return true;
   });
+  announce(self, removals);
+  return done ? Py_NewRef(Py_None) : nullptr;
 }
 
 PyObject* to_bool(int answer) { return answer < 0 ? nullptr : PyBool_FromLong(answer); }
@@ -431,7 +428,11 @@ bool parse(const char* function, PyObject* const* args, Py_ssize_t count, PyObje
 PyObject* cache_get(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
   static const char* const names[] = {"key", "default"};
   PyObject* in[2] = {};
-  if (!parse("get", args, count, keywords, names, 2, 2, 1, in)) return nullptr;
+  if (count == 1 && keywords == nullptr) [[likely]] {
+    in[0] = args[0];
+  } else if (!parse("get", args, count, keywords, names, 2, 2, 1, in)) {
+    return nullptr;
+  }
   if (PyObject* value = read(as_cache(self), in[0])) return value;
   if (PyErr_Occurred()) return nullptr;
   return Py_NewRef(in[1] == nullptr ? Py_None : in[1]);
@@ -454,7 +455,10 @@ PyObject* cache_put(PyObject* self, PyObject* const* args, Py_ssize_t count, PyO
   static const char* const names[] = {"key", "value", "ttl", "size", "cost"};
   PyObject* in[5] = {};
   if (!parse("put", args, count, keywords, names, 2, 5, 2, in)) return nullptr;
-  if (!store(as_cache(self), in[0], in[1], in[2], in[3], in[4])) return nullptr;
+  const PutArguments arguments{in[2], in[3], in[4]};
+  if (!store(as_cache(self), in[0], in[1], count == 2 && !keywords ? nullptr : &arguments)) {
+    return nullptr;
+  }
   Py_RETURN_NONE;
 }
 
@@ -539,7 +543,8 @@ PyObject* cache_put_many(PyObject* self, PyObject* const* args, Py_ssize_t count
     }
     const Ref key = Ref::share(PySequence_Fast_GET_ITEM(pair.get(), 0));
     const Ref value = Ref::share(PySequence_Fast_GET_ITEM(pair.get(), 1));
-    if (!store(as_cache(self), key.get(), value.get(), in[1], nullptr, nullptr)) return nullptr;
+    const PutArguments arguments{in[1], nullptr, nullptr};
+    if (!store(as_cache(self), key.get(), value.get(), &arguments)) return nullptr;
   }
   if (PyErr_Occurred()) return nullptr;
   Py_RETURN_NONE;
@@ -573,11 +578,14 @@ PyObject* cache_keys(PyObject* self_object, PyObject*) {
   Ref keys = Ref::steal(PyList_New(room));
   if (!keys || !ready(self)) return nullptr;
   Py_ssize_t filled = 0;
-  self->shard->for_each_slot([&](Slot slot, const Ref& key) {
-    if (filled < room && !self->shard->expired(slot, now)) {
-      PyList_SET_ITEM(keys.get(), filled++, Py_NewRef(key.get()));
-    }
-  });
+  {
+    const Held held(self);
+    self->shard->for_each_slot([&](Slot slot, const Key& key) {
+      if (filled < room && !self->shard->expired(slot, now)) {
+        PyList_SET_ITEM(keys.get(), filled++, Py_NewRef(key.get()));
+      }
+    });
+  }
   if (PyList_SetSlice(keys.get(), filled, room, nullptr) < 0) return nullptr;
   return keys.release();
 }
@@ -585,8 +593,15 @@ PyObject* cache_keys(PyObject* self_object, PyObject*) {
 PyObject* cache_counters(PyObject* self_object, PyObject*) {
   CacheObject* self = as_cache(self_object);
   if (!ready(self)) return nullptr;
-  const Stats stats = self->shard->stats();
-  const Limits limits = self->shard->limits();
+  Stats stats;
+  Limits limits;
+  size_t overhead;
+  {
+    const Held held(self);
+    stats = self->shard->stats();
+    limits = self->shard->limits();
+    overhead = self->shard->memory_bytes();
+  }
   Ref removals = Ref::steal(PyDict_New());
   if (!removals) return nullptr;
   for (size_t i = 0; i < kReasons; ++i) {
@@ -597,8 +612,7 @@ PyObject* cache_counters(PyObject* self_object, PyObject*) {
                        "inserts", stats.inserts, "refused", stats.refused, "entries", stats.entries,
                        "bytes", stats.bytes, "pinned", stats.pinned, "capacity", limits.entries,
                        "capacity_bytes", limits.bytes, "overhead_bytes",
-                       static_cast<Py_ssize_t>(self->shard->memory_bytes()), "removals",
-                       removals.release());
+                       static_cast<Py_ssize_t>(overhead), "removals", removals.release());
 }
 
 // ---- protocols ----------------------------------------------------------------------------------
@@ -615,8 +629,7 @@ PyObject* cache_subscript(PyObject* self, PyObject* key) {
 }
 
 int cache_assign(PyObject* self, PyObject* key, PyObject* value) {
-  if (value != nullptr)
-    return store(as_cache(self), key, value, nullptr, nullptr, nullptr) ? 0 : -1;
+  if (value != nullptr) return store(as_cache(self), key, value, nullptr) ? 0 : -1;
   const int found = take(as_cache(self), key, nullptr);
   if (found == 0) PyErr_SetObject(PyExc_KeyError, key);
   return found == 1 ? 0 : -1;
@@ -689,7 +702,7 @@ int cache_traverse(PyObject* self_object, visitproc visit, void* arg) {
   Py_VISIT(self->clock);
   if (self->shard == nullptr) return 0;
   int stop = 0;
-  self->shard->for_each([&](const Ref& key, const Ref& value) {
+  self->shard->for_each([&](const Key& key, const Ref& value) {
     if (stop == 0) stop = visit(key.get(), arg);
     if (stop == 0) stop = visit(value.get(), arg);
   });

@@ -101,13 +101,15 @@ class Shard {
       const size_t wanted = more_.size() + more;
       if ((used_ || more > 1) && wanted > more_.capacity()) more_.reserve(wanted * 2);
     }
-    void add(Removed removed) noexcept {
+    void add(Key& key, Value& value, Reason reason) noexcept {
       if (used_) {
-        more_.push_back(std::move(removed));
-      } else {
-        first_ = std::move(removed);
-        used_ = true;
+        more_.push_back({std::move(key), std::move(value), reason});
+        return;
       }
+      first_.key = std::move(key);
+      first_.value = std::move(value);
+      first_.reason = reason;
+      used_ = true;
     }
     template <class F>
     void for_each(F&& f) {
@@ -223,7 +225,7 @@ class Shard {
       throw;
     }
     unpin(slot);
-    removals.add({std::move(key), std::move(entries_[slot].value), Reason::kReplaced});
+    removals.add(key, entries_[slot].value, Reason::kReplaced);
     ++stats_.removals[static_cast<size_t>(Reason::kReplaced)];
     entries_[slot].value = std::move(value);
     if (pins_.holds(slot)) pinned_bytes_ += put.size - size(slot);
@@ -281,7 +283,7 @@ class Shard {
     free_ = kNoSlot;
     for (Entry& entry : entries) {
       if (!entry.value) continue;
-      removals.add({std::move(entry.key), std::move(entry.value), Reason::kCleared});
+      removals.add(entry.key, entry.value, Reason::kCleared);
     }
   }
 
@@ -369,24 +371,45 @@ class Shard {
     return why;
   }
 
-  // All that can fail for want of memory, before anything is evicted.
+  // All that can fail for want of memory, before anything is evicted. Every column that exists has
+  // as many places as entries_ has capacity.
   void prepare(const Put& put, size_t more) {
     // A full cache frees a slot and a bucket before it takes one, so a bounded one never outgrows
     // its bound.
-    const bool full = limits_.entries != 0 && table_.size() >= limits_.entries;
-    if (full) more = 0;
+    if (limits_.entries != 0 && table_.size() >= limits_.entries) more = 0;
+    const bool place = more == 0 || ((free_ != kNoSlot || entries_.size() < entries_.capacity()) &&
+                                     table_.has_room());
+    const bool columns = (put.size == 0 || !sizes_.empty()) &&
+                         ((put.deadline == 0 && idle_ == 0) || expiry_ != nullptr);
+    if (place && columns) [[likely]]
+      return;
+    grow(put, more);
+  }
+
+  void grow(const Put& put, size_t more) {
     table_.reserve(table_.size() + more);
     if (more != 0 && free_ == kNoSlot && entries_.size() == entries_.capacity()) {
       size_t slots = std::max<size_t>(16, entries_.capacity() * 2);
       if (limits_.entries > entries_.size()) slots = std::min<size_t>(slots, limits_.entries);
       if (slots >= kNoSlot) throw std::bad_alloc();
+      // The columns first: if one fails, entries_ still promises no more than all of them hold.
+      grow_columns(put, slots);
       entries_.reserve(slots);
+    } else {
+      grow_columns(put, entries_.capacity());
     }
-    const size_t slots = entries_.capacity();
+  }
+
+  void grow_columns(const Put& put, size_t slots) {
     policy_->grow(slots);
     if ((put.size != 0 || !sizes_.empty()) && sizes_.size() < slots) sizes_.resize(slots);
     if (put.deadline != 0 || idle_ != 0 || expiry_ != nullptr) {
-      if (expiry_ == nullptr) expiry_ = std::make_unique<Expiry>(put.now);
+      if (expiry_ == nullptr) {
+        auto expiry = std::make_unique<Expiry>(put.now);
+        expiry->grow(slots);
+        if (idle_ != 0) hard_deadlines_.resize(slots);
+        expiry_ = std::move(expiry);
+      }
       expiry_->grow(slots);
       if (idle_ != 0 && hard_deadlines_.size() < slots) hard_deadlines_.resize(slots);
     }
@@ -419,7 +442,7 @@ class Shard {
   // The slot has left its policy; the rest follows. Requires removals.reserve(1).
   void release(Slot slot, Reason reason, Removals& removals) noexcept {
     Entry& entry = entries_[slot];
-    removals.add({std::move(entry.key), std::move(entry.value), reason});
+    removals.add(entry.key, entry.value, reason);
     ++stats_.removals[static_cast<size_t>(reason)];
     if (pins_.holds(slot)) pinned_bytes_ -= size(slot);
     pins_.forget(slot);

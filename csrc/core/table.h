@@ -20,6 +20,9 @@ class Table {
  public:
   [[nodiscard]] size_t size() const noexcept { return size_; }
 
+  // True if one more fits without allocating.
+  [[nodiscard]] bool has_room() const noexcept { return size_ < room_; }
+
   // Makes room for `entries`; insert() up to that number then allocates nothing.
   void reserve(size_t entries) {
     if (entries <= room_) return;
