@@ -2,6 +2,7 @@
 
 #include <structmember.h>
 
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstddef>
@@ -31,6 +32,9 @@ struct CacheObject {
   PyObject* weak_references;
   Nanoseconds ttl;  // 0: none
   bool idle;        // entries expire when they are not used
+  // True from the first entry with a deadline on: only then does anyone need to read the clock.
+  // Relaxed: who reads it too early looks before that entry was there.
+  std::atomic<bool> dated;
 #ifdef Py_GIL_DISABLED
   PyMutex mutex;
 #endif
@@ -146,7 +150,7 @@ bool read_ttl(PyObject* seconds, const char* what, Nanoseconds* ttl) {
 // exception set.
 bool read_clock(CacheObject* self, bool needed, Nanoseconds* now) {
   *now = 0;
-  return (!needed && !self->shard->has_deadlines()) || ask_clock(self, now);
+  return (!needed && !self->dated.load(std::memory_order_relaxed)) || ask_clock(self, now);
 }
 
 bool read_size(PyObject* number, const char* what, uint64_t* size) {
@@ -294,17 +298,22 @@ bool read_put(CacheObject* self, PyObject* value, const PutArguments* given, PyS
       !read_cost(arguments.cost, &put->cost)) {
     return false;
   }
-  if (!read_clock(self, lifetime != 0 || self->idle, &put->now)) return false;
+  const bool dated = lifetime != 0 || self->idle;
+  if (dated) self->dated.store(true, std::memory_order_relaxed);
+  if (!read_clock(self, dated, &put->now)) return false;
   put->deadline = lifetime == 0 ? 0 : put->now + lifetime;
   return ready(self);
 }
 
-bool store(CacheObject* self, PyObject* key, PyObject* value, const PutArguments* arguments) {
+// present: nullptr to store in any case; otherwise an entry that is there already stays, is used,
+// and its value is given back in *present.
+bool store(CacheObject* self, PyObject* key, PyObject* value, const PutArguments* arguments,
+           PyObject** present = nullptr) {
   Probe probe;
   PyShard::Put put;
   if (!ready(self) || !probe.read(key) || !ready(self)) return false;
   const bool plain = arguments == nullptr && self->size_of == nullptr && self->ttl == 0 &&
-                     !self->idle && !self->shard->has_deadlines();
+                     !self->idle && !self->dated.load(std::memory_order_relaxed);
   if (!plain && !read_put(self, value, arguments, &put)) return false;
 
   Removals removals;
@@ -318,6 +327,11 @@ bool store(CacheObject* self, PyObject* key, PyObject* value, const PutArguments
         shard.remove(slot, Reason::kExpired, removals);
         slot = kNoSlot;
       }
+      if (present != nullptr && slot != kNoSlot) {
+        *present = Py_NewRef(shard.hit(slot, put.now).get());
+        return;
+      }
+      if (present != nullptr) shard.miss();
       result = slot == kNoSlot ? shard.insert(probe.hash, owned_key, owned_value, put, removals)
                                : shard.replace(slot, owned_key, owned_value, put, removals);
       limits = shard.limits();
@@ -462,6 +476,17 @@ PyObject* cache_put(PyObject* self, PyObject* const* args, Py_ssize_t count, PyO
   Py_RETURN_NONE;
 }
 
+PyObject* cache_setdefault(PyObject* self, PyObject* const* args, Py_ssize_t count,
+                           PyObject* keywords) {
+  static const char* const names[] = {"key", "default", "ttl", "size", "cost"};
+  PyObject* in[5] = {};
+  if (!parse("setdefault", args, count, keywords, names, 2, 5, 2, in)) return nullptr;
+  const PutArguments arguments{in[2], in[3], in[4]};
+  PyObject* present = nullptr;
+  if (!store(as_cache(self), in[0], in[1], &arguments, &present)) return nullptr;
+  return present != nullptr ? present : Py_NewRef(in[1]);
+}
+
 PyObject* cache_pop(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
   static const char* const names[] = {"key", "default"};
   PyObject* in[2] = {};
@@ -498,26 +523,90 @@ PyObject* cache_unpin(PyObject* self, PyObject* key) {
   }));
 }
 
-PyObject* cache_get_many(PyObject* self, PyObject* const* args, Py_ssize_t count,
+// The next item of a list or tuple, or an empty Ref past its end: Python code that a key runs, or
+// another thread, may have shortened it.
+Ref item_at(PyObject* sequence, Py_ssize_t i) {
+#ifdef Py_GIL_DISABLED
+  if (PyList_Check(sequence)) {
+    Ref item = Ref::steal(PyList_GetItemRef(sequence, i));
+    if (!item) PyErr_Clear();
+    return item;
+  }
+#endif
+  if (i >= PySequence_Fast_GET_SIZE(sequence)) return Ref();
+  return Ref::share(PySequence_Fast_GET_ITEM(sequence, i));
+}
+
+// Fills values[0..count) with new references, in the order of the probes. The buckets of all are on
+// their way from memory before the first is looked at. False with an exception set, and then
+// the values so far are there.
+bool read_batch(CacheObject* self, const Probe* probes, size_t count, Nanoseconds now,
+                PyObject* missing, PyObject** values) {
+  size_t i = 0;
+  while (i < count) {
+    {
+      const Held held(self);
+      PyShard& shard = *self->shard;
+      for (size_t j = i; j < count; ++j) shard.prefetch(probes[j].hash);
+      for (; i < count; ++i) {
+        const PyShard::Found found =
+            shard.find(probes[i].hash, [&](const Key& stored) { return match(stored, probes[i]); });
+        if (found.ask != nullptr) break;
+        if (found.slot == kNoSlot) {
+          shard.miss();
+          values[i] = Py_NewRef(missing);
+        } else if (shard.expired(found.slot, now)) {
+          break;
+        } else {
+          values[i] = Py_NewRef(shard.hit(found.slot, now).get());
+        }
+      }
+    }
+    if (i == count) break;
+    PyObject* value = read(self, probes[i], now);
+    if (value == nullptr && PyErr_Occurred()) return false;
+    values[i++] = value != nullptr ? value : Py_NewRef(missing);
+    if (!ready(self)) return false;
+  }
+  return true;
+}
+
+PyObject* cache_get_many(PyObject* self_object, PyObject* const* args, Py_ssize_t count,
                          PyObject* keywords) {
   static const char* const names[] = {"keys", "default"};
   PyObject* in[2] = {};
   if (!parse("get_many", args, count, keywords, names, 2, 2, 1, in)) return nullptr;
+  CacheObject* self = as_cache(self_object);
   PyObject* missing = in[1] == nullptr ? Py_None : in[1];
   const Ref keys = Ref::steal(PySequence_Fast(in[0], "get_many() takes an iterable of keys"));
-  if (!keys) return nullptr;
-  Ref values = Ref::steal(PyList_New(0));
+  Nanoseconds now;
+  if (!keys || !ready(self) || !read_clock(self, false, &now)) return nullptr;
+  const Py_ssize_t size = PySequence_Fast_GET_SIZE(keys.get());
+  Ref values = Ref::steal(PyList_New(size));
   if (!values) return nullptr;
-  // The size is read anew each time: a key's __eq__ may change the list.
-  for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(keys.get()); ++i) {
-    const Ref key = Ref::share(PySequence_Fast_GET_ITEM(keys.get(), i));
-    Ref value = Ref::steal(read(as_cache(self), key.get()));
-    if (!value) {
-      if (PyErr_Occurred()) return nullptr;
-      value = Ref::share(missing);
+  PyObject_GC_UnTrack(values.get());  // nobody may see it half filled
+  constexpr Py_ssize_t kBatch = 16;
+  Py_ssize_t filled = 0;
+  while (filled < size) {
+    Ref held[kBatch];
+    Probe probes[kBatch];
+    PyObject* found[kBatch] = {};
+    const Py_ssize_t wanted = std::min(kBatch, size - filled);
+    Py_ssize_t batch = 0;
+    for (; batch < wanted; ++batch) {
+      held[batch] = item_at(keys.get(), filled + batch);
+      if (!held[batch]) break;
+      if (!probes[batch].read(held[batch].get())) return nullptr;
     }
-    if (PyList_Append(values.get(), value.get()) < 0) return nullptr;
+    if (batch == 0) break;
+    const bool done =
+        ready(self) && read_batch(self, probes, static_cast<size_t>(batch), now, missing, found);
+    for (Py_ssize_t i = 0; i < batch; ++i) PyList_SET_ITEM(values.get(), filled + i, found[i]);
+    if (!done) return nullptr;
+    filled += batch;
   }
+  PyObject_GC_Track(values.get());
+  if (filled < size && PyList_SetSlice(values.get(), filled, size, nullptr) < 0) return nullptr;
   return values.release();
 }
 
@@ -569,12 +658,18 @@ PyObject* cache_set_limits(PyObject* self, PyObject* args) {
   });
 }
 
+Py_ssize_t cache_length(PyObject* self) {
+  if (!ready(as_cache(self))) return -1;
+  const Held held(as_cache(self));
+  return static_cast<Py_ssize_t>(as_cache(self)->shard->entries());
+}
+
 PyObject* cache_keys(PyObject* self_object, PyObject*) {
   CacheObject* self = as_cache(self_object);
   Nanoseconds now;
   if (!ready(self) || !read_clock(self, false, &now)) return nullptr;
   // Making the list may run the garbage collector, and so anything; filling it may not.
-  const auto room = static_cast<Py_ssize_t>(self->shard->entries());
+  const Py_ssize_t room = cache_length(self_object);
   Ref keys = Ref::steal(PyList_New(room));
   if (!keys || !ready(self)) return nullptr;
   Py_ssize_t filled = 0;
@@ -616,11 +711,6 @@ PyObject* cache_counters(PyObject* self_object, PyObject*) {
 }
 
 // ---- protocols ----------------------------------------------------------------------------------
-
-Py_ssize_t cache_length(PyObject* self) {
-  if (!ready(as_cache(self))) return -1;
-  return static_cast<Py_ssize_t>(as_cache(self)->shard->entries());
-}
 
 PyObject* cache_subscript(PyObject* self, PyObject* key) {
   PyObject* value = read(as_cache(self), key);
@@ -748,6 +838,9 @@ PyMethodDef methods[] = {
      "use."},
     {"put", method(cache_put), kFast,
      "put($self, key, value, *, ttl=None, size=None, cost=None)\n--\n\nStore a value."},
+    {"setdefault", method(cache_setdefault), kFast,
+     "setdefault($self, key, default, *, ttl=None, size=None, cost=None)\n--\n\nThe value that is "
+     "there, or default, which is stored: of many threads that ask at once all get the same one."},
     {"pop", method(cache_pop), kFast,
      "pop($self, key, default=<raise KeyError>)\n--\n\nTake an entry out and return its value."},
     {"delete", method(cache_delete), METH_O,

@@ -35,6 +35,7 @@ class Ref {
   [[nodiscard]] explicit operator bool() const noexcept { return object_ != nullptr; }
   [[nodiscard]] PyObject* get() const noexcept { return object_; }
   [[nodiscard]] PyObject* release() noexcept { return std::exchange(object_, nullptr); }
+  void prefetch() const noexcept { __builtin_prefetch(object_, 1); }
 
  private:
   explicit Ref(PyObject* object) noexcept : object_(object) {}
@@ -115,12 +116,19 @@ class Key {
     return reinterpret_cast<PyObject*>(bits_ & ~uintptr_t{1});
   }
   [[nodiscard]] bool plain() const noexcept { return (bits_ & 1) != 0; }
+  void prefetch() const noexcept { __builtin_prefetch(get(), 1); }
 
  private:
   uintptr_t bits_ = 0;
 };
 
 inline bool same_text(PyObject* a, PyObject* b) noexcept {
+  if (PyUnicode_IS_COMPACT_ASCII(a) && PyUnicode_IS_COMPACT_ASCII(b)) {
+    const Py_ssize_t letters = PyUnicode_GET_LENGTH(a);
+    return letters == PyUnicode_GET_LENGTH(b) &&
+           std::memcmp(reinterpret_cast<PyASCIIObject*>(a) + 1,
+                       reinterpret_cast<PyASCIIObject*>(b) + 1, static_cast<size_t>(letters)) == 0;
+  }
   const Py_ssize_t length = PyUnicode_GET_LENGTH(a);
   return length == PyUnicode_GET_LENGTH(b) && PyUnicode_KIND(a) == PyUnicode_KIND(b) &&
          std::memcmp(PyUnicode_DATA(a), PyUnicode_DATA(b),

@@ -147,7 +147,7 @@ py::tuple policies() {
 
 }  // namespace
 
-PYBIND11_MODULE(_core, module) {
+PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   module.doc() = "The native core of blatam_kv.";
   try {
     module.attr("__version__") = BLATAM_VERSION;

@@ -91,15 +91,18 @@ class Expiry {
   }
 
   void file(Slot slot) noexcept {
-    const Nanoseconds deadline = std::max(deadlines_[slot], time_);
-    unsigned level = 0;
-    while (level < kLevels - 1 &&
-           (deadline >> shift(level)) - (time_ >> shift(level)) >= kBuckets) {
-      ++level;
+    const Nanoseconds deadline = deadlines_[slot];
+    uint32_t list = kDue;
+    if (deadline > time_) {
+      unsigned level = 0;
+      while (level < kLevels - 1 &&
+             (deadline >> shift(level)) - (time_ >> shift(level)) >= kBuckets) {
+        ++level;
+      }
+      const Nanoseconds last = (time_ >> shift(level)) + kBuckets - 1;
+      const Nanoseconds tick = std::min(deadline >> shift(level), last);
+      list = level * kBuckets + static_cast<uint32_t>(tick % kBuckets);
     }
-    const Nanoseconds last = (time_ >> shift(level)) + kBuckets - 1;
-    const Nanoseconds tick = std::min(deadline >> shift(level), last);
-    const auto list = level * kBuckets + static_cast<uint32_t>(tick % kBuckets);
     const uint32_t node = kLists + slot;
     nodes_[node] = {nodes_[list].prev, list};
     nodes_[nodes_[list].prev].next = node;

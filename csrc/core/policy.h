@@ -97,6 +97,13 @@ class Policy {
   // Chooses among those not pinned, takes the slot out and returns it; kNoSlot if all are pinned.
   // incoming: the item that is to be inserted in its place next, or nullptr.
   [[nodiscard]] virtual Slot evict(const Pins& pins, const Item* incoming) noexcept = 0;
+  // A guess at the next two slots that evict() will return, for its owner to fetch from memory in
+  // time; kNoSlot where that would cost more than it saves.
+  struct Guess {
+    Slot next = kNoSlot;
+    Slot after = kNoSlot;
+  };
+  [[nodiscard]] virtual Guess next_victims() const noexcept { return {}; }
   // Takes the slot out and forgets it: it was deleted, or expired. Requires slot inside.
   virtual void remove(Slot slot) noexcept = 0;
   // Memory of the bookkeeping in bytes.

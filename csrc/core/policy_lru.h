@@ -19,6 +19,10 @@ class Lru final : public Policy {
     if (slot != kNoSlot) links_.unlink(list_, slot);
     return slot;
   }
+  [[nodiscard]] Guess next_victims() const noexcept override {
+    if (list_.empty()) return {};
+    return {list_.oldest, links_.newer(list_.oldest)};
+  }
   void remove(Slot slot) noexcept override { links_.unlink(list_, slot); }
   [[nodiscard]] size_t memory_bytes() const noexcept override { return links_.memory_bytes(); }
 

@@ -147,6 +147,9 @@ class Shard {
     tell_capacity(limits_.entries);
   }
 
+  // Ahead of find(), by as much as memory takes to answer.
+  void prefetch(uint64_t hash) const noexcept { table_.prefetch(hash); }
+
   // match(const Key&) -> Match. May be called for keys that differ; must not touch the shard.
   template <class MatchKey>
   [[nodiscard]] Found find(uint64_t hash, MatchKey&& match) const {
@@ -165,9 +168,6 @@ class Shard {
   [[nodiscard]] bool expired(Slot slot, Nanoseconds now) const noexcept {
     return expiry_ != nullptr && expiry_->passed(slot, now);
   }
-
-  // True once any entry was given a deadline: only then does anyone need to read the clock.
-  [[nodiscard]] bool has_deadlines() const noexcept { return expiry_ != nullptr; }
 
   // Requires a slot that find() gave and that is not expired. Counts the hit.
   const Value& hit(Slot slot, Nanoseconds now) noexcept {
@@ -194,6 +194,7 @@ class Shard {
     prepare(put, 1);
     sweep(put.now, removals);
     const Item item{hash, put.size, put.cost};
+    const bool full = limits_.entries != 0 && table_.size() >= limits_.entries;
     make_room(1, put.size, &item, removals);
     const Slot slot = take_slot();
     entries_[slot].key = std::move(key);
@@ -204,6 +205,7 @@ class Shard {
     table_.insert(hash, slot);
     policy_->insert(slot, item);
     ++stats_.inserts;
+    if (full) prefetch_victims();
     return PutResult::kInserted;
   }
 
@@ -426,6 +428,17 @@ class Shard {
       if (slot == kNoSlot) return;
       release(slot, Reason::kCapacity, removals);
     }
+  }
+
+  // The next insert will evict: what it touches then is on its way meanwhile.
+  void prefetch_victims() const noexcept {
+    const Policy::Guess victims = policy_->next_victims();
+    if (victims.after != kNoSlot) __builtin_prefetch(&entries_[victims.after]);
+    if (victims.next == kNoSlot) return;
+    const Entry& entry = entries_[victims.next];
+    table_.prefetch(entry.hash);
+    if constexpr (requires { entry.key.prefetch(); }) entry.key.prefetch();
+    if constexpr (requires { entry.value.prefetch(); }) entry.value.prefetch();
   }
 
   // Before eviction, so that what has expired leaves before anything that has not.

@@ -31,6 +31,10 @@ class Table {
     rehash(wanted);
   }
 
+  void prefetch(uint64_t hash) const noexcept {
+    __builtin_prefetch(buckets_.data() + (tag_of(hash) & mask_));
+  }
+
   // Calls accept(slot) for each slot whose tag matches until it returns true; returns that slot, or
   // kNoSlot. accept must not change the table.
   template <class Accept>

@@ -67,6 +67,15 @@ class CacheBase(Generic[_K, _V]):
         size: int | None = None,
         cost: float | None = None,
     ) -> None: ...
+    def setdefault(
+        self,
+        key: _K,
+        default: _V,
+        *,
+        ttl: float | None = None,
+        size: int | None = None,
+        cost: float | None = None,
+    ) -> _V: ...
     @overload
     def pop(self, key: _K) -> _V: ...
     @overload

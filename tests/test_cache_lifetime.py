@@ -1,0 +1,126 @@
+"""What a cache leaves behind: nothing, whether it is dropped, forked or alive at exit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from blatam_kv._core import policies
+
+
+def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+@pytest.mark.parametrize("policy", policies())
+def test_memory_comes_back(policy: str) -> None:
+    """The resident size after many caches is that after a few."""
+    done = run(
+        """
+        import gc, sys
+        import blatam_kv as kv
+
+        def pages():
+            return int(open("/proc/self/statm").read().split()[1])
+
+        def live(policy):
+            cache = kv.Cache(capacity=500, capacity_bytes=300_000, policy=policy, ttl=9, idle_ttl=5,
+                             on_evict=lambda *_: None, sizeof=lambda _: 100)
+            for i in range(1500):
+                cache.put((i % 900, "key"), bytes(200), cost=i % 5)
+                cache.get((i % 700, "key"))
+                if i % 7 == 0:
+                    cache.pin((i % 900, "key"))
+                    cache.delete((i % 900, "key"))
+            cache.get_many([(i, "key") for i in range(50)])
+            cache.resize(100)
+            cache.clear()
+            cache.put("self", cache)
+
+        for _ in range(20):
+            live(sys.argv[1])
+        gc.collect()
+        before, blocks = pages(), sys.getallocatedblocks()
+        for _ in range(60):
+            live(sys.argv[1])
+        gc.collect()
+        print(pages() - before, sys.getallocatedblocks() - blocks)
+        """,
+        policy,
+    )
+    assert done.returncode == 0, done.stderr
+    more_pages, more_blocks = map(int, done.stdout.split())
+    assert more_pages < 300, "a leaked cache of 500 entries is some 20 pages; 60 would be 1,200"
+    assert more_blocks < 500
+
+
+def test_fork_after_use() -> None:
+    """The child has its own copy; neither sees what the other does."""
+    done = run(
+        """
+        import os
+        import blatam_kv as kv
+
+        cache = kv.Cache(capacity=3)
+        for i in range(3):
+            cache[i] = str(i)
+        child = os.fork()
+        if child == 0:
+            cache[3] = "3"
+            assert [cache.get(i) for i in range(4)] == [None, "1", "2", "3"]
+            cache.clear()
+            assert len(cache) == 0
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert cache.items() == [(0, "0"), (1, "1"), (2, "2")]
+        """
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("how", ["falls off the end", "sys.exit", "raises", "cycle", "thread"])
+def test_interpreter_shuts_down_with_entries_alive(how: str) -> None:
+    done = run(
+        """
+        import sys, threading
+        import blatam_kv as kv
+
+        class Loud:
+            def __del__(self):
+                # Modules may be gone by now; the cache itself must still answer.
+                cache.get("x")
+                cache.put("late", 1)
+
+        cache = kv.Cache(capacity=4, on_evict=lambda *_: None)
+        other = kv.Cache(capacity=100)
+        for i in range(10):
+            cache[i] = Loud()
+            other[i] = bytes(1000)
+        how = sys.argv[1]
+        if how == "cycle":
+            cache["me"] = cache
+            cache["other"], other["cache"] = other, cache
+        elif how == "thread":
+            threading.Thread(target=lambda: [cache.get(i) for i in range(1000)], daemon=True).start()
+        elif how == "sys.exit":
+            sys.exit(0)
+        elif how == "raises":
+            sys.excepthook = lambda *_: None
+            raise ValueError
+        """,
+        how,
+    )
+    assert done.returncode == (1 if how == "raises" else 0), done.stderr
+    assert "Fatal" not in done.stderr
