@@ -27,9 +27,9 @@ PACKAGE = "blatam_kv"
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"_core", "_cuda"}),
-    frozenset({"codecs", "config", "devices", "metrics", "record", "tensors"}),
+    frozenset({"codecs", "config", "devices", "metrics", "parameters", "record", "tensors"}),
     frozenset({"tiers"}),
-    frozenset({"cache", "blocks"}),
+    frozenset({"cache", "cached", "blocks"}),
     frozenset({"", "integrations"}),
     frozenset({"truthgpt", "backup", "migrate"}),
     frozenset({"bul"}),

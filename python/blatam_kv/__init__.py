@@ -2,6 +2,7 @@
 
 from blatam_kv._core import __version__
 from blatam_kv.cache import Cache, CacheStats
+from blatam_kv.cached import cached
 from blatam_kv.errors import (
     ConfigError,
     CorruptRecord,
@@ -27,4 +28,5 @@ __all__ = [
     "NoRoom",
     "ReentrantComputation",
     "__version__",
+    "cached",
 ]
