@@ -502,6 +502,63 @@ def test_bookkeeping_stays_small() -> None:
         assert cache.stats().overhead_bytes / len(cache) < most
 
 
+# ---- setdefault ---------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.none() | st.integers(), st.booleans())))
+def test_setdefault_is_a_dicts(steps: list[tuple[int, int | None, bool]]) -> None:
+    cache: kv.Cache[int, int | None] = kv.Cache(capacity=10)
+    model: dict[int, int | None] = {}
+    hits = 0
+    for key, value, forget in steps:
+        if forget:
+            assert cache.delete(key) == (key in model)
+            model.pop(key, None)
+            continue
+        hits += key in model
+        assert cache.setdefault(key, value) == model.setdefault(key, value)
+        assert dict(cache.items()) == model
+    assert cache.stats().hits == hits
+
+
+def test_setdefault_replaces_what_has_expired() -> None:
+    now = 0.0
+    cache: kv.Cache[str, int] = kv.Cache(capacity=10, clock=lambda: now)
+    assert cache.setdefault("k", 1, ttl=5) == 1
+    now = 4.0
+    assert cache.setdefault("k", 2) == 1
+    now = 5.0
+    assert cache.setdefault("k", 3) == 3
+    stats = cache.stats()
+    assert (stats.hits, stats.misses, stats.evictions["expired"]) == (1, 2, 1)
+
+
+def test_setdefault_that_is_refused_stores_nothing() -> None:
+    cache: kv.Cache[str, bytes] = kv.Cache(capacity_bytes=10, sizeof=len)
+    with pytest.raises(kv.EntryTooLarge):
+        cache.setdefault("k", b"x" * 11)
+    assert "k" not in cache
+
+
+def test_of_a_thousand_threads_one_sets_the_default() -> None:
+    cache: kv.Cache[str, int] = kv.Cache(capacity=10)
+    answers: list[int] = []
+    gate = threading.Event()
+
+    def ask(mine: int) -> None:
+        gate.wait()
+        answers.append(cache.setdefault("k", mine))
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(1000)]
+    for thread in threads:
+        thread.start()
+    gate.set()
+    for thread in threads:
+        thread.join()
+    assert answers == [cache["k"]] * 1000
+    assert (cache.stats().inserts, cache.stats().misses) == (1, 1)
+
+
 # ---- single flight ------------------------------------------------------------------------------
 
 
