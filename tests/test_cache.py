@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import blatam_kv as kv
+from blatam_kv.flights import Flight, Flights
 
 
 def test_mapping_face() -> None:
@@ -694,6 +695,38 @@ def test_cancelling_one_waiter_hurts_no_other() -> None:
     assert cache["k"] == 5
 
 
+def test_a_computation_cancelled_before_its_first_step_blocks_no_one() -> None:
+    cache: kv.Cache[str, int] = kv.Cache(capacity=10)
+
+    async def compute() -> int:
+        return 7
+
+    async def hasty() -> None:
+        asyncio.create_task(cache.aget_or_compute("k", compute))  # noqa: RUF006 - cancelled below
+        await asyncio.sleep(0)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+    asyncio.run(hasty())
+    assert asyncio.run(cache.aget_or_compute("k", compute)) == 7
+    assert cache.get_or_compute("k", lambda: 8) == 7
+
+
+def test_who_meets_a_flight_at_the_moment_it_lands_takes_off_anew() -> None:
+    class Late(Flights[str, int]):
+        def future_of(self, flight: Flight[int], *, waits: bool = False) -> Any:
+            self.land("k", flight, value=1)
+            return super().future_of(flight, waits=waits)
+
+    flights = Late()
+    first, future = flights.join("k")
+    assert future is None
+    second, future = flights.join("k")
+    assert future is None
+    assert second is not first
+    assert flights.collapsed == 0
+
+
 def test_interrupted_leader_is_replaced() -> None:
     cache: kv.Cache[str, int] = kv.Cache(capacity=10)
     started, gate = threading.Event(), threading.Event()
@@ -732,19 +765,26 @@ def test_get_or_compute_honours_ttl_and_size() -> None:
 # ---- what computing costs -----------------------------------------------------------------------
 
 
-class Crowd(kv.Cache[str, int]):
+class Gates(Flights[str, int]):
     """Opens a gate whenever as many callers as it stands for have joined a flight."""
 
     def __init__(self, *sizes: int) -> None:
-        super().__init__(capacity=10)
+        super().__init__()
         self.gates = {size: threading.Event() for size in sizes}
         self._joined = itertools.count(1)
 
-    def _join(self, key: str) -> Any:
-        joined = super()._join(key)
+    def join(self, key: str, *, again: bool = False) -> Any:
+        joined = super().join(key, again=again)
         if gate := self.gates.get(next(self._joined)):
             gate.set()
         return joined
+
+
+class Crowd(kv.Cache[str, int]):
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(capacity=10)
+        self._flights = Gates(*sizes)
+        self.gates = self._flights.gates
 
 
 @pytest.fixture
@@ -756,7 +796,7 @@ def seconds_pass(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         nonlocal now
         now += seconds
 
-    monkeypatch.setattr("blatam_kv.cache.perf_counter", lambda: now)
+    monkeypatch.setattr("blatam_kv.flights.perf_counter", lambda: now)
     return move
 
 
@@ -854,7 +894,7 @@ def test_a_caller_that_outlives_two_leaders_has_collapsed_once() -> None:
 def test_a_hit_never_reaches_the_counters_of_loads() -> None:
     cache: kv.Cache[str, int] = kv.Cache(capacity=10)
     cache["k"] = 1
-    cache._loads = None  # type: ignore[assignment]
+    cache._flights = None  # type: ignore[assignment]
     assert cache.get_or_compute("k", lambda: 2) == 1
     assert asyncio.run(cache.aget_or_compute("k", lambda: asyncio.sleep(0, 2))) == 1
 

@@ -27,7 +27,9 @@ PACKAGE = "blatam_kv"
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"_core", "_cuda"}),
-    frozenset({"codecs", "config", "devices", "metrics", "parameters", "record", "tensors"}),
+    frozenset(
+        {"codecs", "config", "devices", "flights", "metrics", "parameters", "record", "tensors"}
+    ),
     frozenset({"tiers"}),
     frozenset({"cache", "cached", "blocks"}),
     frozenset({"", "integrations"}),

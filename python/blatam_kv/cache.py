@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextvars
 import math
 import operator
 import re
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from threading import RLock
-from time import perf_counter
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, SupportsIndex, TypeVar, cast
+from functools import partial
+from typing import Any, Generic, NoReturn, SupportsIndex, TypeVar, cast
 
 from blatam_kv._core import CacheBase, policies
-from blatam_kv.errors import ConfigError, EntryTooLarge, NoRoom, ReentrantComputation
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
+from blatam_kv.errors import ConfigError, EntryTooLarge, NoRoom
+from blatam_kv.flights import Flight, Flights, computing
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -29,11 +24,6 @@ _UNITS = {"": 1, "B": 1} | {
     for suffix, base in (("B", 1000), ("iB", 1024))
     for power, prefix in enumerate("KMGT", start=1)
 }
-
-# The computations that this thread or task is in the middle of, as (cache id, key).
-_computing: contextvars.ContextVar[tuple[tuple[int, object], ...]] = contextvars.ContextVar(
-    "blatam_kv_computing", default=()
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +122,7 @@ class Cache(CacheBase[K, V], Generic[K, V]):
             entries, max_bytes, policy, ttl, sizeof, on_evict, clock, idle_ttl, fades, share
         )
         self._policy = policy
-        self._flights: dict[K, Future[V]] = {}
-        self._loads = _Loads()
+        self._flights: Flights[K, V] = Flights()
 
     def values(self) -> list[V]:
         """A list of the values; counts nothing."""
@@ -158,10 +147,10 @@ class Cache(CacheBase[K, V], Generic[K, V]):
     def stats(self) -> CacheStats:
         """Exact counters; cheap enough for every scrape."""
         now = self._counters()
-        loads = self._loads
-        with loads.lock:  # the four belong together
-            count, failures, seconds = loads.count, loads.failures, loads.seconds
-            collapsed = loads.collapsed
+        flights = self._flights
+        with flights.lock:  # the four belong together
+            loads, failures, seconds = flights.loads, flights.failures, flights.seconds
+            collapsed = flights.collapsed
         return CacheStats(
             policy=self._policy,
             capacity=now["capacity"] or None,
@@ -175,7 +164,7 @@ class Cache(CacheBase[K, V], Generic[K, V]):
             refused=now["refused"],
             evictions=now["removals"],
             overhead_bytes=now["overhead_bytes"],
-            loads=count,
+            loads=loads,
             load_failures=failures,
             load_seconds=seconds,
             collapsed=collapsed,
@@ -197,42 +186,39 @@ class Cache(CacheBase[K, V], Generic[K, V]):
         self, key: K, compute: Callable[[], V], ttl: float | None = None, size: int | None = None
     ) -> V:
         """``get_or_compute`` after a miss that was counted."""
-        from concurrent.futures import CancelledError
-
-        waited = False
+        flights = self._flights
+        again = False
         while True:
-            self._refuse_reentry(key)
-            flight, leader = self._join(key)
-            if not leader:
-                if not waited:  # a caller counts once, however many leaders it outlives
-                    waited = True
-                    self._loads.join()
-                try:
-                    return flight.result()
-                except CancelledError:
-                    if not flight.cancelled():
-                        raise
-                    continue  # the leader was interrupted: take its place
-            token = _computing.set((*_computing.get(), (id(self), key)))
+            flight, future = flights.join(key, again=again)
+            if future is None:
+                break
+            from concurrent.futures import CancelledError
+
+            again = True
             try:
-                # Another flight may have landed between our miss and our take-off.
-                value: V = self.peek(key, _MISSING)
-                if value is _MISSING:
-                    # No helper around compute: a function that recurses through the cache reaches
-                    # Python's limit sooner with every frame we add.
-                    with _Load(self._loads):
-                        value = compute()
-                    self._keep(key, value, ttl, size)
-            except Exception as error:
-                self._land(key, flight, error=error)
-                raise
-            except BaseException:
-                self._land(key, flight, abandoned=True)
-                raise
-            finally:
-                _computing.reset(token)
-            self._land(key, flight, value)
-            return value
+                return future.result()
+            except CancelledError:
+                if not future.cancelled():
+                    raise
+                # The leader was interrupted: take its place.
+        token = flights.take_off(key)
+        try:
+            # Another flight may have landed between our miss and our take-off.
+            value: V = self.peek(key, _MISSING)
+            if value is _MISSING:
+                flight.begin()
+                # Called from here and nowhere deeper: a function that recurses through the cache
+                # reaches Python's limit sooner with every frame we add.
+                value = compute()
+                flight.end()
+                self._keep(key, value, ttl, size)
+        except BaseException as error:
+            flights.land(key, flight, error=error)
+            raise
+        finally:
+            computing.reset(token)
+        flights.land(key, flight, value=value)
+        return value
 
     async def aget_or_compute(
         self,
@@ -262,87 +248,70 @@ class Cache(CacheBase[K, V], Generic[K, V]):
         """``aget_or_compute`` after a miss that was counted."""
         import asyncio
 
-        waited = False
+        flights = self._flights
+        again = False
         while True:
-            self._refuse_reentry(key)
-            flight, leader = self._join(key)
-            if not leader and not waited:
-                waited = True
-                self._loads.join()
-            if leader:
-                token = _computing.set((*_computing.get(), (id(self), key)))
+            flight, future = flights.join(key, again=again)
+            leads = future is None
+            if future is None:
+                future = flights.future_of(flight)
+                assert future is not None  # our own flight lands no sooner than its task runs
+                token = flights.take_off(key)
                 try:
                     computation = asyncio.create_task(self._fly(key, flight, compute, ttl, size))
                 finally:
-                    _computing.reset(token)
+                    computing.reset(token)
                 _running.add(computation)  # the loop itself keeps only a weak reference
                 computation.add_done_callback(_running.discard)
-            waiter = asyncio.wrap_future(flight)
+                computation.add_done_callback(partial(self._land_unflown, key, flight))
+            again = True
+            waiter = asyncio.wrap_future(future)
             waiter.add_done_callback(_retrieve)
             try:
                 return await asyncio.shield(waiter)
             except asyncio.CancelledError:
                 task = asyncio.current_task()
-                if flight.cancelled() and not leader and task is not None and not task.cancelling():
+                if future.cancelled() and not leads and task is not None and not task.cancelling():
                     continue  # not we but the leader was cancelled: take its place
                 raise
 
     async def _fly(
         self,
         key: K,
-        flight: Future[V],
+        flight: Flight[V],
         compute: Callable[[], Awaitable[V]],
         ttl: float | None,
         size: int | None,
     ) -> None:
         try:
-            value = self.peek(key, _MISSING)
+            value: V = self.peek(key, _MISSING)
             if value is _MISSING:
-                with _Load(self._loads):
-                    value = await compute()
+                flight.begin()
+                value = await compute()
+                flight.end()
                 self._keep(key, value, ttl, size)
-        except Exception as error:
-            self._land(key, flight, error=error)
-        except BaseException:
-            self._land(key, flight, abandoned=True)
-            raise
+        except BaseException as error:
+            self._flights.land(key, flight, error=error)
+            if not isinstance(error, Exception):
+                raise
         else:
-            self._land(key, flight, value)
+            self._flights.land(key, flight, value=value)
+
+    def _land_unflown(self, key: K, flight: Flight[V], _: object) -> None:
+        """End what a task leaves behind that was cancelled before its first step."""
+        if not flight.landed:
+            from asyncio import CancelledError
+
+            self._flights.land(key, flight, error=CancelledError())
 
     def _keep(self, key: K, value: V, ttl: float | None, size: int | None) -> None:
-        # Refused is counted by the core; the caller still gets its value.
-        with suppress(EntryTooLarge, NoRoom):
-            self.put(key, value, ttl=ttl, size=size)
-
-    def _refuse_reentry(self, key: K) -> None:
-        if (id(self), key) in _computing.get():
-            raise ReentrantComputation(
-                f"computing {key!r} asked the cache for {key!r}; it would wait for itself"
-            )
-
-    def _join(self, key: K) -> tuple[Future[V], bool]:
-        from concurrent.futures import Future
-
-        mine: Future[V] = Future()
-        flight = self._flights.setdefault(key, mine)  # one atomic step: a single leader
-        return flight, flight is mine
-
-    def _land(
-        self,
-        key: K,
-        flight: Future[V],
-        value: V = _MISSING,
-        *,
-        error: Exception | None = None,
-        abandoned: bool = False,
-    ) -> None:
-        self._flights.pop(key, None)
-        if abandoned:
-            flight.cancel()
-        elif error is not None:
-            flight.set_exception(error)
-        else:
-            flight.set_result(value)
+        try:
+            if ttl is None and size is None:
+                self[key] = value
+            else:
+                self.put(key, value, ttl=ttl, size=size)
+        except (EntryTooLarge, NoRoom):
+            pass  # the core counts what it refuses; the caller gets its value all the same
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Cache cannot be pickled or copied; make a new one from its items()")
@@ -353,46 +322,6 @@ class Cache(CacheBase[K, V], Generic[K, V]):
             f", {name}={now[name]}" for name in ("capacity", "capacity_bytes") if now[name]
         )
         return f"<Cache policy={self._policy!r}, entries={now['entries']}{limits}>"
-
-
-class _Loads:
-    """What computing has cost; written on misses only.
-
-    The lock is re-entrant because a destructor or a signal handler may run between any two lines
-    and use the same cache.
-    """
-
-    __slots__ = ("collapsed", "count", "failures", "lock", "seconds")
-
-    def __init__(self) -> None:
-        self.lock = RLock()
-        self.count = self.failures = self.collapsed = 0
-        self.seconds = 0.0
-
-    def join(self) -> None:
-        with self.lock:
-            self.collapsed += 1
-
-
-class _Load:
-    """One call of a compute function, as a ``with`` block that counts and times it."""
-
-    __slots__ = ("_began", "_loads")
-
-    def __init__(self, loads: _Loads) -> None:
-        self._loads = loads
-
-    def __enter__(self) -> None:
-        self._began = perf_counter()
-
-    def __exit__(self, error: object, *_: object) -> None:
-        seconds = perf_counter() - self._began
-        loads = self._loads
-        with loads.lock:
-            loads.count += 1
-            loads.seconds += seconds
-            if error is not None:
-                loads.failures += 1
 
 
 _running: set[Any] = set()  # Any: tasks, without importing asyncio here
