@@ -49,7 +49,7 @@ def test_the_core_needs_little() -> None:
 
 
 def test_the_promised_extras_exist() -> None:
-    promised = "server documents redis postgres local gpu otel cuda-build test all"
+    promised = "server documents redis postgres local gpu otel plots cuda-build test all"
     assert set(promised.split()) <= set(EXTRAS)
 
 

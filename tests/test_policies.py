@@ -20,7 +20,8 @@ DATA = Path(__file__).parent / "data"
 
 @cache
 def trace_of(name: str) -> list[int]:
-    return np.frombuffer(lzma.decompress((DATA / f"{name}.u32.xz").read_bytes()), "<u4").tolist()
+    ids = np.frombuffer(lzma.decompress((DATA / f"{name}.u32.xz").read_bytes()), "<u4")
+    return [int(key) for key in ids]
 
 
 def replay(policy: str, capacity: int, trace: list[int], **options: float) -> None:
