@@ -373,14 +373,13 @@ class Shard {
     return why;
   }
 
-  // All that can fail for want of memory, before anything is evicted. Every column that exists has
-  // as many places as entries_ has capacity.
+  // All that can fail for want of memory, before anything is evicted. The table and every column
+  // that exists have as many places as entries_ has capacity.
   void prepare(const Put& put, size_t more) {
     // A full cache frees a slot and a bucket before it takes one, so a bounded one never outgrows
     // its bound.
     if (limits_.entries != 0 && table_.size() >= limits_.entries) more = 0;
-    const bool place = more == 0 || ((free_ != kNoSlot || entries_.size() < entries_.capacity()) &&
-                                     table_.has_room());
+    const bool place = more == 0 || free_ != kNoSlot || entries_.size() < entries_.capacity();
     const bool columns = (put.size == 0 || !sizes_.empty()) &&
                          ((put.deadline == 0 && idle_ == 0) || expiry_ != nullptr);
     if (place && columns) [[likely]]
@@ -389,12 +388,12 @@ class Shard {
   }
 
   void grow(const Put& put, size_t more) {
-    table_.reserve(table_.size() + more);
     if (more != 0 && free_ == kNoSlot && entries_.size() == entries_.capacity()) {
       size_t slots = std::max<size_t>(16, entries_.capacity() * 2);
       if (limits_.entries > entries_.size()) slots = std::min<size_t>(slots, limits_.entries);
       if (slots >= kNoSlot) throw std::bad_alloc();
-      // The columns first: if one fails, entries_ still promises no more than all of them hold.
+      // Entries last: if one of the others fails, they still promise no more than all of them hold.
+      table_.reserve(slots, [&](Slot slot) { return entries_[slot].hash; });
       grow_columns(put, slots);
       entries_.reserve(slots);
     } else {
