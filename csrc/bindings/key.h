@@ -67,7 +67,9 @@ struct Probe {
     key = object;
     Py_hash_t python_hash = -1;
     if (PyUnicode_CheckExact(object)) {
-      python_hash = reinterpret_cast<PyASCIIObject*>(object)->hash;
+      // Without a GIL another thread may be computing it now: -1 or the hash, never half of it.
+      python_hash =
+          __atomic_load_n(&reinterpret_cast<PyASCIIObject*>(object)->hash, __ATOMIC_RELAXED);
     } else if (PyLong_CheckExact(object)) {
       Py_ssize_t value;
       if (small_value(object, &value)) {
