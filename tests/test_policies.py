@@ -71,6 +71,10 @@ PUBLISHED: dict[str, tuple[str, dict[str, float], float]] = {
     "LRU": ("lru", {}, 1e-6),
     "LFU": ("lfu", {}, 1e-6),
     "FIFO": ("fifo", {}, 1e-6),
+    "SIEVE": ("sieve", {}, 1e-6),
+    "S3FIFO": ("s3fifo", {}, 1e-6),
+    "ARC": ("arc", {}, 1e-6),
+    "LIRS": ("lirs", {}, 1e-6),
 }
 
 

@@ -5,9 +5,13 @@
 #include <string>
 #include <type_traits>
 
+#include "core/policy_arc.h"
 #include "core/policy_fifo.h"
 #include "core/policy_lfu.h"
+#include "core/policy_lirs.h"
 #include "core/policy_lru.h"
+#include "core/policy_s3fifo.h"
+#include "core/policy_sieve.h"
 
 namespace blatam {
 namespace {
@@ -27,11 +31,17 @@ struct Registered {
 };
 
 // A new policy is one new file and one line here.
+// clang-format off
 constexpr std::array kRegistry = {
     Registered{"lru", make<Lru>},
     Registered{"lfu", make<Lfu>},
     Registered{"fifo", make<Fifo>},
+    Registered{"s3fifo", make<S3Fifo>},
+    Registered{"sieve", make<Sieve>},
+    Registered{"arc", make<Arc>},
+    Registered{"lirs", make<Lirs>},
 };
+// clang-format on
 
 constexpr auto kNames = [] {
   std::array<std::string_view, kRegistry.size()> names;

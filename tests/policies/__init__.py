@@ -8,9 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from policies.arc import Arc
 from policies.fifo import Fifo
 from policies.lfu import Lfu
+from policies.lirs import Lirs
 from policies.lru import Lru
+from policies.s3fifo import S3Fifo
+from policies.sieve import Sieve
 
 
 class ReferencePolicy(Protocol):
@@ -30,4 +34,8 @@ REFERENCES: dict[str, Callable[..., ReferencePolicy]] = {
     "lru": Lru,
     "lfu": Lfu,
     "fifo": Fifo,
+    "s3fifo": S3Fifo,
+    "sieve": Sieve,
+    "arc": Arc,
+    "lirs": Lirs,
 }
