@@ -75,6 +75,10 @@ PUBLISHED: dict[str, tuple[str, dict[str, float], float]] = {
     "S3FIFO": ("s3fifo", {}, 1e-6),
     "ARC": ("arc", {}, 1e-6),
     "LIRS": ("lirs", {}, 1e-6),
+    # Another sketch: ties and collisions decide much on loops, where the larger differences are.
+    "WTLFU-1": ("tinylfu", {"window": 0.01}, 0.06),
+    "WTLFU-20": ("tinylfu", {"window": 0.20}, 0.045),
+    "WTLFU-80": ("tinylfu", {"window": 0.80}, 0.02),
 }
 
 

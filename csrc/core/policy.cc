@@ -12,6 +12,7 @@
 #include "core/policy_lru.h"
 #include "core/policy_s3fifo.h"
 #include "core/policy_sieve.h"
+#include "core/policy_tinylfu.h"
 
 namespace blatam {
 namespace {
@@ -38,6 +39,7 @@ constexpr std::array kRegistry = {
     Registered{"fifo", make<Fifo>},
     Registered{"s3fifo", make<S3Fifo>},
     Registered{"sieve", make<Sieve>},
+    Registered{"tinylfu", make<TinyLfu>},
     Registered{"arc", make<Arc>},
     Registered{"lirs", make<Lirs>},
 };

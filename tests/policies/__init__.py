@@ -15,6 +15,7 @@ from policies.lirs import Lirs
 from policies.lru import Lru
 from policies.s3fifo import S3Fifo
 from policies.sieve import Sieve
+from policies.tinylfu import TinyLfu
 
 
 class ReferencePolicy(Protocol):
@@ -36,6 +37,7 @@ REFERENCES: dict[str, Callable[..., ReferencePolicy]] = {
     "fifo": Fifo,
     "s3fifo": S3Fifo,
     "sieve": Sieve,
+    "tinylfu": TinyLfu,
     "arc": Arc,
     "lirs": Lirs,
 }
