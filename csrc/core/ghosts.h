@@ -38,8 +38,8 @@ class Ghosts {
   // Requires grow(1) or more. Without room, forgets the oldest of this queue, or of the next.
   void push(uint8_t queue, uint64_t hash) noexcept {
     if (const Id again = find(hash); again != kNoSlot) forget(again);
-    for (uint8_t crowded = queue; size() == hashes_.size(); crowded = (crowded + 1) % kQueues) {
-      forget_oldest(crowded);
+    for (unsigned crowded = queue; size() == hashes_.size(); ++crowded) {
+      forget_oldest(static_cast<uint8_t>(crowded % kQueues));
     }
     Id id = free_;
     if (id == kNoSlot) {

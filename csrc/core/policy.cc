@@ -7,6 +7,7 @@
 
 #include "core/policy_arc.h"
 #include "core/policy_fifo.h"
+#include "core/policy_gdsf.h"
 #include "core/policy_lfu.h"
 #include "core/policy_lirs.h"
 #include "core/policy_lru.h"
@@ -42,6 +43,7 @@ constexpr std::array kRegistry = {
     Registered{"tinylfu", make<TinyLfu>},
     Registered{"arc", make<Arc>},
     Registered{"lirs", make<Lirs>},
+    Registered{"gdsf", make<Gdsf>},
 };
 // clang-format on
 

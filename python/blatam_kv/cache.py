@@ -79,13 +79,14 @@ class Cache(CacheBase[K, V], Generic[K, V]):
     capacity: most entries. capacity_bytes: most bytes, an int or ``"512MiB"``, ``"2GB"``. Either,
     both or neither (then it grows without bound). policy: what leaves first. ``lru``, ``lfu``,
     ``fifo`` and ``sieve`` are simple; ``arc``, ``s3fifo`` and ``tinylfu`` keep what is used again
-    from being flushed out by what is used once; ``lirs`` is the best at loops and scans. window: of
-    ``tinylfu``, the share of the entries that are kept for being new, above 0 to 1; left out, it
-    adapts. ttl: seconds that an entry lives, unless ``put`` says otherwise (``math.inf``: for
-    ever). sizeof: a value's size in bytes; with ``capacity_bytes`` the default knows ``nbytes``,
-    ``bytes``, ``str`` and numbers, and asks for ``sizeof`` where it does not know. on_evict: called
-    as ``on_evict(key, value, reason)`` for every entry that leaves, outside any lock; what it raises
-    is reported through ``sys.unraisablehook``. clock: seconds that never go back, for tests.
+    from being flushed out by what is used once; ``lirs`` is the best at loops and scans; ``gdsf``
+    weighs uses times ``cost`` by size. window: of ``tinylfu``, the
+    share of the entries that are kept for being new, above 0 to 1; left out, it adapts. ttl: seconds
+    that an entry lives, unless ``put`` says otherwise (``math.inf``: for ever). sizeof: a value's
+    size in bytes; with ``capacity_bytes`` the default knows ``nbytes``, ``bytes``, ``str`` and
+    numbers, and asks for ``sizeof`` where it does not know. on_evict: called as
+    ``on_evict(key, value, reason)`` for every entry that leaves, outside any lock; what it raises is
+    reported through ``sys.unraisablehook``. clock: seconds that never go back, for tests.
 
     Keys compare as in a dict. ``get`` and ``[]`` count a hit or a miss; ``in`` and ``peek`` count
     nothing. An expired entry is a miss at once; its memory is reclaimed a little on every insert, or

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from policies.arc import Arc
 from policies.fifo import Fifo
+from policies.gdsf import Gdsf
 from policies.lfu import Lfu
 from policies.lirs import Lirs
 from policies.lru import Lru
@@ -40,4 +41,5 @@ REFERENCES: dict[str, Callable[..., ReferencePolicy]] = {
     "tinylfu": TinyLfu,
     "arc": Arc,
     "lirs": Lirs,
+    "gdsf": Gdsf,
 }
