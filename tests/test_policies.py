@@ -63,6 +63,7 @@ def test_victims_on_a_random_trace_are_the_references_step_by_step(
 @pytest.mark.parametrize(
     ("policy", "option", "value"),
     [
+        *[("lfu", "decay", decay) for decay in (1e-9, 0.2, 0.5, 0.9, 0.999, 1.0)],
         *[("tinylfu", "window", window) for window in (1e-9, 0.01, 0.3, 0.8, 1.0)],
     ],
 )

@@ -153,3 +153,17 @@ def test_gdsf_keeps_what_costs_much() -> None:
     for key in range(1000, 1200):
         cache.put(key, True)
     assert not any(key in cache for key in range(5))  # but not for ever
+
+
+def test_lfu_that_fades_follows_a_change_of_taste_and_plain_lfu_does_not() -> None:
+    old = [key for _ in range(200) for key in range(50)]
+    new = [key for _ in range(60) for key in range(1000, 1040)]
+    kept = {}
+    for decay in (1.0, 0.9):
+        cache: kv.Cache[int, bool] = kv.Cache(capacity=50, policy="lfu", decay=decay)
+        for key in old + new:
+            if cache.get(key) is None:
+                cache.put(key, True)
+        kept[decay] = sum(key in cache for key in new[:40])
+    assert kept[1.0] <= 1
+    assert kept[0.9] == 40

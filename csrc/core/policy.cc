@@ -27,6 +27,12 @@ std::unique_ptr<Policy> make(const PolicyOptions& options) {
   }
 }
 
+template <>
+std::unique_ptr<Policy> make<Lfu>(const PolicyOptions& options) {
+  if (options.decay < 1) return std::make_unique<FadingLfu>(options.decay);
+  return std::make_unique<Lfu>();
+}
+
 struct Registered {
   std::string_view name;
   std::unique_ptr<Policy> (*make)(const PolicyOptions&);

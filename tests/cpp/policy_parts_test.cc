@@ -178,5 +178,16 @@ TEST(GdsfTest, CostsThatAreNoNumbersAreTheLowestValue) {
   EXPECT_EQ(policy->evict(pins, nullptr), 3u);
 }
 
+// What a use is worth after as many requests as there are entries.
+TEST(FadingLfuTest, UseLosesItsWorthWithRequestsNotWithTime) {
+  const auto policy = make_policy("lfu", {.decay = 0.5});
+  const Pins pins;
+  policy->grow(4);
+  for (Slot slot = 0; slot < 4; ++slot) policy->insert(slot, {});
+  for (int i = 0; i < 3; ++i) policy->hit(0);                              // nearly 4 uses,
+  for (int i = 0; i < 40; ++i) policy->hit(1 + static_cast<Slot>(i) % 3);  // faded ten times
+  EXPECT_EQ(policy->evict(pins, nullptr), 0u);
+}
+
 }  // namespace
 }  // namespace blatam
