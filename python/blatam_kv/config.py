@@ -17,7 +17,7 @@ from pathlib import Path
 
 from blatam_kv.errors import ConfigError, MissingExtra
 
-STRATEGIES = ("lru", "lfu", "fifo")
+STRATEGIES = ("lru", "lfu", "fifo", "s3fifo", "sieve", "tinylfu", "arc", "lirs", "gdsf")
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 
 
