@@ -25,7 +25,7 @@ class Lirs final : public Policy {
   void grow(size_t slots) override {
     if (slots <= node_of_.size()) return;
     const size_t ghosts = kGhosts * slots;
-    table_.reserve(ghosts);
+    table_.reserve(ghosts, [&](Id id) { return nodes_[id].hash; });
     stack_links_.grow(slots + ghosts);
     queue_links_.grow(slots + ghosts);
     nodes_.resize(slots + ghosts);
