@@ -2,9 +2,11 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
+#include <iterator>
+#include <memory>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -71,11 +73,13 @@ std::vector<std::tuple<uint64_t, uint64_t, uint64_t, uint64_t>> tallies(const Re
   return rows;
 }
 
+// In the order of Kind.
+constexpr const char* kKinds[] = {"objects", "sized", "prefixes"};
+
 Kind kind_of(const std::string& name) {
-  if (name == "objects") return Kind::kObjects;
-  if (name == "sized") return Kind::kSizedObjects;
-  require(name == "prefixes", "a trace is of objects, sized or prefixes");
-  return Kind::kPrefixes;
+  const auto* found = std::find(std::begin(kKinds), std::end(kKinds), name);
+  require(found != std::end(kKinds), "a trace is of objects, sized or prefixes");
+  return static_cast<Kind>(found - kKinds);
 }
 
 }  // namespace
@@ -90,6 +94,8 @@ void add_simulation(py::module_& module) {
       .def("add_sized", add_sized, py::arg("ids"), py::arg("sizes"),
            "One request for each id, of so many bytes.")
       .def("add_prompt", add_prompt, py::arg("ids"), "One prompt of these blocks.")
+      .def_property_readonly("kind",
+                             [](const Trace& t) { return kKinds[static_cast<size_t>(t.kind())]; })
       .def_property_readonly("requests", &Trace::requests)
       .def_property_readonly("prompts",
                              [](const Trace& trace) { return trace.prompt_ends().size(); })
