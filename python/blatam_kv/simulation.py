@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blatam_kv._core import Replay, policies
+from blatam_kv.curves import draw
 from blatam_kv.errors import ConfigError
 from blatam_kv.traces import Integers, Report, StrPath, read
 
@@ -63,6 +64,32 @@ class Simulation:
     def hit_ratio(self) -> float:
         """That of the first result."""
         return self.results[0].hit_ratio
+
+    @property
+    def summary(self) -> str:
+        """What the trace is, in a line."""
+        if self.prompts is not None:
+            return f"{self.requests:,} blocks of {self.prompts:,} prompts, {self.unique:,} unique"
+        size = "" if self.unique_bytes is None else f", {self.unique_bytes:,} bytes"
+        return f"{self.requests:,} requests for {self.unique:,} objects{size}"
+
+    def plot(self, path: StrPath) -> None:
+        """Draw hit ratio over capacity, one line a policy, as .png, .svg, .pdf, ...
+
+        Raises MissingExtra without matplotlib, InvalidRequest where it cannot be drawn.
+        """
+        lines: dict[str, list[tuple[int, float]]] = {}
+        for result in self.results:
+            lines.setdefault(result.policy, []).append((result.capacity, result.hit_ratio))
+        unit = "objects" if self.prompts is None else "blocks"
+        draw(
+            path,
+            lines,
+            title=self.trace.rpartition(os.sep)[2],
+            subtitle=self.summary,
+            capacity=unit if self.unique_bytes is None else "bytes",
+            optimum=OPTIMUM,
+        )
 
 
 def simulate(
