@@ -75,7 +75,7 @@ def test_version_and_help() -> None:
     assert run("--version").stdout == f"blatam-kv {blatam_kv.__version__}\n"
     page = run("--help").stdout
     assert "examples:" in page
-    for command in ("demo", "serve", "stats", "health", "clear", "bench", "doctor"):
+    for command in ("demo", "serve", "stats", "health", "clear", "simulate", "bench", "doctor"):
         assert f"\n    {command}" in page
         assert run(command, "--help").returncode == 0
 

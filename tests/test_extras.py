@@ -137,8 +137,20 @@ def test_the_embedded_model_needs_no_extra(tmp_path: Path) -> None:
     assert done.stdout == "2\n", done.stderr
 
 
+def test_a_simulation_needs_no_extra(tmp_path: Path) -> None:
+    program = "import blatam_kv\nprint(blatam_kv.simulate([1, 2, 1], 'belady', 1).hit_ratio)\n"
+    done = core_only(tmp_path, "-c", program)
+    assert done.stdout == f"{1 / 3}\n", done.stderr
+
+
+# Named before anything is done: the trace is not even looked for.
 @pytest.mark.parametrize(
-    ("arguments", "extra"), [(["serve", "--port", "0"], "server"), (["demo"], "server")]
+    ("arguments", "extra"),
+    [
+        (["serve", "--port", "0"], "server"),
+        (["demo"], "server"),
+        (["simulate", "no-such.u32", "--plot", "a.png"], "plots"),
+    ],
 )
 def test_a_missing_extra_is_an_error_that_names_it(
     tmp_path: Path, arguments: list[str], extra: str

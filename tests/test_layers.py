@@ -28,10 +28,13 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"_core", "_cuda"}),
     frozenset(
-        {"codecs", "config", "devices", "flights", "metrics", "parameters", "record", "tensors"}
+        {
+            *("codecs", "config", "curves", "devices", "flights", "metrics", "parameters"),
+            *("record", "tensors", "traces"),
+        }
     ),
     frozenset({"tiers"}),
-    frozenset({"cache", "cached", "blocks"}),
+    frozenset({"cache", "cached", "blocks", "simulation"}),
     frozenset({"", "integrations"}),
     frozenset({"truthgpt", "backup", "migrate"}),
     frozenset({"bul"}),

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/mix.h"
 #include "core/shard.h"
 
 namespace blatam::python {
@@ -42,16 +43,8 @@ class Ref {
   PyObject* object_ = nullptr;
 };
 
-// Python hashes small integers to themselves; the table wants every bit to matter. One-to-one, so
-// equal results mean equal Python hashes.
-inline uint64_t mix(Py_hash_t hash) noexcept {
-  auto x = static_cast<uint64_t>(hash);
-  x ^= x >> 32;
-  x *= 0xd6e8feb86659fd93ull;
-  x ^= x >> 32;
-  x *= 0xd6e8feb86659fd93ull;
-  return x ^ x >> 32;
-}
+// Python hashes small integers to themselves; the table wants every bit to matter.
+inline uint64_t mix(Py_hash_t hash) noexcept { return blatam::mix(static_cast<uint64_t>(hash)); }
 
 // A key on its way to be looked up. Borrowed.
 struct Probe {

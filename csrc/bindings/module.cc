@@ -8,7 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "bindings/buffer.h"
 #include "bindings/cache_type.h"
+#include "bindings/simulation.h"
 #include "core/crc32c.h"
 #include "core/digest.h"
 #include "core/isa.h"
@@ -19,36 +21,8 @@ namespace py = pybind11;
 namespace blatam::python {
 namespace {
 
-// A contiguous view of a Python buffer, held while it is used.
-class Buffer {
- public:
-  Buffer(py::handle object, int flags) {
-    if (PyObject_GetBuffer(object.ptr(), &view_, flags | PyBUF_C_CONTIGUOUS) != 0) {
-      throw py::error_already_set();
-    }
-  }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  ~Buffer() { PyBuffer_Release(&view_); }
-
-  [[nodiscard]] const Py_buffer& view() const noexcept { return view_; }
-  [[nodiscard]] std::span<const uint8_t> bytes() const noexcept {
-    return {static_cast<const uint8_t*>(view_.buf), static_cast<size_t>(view_.len)};
-  }
-
- private:
-  Py_buffer view_{};
-};
-
 // Below this, releasing the GIL costs more than the work.
 constexpr size_t kReleaseBytes = size_t{64} << 10;
-
-template <class F>
-auto without_gil(bool release, F&& work) {
-  if (!release) return work();
-  const py::gil_scoped_release released;
-  return work();
-}
 
 std::span<const uint8_t> span_of(const py::bytes& bytes) {
   return {reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(bytes.ptr())),
@@ -114,10 +88,8 @@ py::bytes chain_digests(const py::object& tokens, py::ssize_t block_tokens, cons
   const DigestKey digest_key(span_of(key));
   const Buffer buffer(tokens, PyBUF_FORMAT);
   const Py_buffer& view = buffer.view();
-  std::string format = view.format == nullptr ? "B" : view.format;
-  if (format.size() == 2 && std::strchr("@=<", format[0]) != nullptr) format.erase(0, 1);
-  const bool is_signed = format == "i" || format == "l" || format == "q";
-  const bool is_unsigned = format == "I" || format == "L" || format == "Q";
+  const bool is_signed = buffer.holds("ilq");
+  const bool is_unsigned = buffer.holds("ILQ");
   const auto block = static_cast<size_t>(block_tokens);
   if (view.ndim == 1 && view.itemsize == 4) {
     if (is_signed) return chain<int32_t>(buffer, block, first, digest_key);
@@ -128,7 +100,7 @@ py::bytes chain_digests(const py::object& tokens, py::ssize_t block_tokens, cons
     if (is_unsigned) return chain<uint64_t>(buffer, block, first, digest_key);
   }
   throw py::type_error("tokens must be a 1-D buffer of 32- or 64-bit integers, not " +
-                       std::to_string(view.ndim) + "-D of format '" + format + "'");
+                       std::to_string(view.ndim) + "-D of format '" + buffer.format() + "'");
 }
 
 uint32_t checksum(const py::object& data, uint32_t crc) {
@@ -178,6 +150,8 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
              "Raises TypeError for another buffer, ValueError for an id outside 0 ... 2**32-1.");
   module.def("crc32c", checksum, py::arg("data"), py::arg("crc") = 0,
              "CRC-32C of a buffer; pass the last result as crc to go on with the next piece.");
+
+  add_simulation(module);
 
   PyObject* cache = make_cache_type(module.ptr());
   if (cache == nullptr) throw py::error_already_set();

@@ -14,6 +14,7 @@ from blatam_kv.errors import (
     NoRoom,
     ReentrantComputation,
 )
+from blatam_kv.simulation import Simulation, SimulationResult, simulate
 
 __all__ = [
     "Cache",
@@ -27,6 +28,9 @@ __all__ = [
     "ModelError",
     "NoRoom",
     "ReentrantComputation",
+    "Simulation",
+    "SimulationResult",
     "__version__",
     "cached",
+    "simulate",
 ]

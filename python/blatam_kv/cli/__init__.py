@@ -13,6 +13,7 @@ from pathlib import Path
 from blatam_kv import __version__
 from blatam_kv.config import LOG_LEVELS, STRATEGIES, Settings, load
 from blatam_kv.errors import ConfigError, Error, InvalidRequest
+from blatam_kv.simulation import DEFAULT_CAPACITY, DEFAULT_POLICY
 
 OK, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
 DEFAULT_URL = "http://127.0.0.1:8002"
@@ -23,6 +24,8 @@ examples:
   blatam-kv serve --port 8002          the service
   blatam-kv stats --json               what the running service has done
   blatam-kv clear                      forget every cached answer of the running service
+  blatam-kv simulate t.u32.xz --policy lru --policy belady --capacity 1%
+                                       hit ratios of policies on a trace
   blatam-kv bench                      the speed tables
   blatam-kv doctor                     what this machine has and lacks
 
@@ -77,6 +80,20 @@ def _run(args: argparse.Namespace) -> int:
             from blatam_kv.cli.remote import clear
 
             return clear(args.url, as_json=args.json)
+        case "simulate":
+            from blatam_kv.cli.simulate import simulate
+
+            return simulate(
+                args.trace,
+                policies=args.policy or [DEFAULT_POLICY],
+                capacities=args.capacity,
+                sizes=args.sizes,
+                column=args.column,
+                size_column=args.size_column,
+                as_json=args.json,
+                plot=args.plot,
+                quiet=args.quiet,
+            )
         case "bench":
             from blatam_kv.cli.bench import bench
 
@@ -130,6 +147,32 @@ def _parser() -> argparse.ArgumentParser:
         remote = commands.add_parser(name, help=text)
         remote.add_argument("--url", default=DEFAULT_URL, help=f"the service ({DEFAULT_URL})")
         _json_flag(remote)
+
+    simulate = commands.add_parser("simulate", help="hit ratios of policies on a trace")
+    simulate.add_argument(
+        "trace", metavar="TRACE", help=".u32, .txt, .csv or .jsonl file, maybe packed (.xz, .gz)"
+    )
+    simulate.add_argument(
+        "--policy",
+        action="append",
+        metavar="NAME",
+        help=f"may be repeated; belady is the optimum ({DEFAULT_POLICY})",
+    )
+    simulate.add_argument(
+        "--capacity",
+        action="append",
+        metavar="N|P%",
+        help="objects, or with sizes bytes, or a share of the unique ones; may be repeated "
+        f"({DEFAULT_CAPACITY}; a whole curve with --plot)",
+    )
+    simulate.add_argument("--sizes", metavar="FILE", help="sizes of the requests, a .sz file")
+    simulate.add_argument("--column", metavar="NAME", help="the CSV column of the keys (the first)")
+    simulate.add_argument("--size-column", metavar="NAME", help="the CSV column of the sizes")
+    simulate.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw the curves: .png, .svg, …"
+    )
+    simulate.add_argument("--quiet", action="store_true", help="no progress bar")
+    _json_flag(simulate)
 
     bench = commands.add_parser("bench", help="run the speed tables of the source checkout")
     bench.add_argument("names", nargs="*", metavar="NAME", help="tables to run (all)")
