@@ -31,8 +31,8 @@ class Table {
   // How many fit without allocating.
   [[nodiscard]] size_t room() const noexcept { return buckets_.size() * kPerBucket; }
 
-  // Makes room for `entries`; insert() up to that number then allocates nothing. 8 bytes an entry.
-  // hash_of(slot) -> uint64_t gives the hash of each slot that is inside.
+  // Makes room for `entries`, no more; insert() up to that number then allocates nothing. 8 bytes
+  // an entry. hash_of(slot) -> uint64_t gives the hash of each slot that is inside.
   template <class HashOf>
   void reserve(size_t entries, HashOf&& hash_of) {
     if (entries <= room()) return;
