@@ -49,7 +49,7 @@ def test_memory_comes_back(policy: str) -> None:
             cache.clear()
             cache.put("self", cache)
 
-        for _ in range(20):
+        for _ in range(60):
             live(sys.argv[1])
         gc.collect()
         before, blocks = pages(), sys.getallocatedblocks()
