@@ -8,7 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "bindings/buffer.h"
 #include "bindings/cache_type.h"
+#include "bindings/codecs.h"
 #include "core/crc32c.h"
 #include "core/digest.h"
 #include "core/isa.h"
@@ -18,37 +20,6 @@ namespace py = pybind11;
 
 namespace blatam::python {
 namespace {
-
-// A contiguous view of a Python buffer, held while it is used.
-class Buffer {
- public:
-  Buffer(py::handle object, int flags) {
-    if (PyObject_GetBuffer(object.ptr(), &view_, flags | PyBUF_C_CONTIGUOUS) != 0) {
-      throw py::error_already_set();
-    }
-  }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  ~Buffer() { PyBuffer_Release(&view_); }
-
-  [[nodiscard]] const Py_buffer& view() const noexcept { return view_; }
-  [[nodiscard]] std::span<const uint8_t> bytes() const noexcept {
-    return {static_cast<const uint8_t*>(view_.buf), static_cast<size_t>(view_.len)};
-  }
-
- private:
-  Py_buffer view_{};
-};
-
-// Below this, releasing the GIL costs more than the work.
-constexpr size_t kReleaseBytes = size_t{64} << 10;
-
-template <class F>
-auto without_gil(bool release, F&& work) {
-  if (!release) return work();
-  const py::gil_scoped_release released;
-  return work();
-}
 
 std::span<const uint8_t> span_of(const py::bytes& bytes) {
   return {reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(bytes.ptr())),
@@ -178,6 +149,8 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
              "Raises TypeError for another buffer, ValueError for an id outside 0 ... 2**32-1.");
   module.def("crc32c", checksum, py::arg("data"), py::arg("crc") = 0,
              "CRC-32C of a buffer; pass the last result as crc to go on with the next piece.");
+
+  add_codecs(module);
 
   PyObject* cache = make_cache_type(module.ptr());
   if (cache == nullptr) throw py::error_already_set();

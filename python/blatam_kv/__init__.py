@@ -3,8 +3,10 @@
 from blatam_kv._core import __version__
 from blatam_kv.cache import Cache, CacheStats
 from blatam_kv.cached import cached
+from blatam_kv.codecs import BlobInfo, dequantize, describe, encoded_size, quantize
 from blatam_kv.errors import (
     ConfigError,
+    CorruptBlob,
     CorruptRecord,
     EntryTooLarge,
     Error,
@@ -13,12 +15,15 @@ from blatam_kv.errors import (
     ModelError,
     NoRoom,
     ReentrantComputation,
+    Unsupported,
 )
 
 __all__ = [
+    "BlobInfo",
     "Cache",
     "CacheStats",
     "ConfigError",
+    "CorruptBlob",
     "CorruptRecord",
     "EntryTooLarge",
     "Error",
@@ -27,6 +32,11 @@ __all__ = [
     "ModelError",
     "NoRoom",
     "ReentrantComputation",
+    "Unsupported",
     "__version__",
     "cached",
+    "dequantize",
+    "describe",
+    "encoded_size",
+    "quantize",
 ]

@@ -1,0 +1,70 @@
+// Dividing rows among threads, and the floating-point mode they run in. Threads live as long as the
+// call; a process that cannot start one does that thread's share itself.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#ifdef __SSE2__
+#include <xmmintrin.h>
+#endif
+
+namespace blatam {
+
+// Round to nearest, subnormals kept, no traps, until the end of the scope. A host program may have
+// changed the mode (torch.set_flush_denormal does); codes must not depend on it.
+class DefaultFloatMode {
+ public:
+#if defined(__SSE2__)
+  DefaultFloatMode() noexcept : saved_(_mm_getcsr()) { _mm_setcsr(0x1f80); }
+  ~DefaultFloatMode() { _mm_setcsr(saved_); }
+#elif defined(__aarch64__)
+  DefaultFloatMode() noexcept {
+    __asm__ volatile("mrs %0, fpcr" : "=r"(saved_));
+    __asm__ volatile("msr fpcr, xzr");
+  }
+  ~DefaultFloatMode() { __asm__ volatile("msr fpcr, %0" ::"r"(saved_)); }
+#else
+  DefaultFloatMode() noexcept = default;
+  ~DefaultFloatMode() {}
+#endif
+  DefaultFloatMode(const DefaultFloatMode&) = delete;
+  DefaultFloatMode& operator=(const DefaultFloatMode&) = delete;
+
+ private:
+#if defined(__SSE2__)
+  unsigned saved_;
+#elif defined(__aarch64__)
+  uint64_t saved_;
+#endif
+};
+
+// Calls work(begin, end) for ranges that cover [0, count), at most `threads` at a time, this thread
+// included. Requires threads >= 1; `work` does not throw.
+template <class Work>
+void in_parallel(unsigned threads, uint64_t count, const Work& work) {
+  const auto shares = std::min<uint64_t>(threads, std::max<uint64_t>(count, 1));
+  const auto run = [&](uint64_t share) {
+    const DefaultFloatMode mode;
+    const auto from = [&](uint64_t i) { return count / shares * i + std::min(i, count % shares); };
+    work(from(share), from(share + 1));
+  };
+  std::vector<std::thread> others;
+  others.reserve(shares - 1);
+  uint64_t next = 1;
+  for (; next < shares; ++next) {
+    try {
+      others.emplace_back(run, next);
+    } catch (const std::system_error&) {
+      break;
+    }
+  }
+  run(0);
+  for (; next < shares; ++next) run(next);
+  for (std::thread& other : others) other.join();
+}
+
+}  // namespace blatam

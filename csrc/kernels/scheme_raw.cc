@@ -1,0 +1,56 @@
+// `raw`: the values as they are, [tokens][kv_heads][head_dim] without gaps.
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/parallel.h"
+#include "kernels/schemes.h"
+
+namespace blatam {
+namespace {
+
+uint64_t raw_bytes(const Shape& shape, Dtype dtype) { return shape.values() * dtype_bytes(dtype); }
+
+// Copies between a tensor and a compact array, in whichever direction the types say.
+template <class Byte, class Copy>
+void each_row(const Job& job, const View<Byte>& tensor, const Copy& copy) {
+  const uint64_t head_bytes = tensor.head_row_bytes();
+  const uint64_t token_bytes = head_bytes * tensor.shape.kv_heads;
+  in_parallel(job.threads, tensor.shape.tokens, [&](uint64_t begin, uint64_t end) {
+    if (begin == end) return;
+    if (tensor.contiguous()) {
+      copy(tensor.at(begin, 0, 0), begin * token_bytes, (end - begin) * token_bytes);
+      return;
+    }
+    for (uint64_t token = begin; token < end; ++token) {
+      if (tensor.heads_adjoin()) {
+        copy(tensor.at(token, 0, 0), token * token_bytes, token_bytes);
+        continue;
+      }
+      for (uint64_t head = 0; head < tensor.shape.kv_heads; ++head)
+        copy(tensor.at(token, head, 0), token * token_bytes + head * head_bytes, head_bytes);
+    }
+  });
+}
+
+uint64_t encode(const Job& job, const Source& source, std::span<uint8_t> payload) {
+  const uint64_t bytes = raw_bytes(source.shape, source.dtype);
+  if (bytes > payload.size()) return bytes;
+  each_row(job, source, [&](const uint8_t* from, uint64_t offset, uint64_t size) {
+    std::memcpy(payload.data() + offset, from, size);
+  });
+  return bytes;
+}
+
+const char* decode(const Job& job, std::span<const uint8_t> payload, const Target& target) {
+  if (payload.size() != raw_bytes(target.shape, target.dtype)) return "bytes after the values";
+  each_row(job, target, [&](uint8_t* to, uint64_t offset, uint64_t size) {
+    std::memcpy(to, payload.data() + offset, size);
+  });
+  return nullptr;
+}
+
+}  // namespace
+
+const Scheme kRaw = {0, true, raw_bytes, raw_bytes, encode, decode};
+
+}  // namespace blatam
