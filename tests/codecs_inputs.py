@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from codecs_reference import narrow
+from codec_reference.numbers import narrow
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, int, int]
@@ -26,12 +26,12 @@ def values(kind: str, shape: Shape, dtype: str, seed: int) -> Array:
     patterns = np.uint32 if dtype == "float32" else np.uint16
     width = 32 if dtype == "float32" else 16
     if kind == "bits":  # anything at all, NaN and infinity included
-        anything: Array = random.integers(0, 2**width, shape, patterns)
-        return anything
+        return random.integers(0, 2**width, shape, patterns)
     if kind == "subnormal":
         mantissa = {"bfloat16": 7, "float16": 10, "float32": 23}[dtype]
         sign = random.integers(0, 2, shape, patterns) << patterns(width - 1)
-        return random.integers(0, 2**mantissa, shape, patterns) | sign
+        small: Array = random.integers(0, 2**mantissa, shape, patterns) | sign
+        return small
     x = random.standard_normal(shape)
     if kind == "outliers":
         x += np.where(random.random(shape[2]) < 0.05, random.uniform(8, 16, shape[2]), 0)
@@ -48,7 +48,8 @@ def values(kind: str, shape: Shape, dtype: str, seed: int) -> Array:
         x = random.integers(-8, 8, shape) / 2.0
     elif kind == "wide":  # a small spread far from zero
         x = 1000.0 + x / 1024
-    return narrow(x, dtype)
+    patterned: Array = narrow(x, dtype)
+    return patterned
 
 
 def with_escapes(x: Array, dtype: str, count: int, seed: int) -> Array:

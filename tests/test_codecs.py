@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from codec_reference import CODECS, DTYPES, blob
 from codecs_inputs import HEAD_DIMS, KINDS_OF_DATA, ODD_HEAD_DIMS, values, with_escapes
-from codecs_reference import CODECS, DTYPES, blob
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +16,7 @@ import blatam_kv as kv
 from blatam_kv import codecs
 
 Array = npt.NDArray[Any]
+BY_PAGE = ("int8_kc", "int4_kc", "k4v3")
 KINDS: tuple[codecs.Kind, ...] = ("key", "value")
 
 
@@ -57,7 +58,8 @@ def test_blob_and_values_are_those_of_the_reference(codec: str, dtype: str, data
 def test_every_head_size_gives_what_the_reference_gives(codec: str, head_dim: int) -> None:
     for dtype in DTYPES:
         for kind in KINDS:
-            x = values("outliers", (66, 1, head_dim), dtype, head_dim)
+            tokens = 66 if kind == "key" and codec in BY_PAGE else 3
+            x = values("outliers", (tokens, 1, head_dim), dtype, head_dim)
             check(with_escapes(x, dtype, 2, head_dim), dtype, codec, kind)
 
 

@@ -16,8 +16,18 @@ namespace {
 // A new codec is one file with its scheme and one line here. Ids are for ever.
 constexpr std::array kRegistry = {
     Codec{1, "raw", &kRaw, &kRaw},
-    Codec{4, "int8", &kInt8, &kInt8},
-    Codec{7, "int4", &kInt4, &kInt4},
+    Codec{4, "int8", &kToken8, &kToken8},
+    Codec{5, "int8_kc", &kChannel8, &kToken8},
+    Codec{6, "k8v4", &kToken8, &kToken4},
+    Codec{7, "int4", &kToken4, &kToken4},
+    Codec{8, "int4_kc", &kChannel4, &kToken4},
+    Codec{9, "int4_rot", &kRotated4, &kRotated4},
+    Codec{10, "tq4", &kLevels4, &kLevels4},
+    Codec{11, "tq3", &kLevels3, &kLevels3},
+    Codec{12, "k4v3", &kChannel4, &kLevels3},
+    Codec{32, "fp8_e4m3", &kFp8, &kFp8},
+    Codec{33, "int8_per_token_head", &kHead8, &kHead8},
+    Codec{34, "q8_0", &kQ8, &kQ8},
 };
 
 // ---- the header ---------------------------------------------------------------------------------

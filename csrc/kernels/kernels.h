@@ -28,7 +28,17 @@ static constexpr size_t code_bytes(int bits, size_t values) {
   return bits == 8 ? values : values / kGroup * (kGroup / 2) + (values % kGroup + 1) / 2;
 }
 
-// One row of values, cut into groups.
+// Codes of a codebook: the same at four bits; at three, 24 bytes for 64 values (rotation_loops.h).
+static constexpr size_t level_bytes(int bits, size_t values) {
+  if (bits == 4) return code_bytes(4, values);
+  const size_t rest = values % kGroup;
+  return values / kGroup * 24 + (rest + 3) / 4 + (rest + 7) / 8;
+}
+
+// Values in a block of q8_0.
+constexpr size_t kQ8Block = 32;
+
+// One row of values, cut into groups. Formats without metadata pass over `meta`.
 struct GroupKernels {
   // Codes and metadata of a row. Returns the number of groups that escape.
   size_t (*quantise)(const uint8_t* values, size_t count, uint8_t* codes, uint8_t* meta);
@@ -48,6 +58,30 @@ struct PageKernels {
                      size_t channels, uint8_t* values, bool stream);
 };
 
+// One head of one token, from the tensor's type to rotated floats and back. `signs`: sign_of() each
+// channel. rotate() returns false where a magnitude is kRotationLimit or more; `rotated` is then
+// unspecified. unrotate() overwrites `rotated`.
+struct RotationKernels {
+  bool (*rotate)(const uint8_t* values, const uint32_t* signs, size_t head_dim, float* rotated);
+  void (*unrotate)(float* rotated, const uint32_t* signs, size_t head_dim, uint8_t* values);
+  float (*sum_of_squares)(const uint8_t* values, size_t count);
+  // The affine quantiser at four bits on rotated floats.
+  GroupKernels group;
+};
+
+// Rotated values times `inverse` to the codes of a codebook; codes to levels times `norm`.
+struct LevelKernels {
+  void (*quantise)(const float* rotated, float inverse, size_t count, uint8_t* codes);
+  void (*dequantise)(const uint8_t* codes, float norm, size_t count, float* rotated);
+};
+
+// Whole rows: fp8_e4m3, int8_per_token_head, q8_0.
+struct ExchangeKernels {
+  GroupKernels fp8;
+  GroupKernels head8;
+  GroupKernels q8;
+};
+
 static constexpr size_t width_index(int bits) { return bits == 8 ? 0 : 1; }
 
 // Indices are width_index(bits) and the Dtype.
@@ -55,6 +89,9 @@ struct Kernels {
   const char* isa;
   GroupKernels groups[2][3];
   PageKernels pages[2][3];
+  RotationKernels rotations[3];
+  LevelKernels levels[2];  // 4 bits, 3 bits
+  ExchangeKernels exchange[3];
 
   const GroupKernels& group(int bits, Dtype dtype) const {
     return groups[width_index(bits)][static_cast<size_t>(dtype)];
@@ -62,6 +99,10 @@ struct Kernels {
   const PageKernels& page(int bits, Dtype dtype) const {
     return pages[width_index(bits)][static_cast<size_t>(dtype)];
   }
+  const RotationKernels& rotation(Dtype dtype) const {
+    return rotations[static_cast<size_t>(dtype)];
+  }
+  const LevelKernels& level(int bits) const { return levels[bits == 4 ? 0 : 1]; }
 };
 
 extern const Kernels kKernelsBaseline;

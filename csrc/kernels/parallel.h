@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <exception>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -43,14 +44,19 @@ class DefaultFloatMode {
 };
 
 // Calls work(begin, end) for ranges that cover [0, count), at most `threads` at a time, this thread
-// included. Requires threads >= 1; `work` does not throw.
+// included. Requires threads >= 1. If `work` throws, so does this, once all are done.
 template <class Work>
 void in_parallel(unsigned threads, uint64_t count, const Work& work) {
   const auto shares = std::min<uint64_t>(threads, std::max<uint64_t>(count, 1));
+  std::vector<std::exception_ptr> failures(shares);
   const auto run = [&](uint64_t share) {
     const DefaultFloatMode mode;
     const auto from = [&](uint64_t i) { return count / shares * i + std::min(i, count % shares); };
-    work(from(share), from(share + 1));
+    try {
+      work(from(share), from(share + 1));
+    } catch (...) {
+      failures[share] = std::current_exception();
+    }
   };
   std::vector<std::thread> others;
   others.reserve(shares - 1);
@@ -65,6 +71,8 @@ void in_parallel(unsigned threads, uint64_t count, const Work& work) {
   run(0);
   for (; next < shares; ++next) run(next);
   for (std::thread& other : others) other.join();
+  for (const std::exception_ptr& failure : failures)
+    if (failure) std::rethrow_exception(failure);
 }
 
 }  // namespace blatam

@@ -114,7 +114,7 @@ const char* decode(const Job& job, std::span<const uint8_t> payload, const Targe
 
 }  // namespace
 
-const Scheme kInt8 = {kGroup, false, payload_bytes<8>, payload_bytes<8>, encode<8>, decode<8>};
-const Scheme kInt4 = {kGroup, false, payload_bytes<4>, payload_bytes<4>, encode<4>, decode<4>};
+const Scheme kToken8 = {kGroup, false, payload_bytes<8>, payload_bytes<8>, encode<8>, decode<8>};
+const Scheme kToken4 = {kGroup, false, payload_bytes<4>, payload_bytes<4>, encode<4>, decode<4>};
 
 }  // namespace blatam
