@@ -202,48 +202,57 @@ void add_pages(const Kernels& kernels, Dtype dtype, int bits) {
            });
 }
 
-// int4_rot, and with `levels` the codebooks of 4 or 3 bits, head by head.
+// int4_rot, and with `levels` the codebooks of 4 or 3 bits. Heads are rotated a few at a time, as
+// the codecs do.
+constexpr size_t kAtOnce = 16;
+
 void add_rotated(const Kernels& kernels, Dtype dtype, int levels) {
   const size_t rows = kTokens * kHeads;
-  const size_t row = kHeadDim * dtype_bytes(dtype);
+  const size_t row_bytes = kHeadDim * dtype_bytes(dtype);
   const size_t code_size = levels != 0 ? level_bytes(levels, kHeadDim) : code_bytes(4, kHeadDim);
   const size_t meta_size = levels != 0 ? 4 : kHeadDim / kGroup * kMetaBytes;
   const auto signs = std::make_shared<std::vector<uint32_t>>(signs_of(7, kHeadDim));
   const std::string name = levels != 0 ? "tq" + std::to_string(levels) : "int4_rot";
   const Run quantise = [=](const Kernels& with, const uint8_t* /*in*/, uint8_t* out) {
-    float rotated[kHeadDim];
+    float rotated[kAtOnce * kHeadDim];
     const RotationKernels& rotation = with.rotation(dtype);
-    for (size_t i = 0; i < rows; ++i) {
-      const uint8_t* const values = tensor(dtype).data() + i * row;
-      uint8_t* const meta = out + rows * code_size + i * meta_size;
-      (void)rotation.rotate(values, signs->data(), kHeadDim, rotated);
-      if (levels == 0) {
-        (void)rotation.group.quantise(reinterpret_cast<const uint8_t*>(rotated), kHeadDim,
-                                      out + i * code_size, meta, false);
-      } else {
+    for (size_t row = 0; row < rows; row += kAtOnce) {
+      uint8_t* const codes = out + row * code_size;
+      uint8_t* const meta = out + rows * code_size + row * meta_size;
+      for (size_t i = 0; i < kAtOnce; ++i) {
+        const uint8_t* const values = tensor(dtype).data() + (row + i) * row_bytes;
+        (void)rotation.rotate(values, signs->data(), kHeadDim, rotated + i * kHeadDim);
+        if (levels == 0) continue;
         const float squares = rotation.sum_of_squares(values, kHeadDim);
-        store_bits(meta, squares);
-        with.level(levels).quantise(rotated, 1.0f / squares, kHeadDim, out + i * code_size);
+        store_bits(meta + i * meta_size, squares);
+        with.level(levels).quantise(rotated + i * kHeadDim, 1.0f / squares, kHeadDim,
+                                    codes + i * code_size);
+      }
+      if (levels == 0)
+        (void)rotation.group.quantise(reinterpret_cast<const uint8_t*>(rotated), kAtOnce * kHeadDim,
+                                      codes, meta, false);
+    }
+  };
+  const Run dequantise = [=](const Kernels& with, const uint8_t* in, uint8_t* out) {
+    float rotated[kAtOnce * kHeadDim];
+    const RotationKernels& rotation = with.rotation(dtype);
+    for (size_t row = 0; row < rows; row += kAtOnce) {
+      const uint8_t* const codes = in + row * code_size;
+      const uint8_t* const meta = in + rows * code_size + row * meta_size;
+      if (levels == 0)
+        rotation.group.dequantise(codes, meta, kAtOnce * kHeadDim,
+                                  reinterpret_cast<uint8_t*>(rotated), false);
+      for (size_t i = 0; i < kAtOnce; ++i) {
+        if (levels != 0)
+          with.level(levels).dequantise(codes + i * code_size,
+                                        load_bits<float>(meta + i * meta_size), kHeadDim,
+                                        rotated + i * kHeadDim);
+        rotation.unrotate(rotated + i * kHeadDim, signs->data(), kHeadDim,
+                          out + (row + i) * row_bytes);
       }
     }
   };
-  const size_t bytes = rows * (code_size + meta_size);
-  add_both(kernels, dtype, name, bytes, quantise,
-           [=](const Kernels& with, const uint8_t* in, uint8_t* out) {
-             float rotated[kHeadDim];
-             const RotationKernels& rotation = with.rotation(dtype);
-             for (size_t i = 0; i < rows; ++i) {
-               const uint8_t* const codes = in + i * code_size;
-               const uint8_t* const meta = in + rows * code_size + i * meta_size;
-               if (levels == 0) {
-                 rotation.group.dequantise(codes, meta, kHeadDim,
-                                           reinterpret_cast<uint8_t*>(rotated), false);
-               } else {
-                 with.level(levels).dequantise(codes, load_bits<float>(meta), kHeadDim, rotated);
-               }
-               rotation.unrotate(rotated, signs->data(), kHeadDim, out + i * row);
-             }
-           });
+  add_both(kernels, dtype, name, rows * (code_size + meta_size), quantise, dequantise);
 }
 
 void add_exchange(const Kernels& kernels, Dtype dtype) {

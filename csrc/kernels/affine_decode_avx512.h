@@ -81,10 +81,10 @@ __m512i values32(__m512i codes, __m512 scale, __m512 minimum) {
 
 // ---- groups -------------------------------------------------------------------------------------
 
-inline __m256i load32(const uint8_t* from) {
+inline __m256i load_codes32(const uint8_t* from) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
 }
-inline __m128i load16(const uint8_t* from) {
+inline __m128i load_codes16(const uint8_t* from) {
   return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
 }
 
@@ -98,12 +98,12 @@ void dequantise_full(const uint8_t* codes, const uint8_t* meta, uint8_t* values)
   const __m512 minimum = widen_meta<T>(load_bits<uint16_t>(meta + 2));
   if constexpr (kBits == 8 && kSixteenBits<T>) {
     for (int i = 0; i < 2; ++i) {
-      const __m512i lanes = _mm512_cvtepu8_epi16(load32(codes + 32 * i));
+      const __m512i lanes = _mm512_cvtepu8_epi16(load_codes32(codes + 32 * i));
       store64<kStore>(values + 64 * i, values32<T>(lanes, scale, minimum));
     }
   } else if constexpr (kBits == 8) {
     for (int i = 0; i < 4; ++i) {
-      const __m512i lanes = _mm512_cvtepu8_epi32(load16(codes + 16 * i));
+      const __m512i lanes = _mm512_cvtepu8_epi32(load_codes16(codes + 16 * i));
       const __m512 x = _mm512_fmadd_ps(_mm512_cvtepi32_ps(lanes), scale, minimum);
       store64<kStore>(values + 64 * i, _mm512_castps_si512(x));
     }
@@ -111,13 +111,13 @@ void dequantise_full(const uint8_t* codes, const uint8_t* meta, uint8_t* values)
     const __m512 all = _mm512_fmadd_ps(zero_to_fifteen(), scale, minimum);
     if constexpr (kSixteenBits<T>) {
       const __m512i table = _mm512_castsi256_si512(narrow16<T>(all));
-      const __m512i lanes = _mm512_cvtepu8_epi16(load32(codes));
+      const __m512i lanes = _mm512_cvtepu8_epi16(load_codes32(codes));
       const __m512i low = _mm512_and_si512(lanes, _mm512_set1_epi16(15));
       store64<kStore>(values, _mm512_permutexvar_epi16(low, table));
       store64<kStore>(values + 64, _mm512_permutexvar_epi16(_mm512_srli_epi16(lanes, 4), table));
     } else {
       for (int i = 0; i < 2; ++i) {  // only the low four bits of an index count
-        const __m512i lanes = _mm512_cvtepu8_epi32(load16(codes + 16 * i));
+        const __m512i lanes = _mm512_cvtepu8_epi32(load_codes16(codes + 16 * i));
         store64<kStore>(values + 64 * i, _mm512_castps_si512(_mm512_permutexvar_ps(lanes, all)));
         store64<kStore>(values + 128 + 64 * i, _mm512_castps_si512(_mm512_permutexvar_ps(
                                                    _mm512_srli_epi32(lanes, 4), all)));

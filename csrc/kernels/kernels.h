@@ -106,6 +106,7 @@ struct Kernels {
 };
 
 extern const Kernels kKernelsBaseline;
+extern const Kernels kKernelsAvx2;    // x86-64 only
 extern const Kernels kKernelsAvx512;  // x86-64 only
 
 // The table for an instruction set by its name in core/isa.h. The caller knows that the machine can

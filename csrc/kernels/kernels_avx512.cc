@@ -2,6 +2,8 @@
 #include "kernels/affine_avx512.h"
 #include "kernels/affine_decode_avx512.h"
 #include "kernels/kernel_table.h"
+#include "kernels/pages_avx512.h"
+#include "kernels/rotation_avx512.h"
 
 namespace blatam {
 namespace {
@@ -11,18 +13,29 @@ constexpr GroupKernels group_kernels() {
   return {quantise_row<T, kBits>, dequantise_row<T, kBits>};
 }
 
+template <class T, int kBits>
+constexpr PageKernels page_kernels() {
+  return {quantise_page_wide<T, kBits>, dequantise_page_wide<T, kBits>};
+}
+
+template <class T>
+constexpr RotationKernels rotation_kernels() {
+  return {rotate_wide<T>, unrotate_wide<T>, sum_of_squares_wide<T>, group_kernels<Rotated<T>, 4>()};
+}
+
 constexpr Kernels table() {
-  Kernels kernels = loops("avx512");
-  kernels.groups[0][0] = group_kernels<Bf16, 8>();
-  kernels.groups[0][1] = group_kernels<Fp16, 8>();
-  kernels.groups[0][2] = group_kernels<Fp32, 8>();
-  kernels.groups[1][0] = group_kernels<Bf16, 4>();
-  kernels.groups[1][1] = group_kernels<Fp16, 4>();
-  kernels.groups[1][2] = group_kernels<Fp32, 4>();
-  kernels.rotations[0].group = group_kernels<Rotated<Bf16>, 4>();
-  kernels.rotations[1].group = group_kernels<Rotated<Fp16>, 4>();
-  kernels.rotations[2].group = group_kernels<Rotated<Fp32>, 4>();
-  return kernels;
+  const Kernels plain = loops("avx512");
+  return {
+      "avx512",
+      {{group_kernels<Bf16, 8>(), group_kernels<Fp16, 8>(), group_kernels<Fp32, 8>()},
+       {group_kernels<Bf16, 4>(), group_kernels<Fp16, 4>(), group_kernels<Fp32, 4>()}},
+      {{page_kernels<Bf16, 8>(), page_kernels<Fp16, 8>(), page_kernels<Fp32, 8>()},
+       {page_kernels<Bf16, 4>(), page_kernels<Fp16, 4>(), page_kernels<Fp32, 4>()}},
+      {rotation_kernels<Bf16>(), rotation_kernels<Fp16>(), rotation_kernels<Fp32>()},
+      {{quantise_levels_wide<4>, dequantise_levels_wide<4>},
+       {quantise_levels_wide<3>, dequantise_levels_wide<3>}},
+      {plain.exchange[0], plain.exchange[1], plain.exchange[2]},
+  };
 }
 
 }  // namespace

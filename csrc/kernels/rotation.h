@@ -24,21 +24,22 @@ BLATAM_HD uint32_t sign_of(uint64_t seed, uint64_t dim) {
   return static_cast<uint32_t>(sign_word(seed, dim / 64) >> dim % 64 & 1u) << 31;
 }
 
-// The size of the block that begins where `left` channels are left: their greatest power of two.
-BLATAM_HD size_t block_size(size_t left) {
-  size_t size = 1;
-  while (size * 2 <= left) size *= 2;
-  return size;
+// The exponent of the greatest power of two in `size`, which is at least 1.
+BLATAM_HD uint32_t log2_below(size_t size) {
+#ifdef __CUDA_ARCH__
+  return 63u - static_cast<uint32_t>(__clzll(static_cast<long long>(size)));
+#else
+  return 63u - static_cast<uint32_t>(__builtin_clzll(size));
+#endif
 }
 
-// 1 / sqrt(size), rounded to nearest, for a power of two below 2^32.
+// The size of the block that begins where `left` channels are left: their greatest power of two.
+BLATAM_HD size_t block_size(size_t left) { return size_t{1} << log2_below(left); }
+
+// 1 / sqrt(size), rounded to nearest, for a power of two below 2^32: sqrt(1/2) or 1, times a power
+// of two.
 BLATAM_HD float length_factor(size_t size) {
-  uint32_t exponent = 0;
-  while (size > 1) {
-    size /= 2;
-    ++exponent;
-  }
-  // sqrt(1/2) or 1, times a power of two.
+  const uint32_t exponent = log2_below(size);
   return float_of((exponent % 2 != 0 ? 0x3f3504f3u : 0x3f800000u) - (exponent / 2 << 23));
 }
 

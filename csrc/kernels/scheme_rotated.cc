@@ -1,6 +1,7 @@
 // `int4_rot`: each head rotated (rotation.h), then the affine quantiser at four bits over groups of
 // the rotated row, laid out as scheme_token.cc does. A row escapes as a whole, because its rotated
 // values all depend on all of it.
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <vector>
@@ -15,6 +16,7 @@ namespace blatam {
 namespace {
 
 constexpr int kBits = 4;
+constexpr uint64_t kAtOnce = 2048;  // values
 
 // The parts of a payload. As the units that escape: rows.
 class Layout {
@@ -28,6 +30,7 @@ class Layout {
   uint64_t meta_begin() const { return plane_end(rows() * row_code_bytes()); }
   uint64_t bytes() const { return meta_begin() + rows() * row_meta_bytes(); }
 
+  bool rows_join() const { return rows_.rows_join(); }
   uint64_t row_heads() const { return rows_.row_values() / shape_.head_dim; }
   uint64_t token(uint64_t row) const { return rows_.token_of(row); }
   uint64_t head(uint64_t row, uint64_t i) const { return rows_.head_of(row) + i; }
@@ -44,6 +47,12 @@ class Layout {
 };
 
 uint64_t payload_bytes(const Shape& shape, Dtype /*dtype*/) { return Layout(shape).bytes(); }
+
+// Rows that are rotated before any is quantised: enough for the kernels to work on many groups at
+// once, few enough to stay in the first cache.
+uint64_t rows_at_once(const Layout& layout) {
+  return layout.rows_join() ? std::max<uint64_t>(1, kAtOnce / layout.row_values()) : 1;
+}
 
 bool rotate_row(const Job& job, const Source& source, const Layout& layout, uint64_t row,
                 const uint32_t* signs, float* rotated) {
@@ -65,19 +74,31 @@ uint64_t encode(const Job& job, const Source& source, std::span<uint8_t> payload
   const uint64_t codes_end = layout.rows() * layout.row_code_bytes();
   std::memset(payload.data() + codes_end, 0, layout.meta_begin() - codes_end);
   std::atomic<bool> escaped = false;
+
+  // False if one of the rows escapes.
+  const auto encode_rows = [&](uint64_t row, uint64_t rows, float* rotated) {
+    for (uint64_t i = 0; i < rows; ++i)
+      if (!rotate_row(job, source, layout, row + i, signs.data(),
+                      rotated + i * layout.row_values()))
+        return false;
+    return !quantise(reinterpret_cast<const uint8_t*>(rotated), rows * layout.row_values(),
+                     payload.data() + row * layout.row_code_bytes(),
+                     meta + row * layout.row_meta_bytes(), false);
+  };
+  const auto flag_row = [&](uint64_t row) {
+    std::memset(payload.data() + row * layout.row_code_bytes(), 0, layout.row_code_bytes());
+    for (uint64_t i = 0; i < layout.row_meta_bytes(); i += kMetaBytes)
+      store_bits<uint32_t>(meta + row * layout.row_meta_bytes() + i, Bf16::kNan);
+    escaped = true;
+  };
+  const uint64_t at_once = rows_at_once(layout);
   in_parallel(job.threads, layout.rows(), [&](uint64_t begin, uint64_t end) {
-    std::vector<float> rotated(layout.row_values());
-    for (uint64_t row = begin; row < end; ++row) {
-      uint8_t* const row_codes = payload.data() + row * layout.row_code_bytes();
-      uint8_t* const row_meta = meta + row * layout.row_meta_bytes();
-      if (rotate_row(job, source, layout, row, signs.data(), rotated.data()) &&
-          !quantise(reinterpret_cast<const uint8_t*>(rotated.data()), layout.row_values(),
-                    row_codes, row_meta, false))
-        continue;
-      std::memset(row_codes, 0, layout.row_code_bytes());
-      for (uint64_t i = 0; i < layout.row_meta_bytes(); i += kMetaBytes)
-        store_bits<uint32_t>(row_meta + i, Bf16::kNan);
-      escaped = true;
+    std::vector<float> rotated(at_once * layout.row_values());
+    for (uint64_t row = begin; row < end; row += at_once) {
+      const uint64_t rows = std::min(at_once, end - row);
+      if (encode_rows(row, rows, rotated.data())) continue;
+      for (uint64_t i = row; i < row + rows; ++i)
+        if (!encode_rows(i, 1, rotated.data())) flag_row(i);
     }
   });
   if (!escaped) return fixed;
@@ -92,16 +113,20 @@ const char* decode(const Job& job, std::span<const uint8_t> payload, const Targe
   const RotationKernels& kernels = job.kernels.rotation(target.dtype);
   const std::vector<uint32_t> signs = signs_of(job.seed, target.shape.head_dim);
   const uint8_t* const meta = payload.data() + layout.meta_begin();
+  const uint64_t at_once = rows_at_once(layout);
   in_parallel(job.threads, layout.rows(), [&](uint64_t begin, uint64_t end) {
-    std::vector<float> rotated(layout.row_values());
-    for (uint64_t row = begin; row < end; ++row) {
-      kernels.group.dequantise(payload.data() + row * layout.row_code_bytes(),
-                               meta + row * layout.row_meta_bytes(), layout.row_values(),
+    std::vector<float> rotated(at_once * layout.row_values());
+    for (uint64_t first = begin; first < end; first += at_once) {
+      const uint64_t rows = std::min(at_once, end - first);
+      kernels.group.dequantise(payload.data() + first * layout.row_code_bytes(),
+                               meta + first * layout.row_meta_bytes(), rows * layout.row_values(),
                                reinterpret_cast<uint8_t*>(rotated.data()), false);
-      for (uint64_t i = 0; i < layout.row_heads(); ++i)
-        kernels.unrotate(rotated.data() + i * target.shape.head_dim, signs.data(),
-                         target.shape.head_dim,
-                         target.at(layout.token(row), layout.head(row, i), 0));
+      float* head = rotated.data();
+      for (uint64_t row = first; row < first + rows; ++row) {
+        for (uint64_t i = 0; i < layout.row_heads(); ++i, head += target.shape.head_dim)
+          kernels.unrotate(head, signs.data(), target.shape.head_dim,
+                           target.at(layout.token(row), layout.head(row, i), 0));
+      }
     }
   });
   return take_escapes(payload.subspan(layout.bytes()), layout, target);

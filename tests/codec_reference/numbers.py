@@ -57,14 +57,15 @@ def fma(a: npt.ArrayLike, b: npt.ArrayLike, c: npt.ArrayLike) -> Floats:
     """a * b + c of float32 numbers, rounded once."""
     product = np.asarray(a, np.float64) * np.asarray(b, np.float64)  # 48 bits: exact
     c = np.asarray(c, np.float64)
-    total = product + c
-    # What the sum lost (Knuth's two-sum). Where that is anything, an even last bit becomes odd
-    # in its direction, so that the second rounding sees that something follows.
-    part = total - product
-    lost = (product - (total - part)) + (c - part)
-    even = total.view(np.int64) % 2 == 0
-    nudged = np.nextafter(total, np.where(lost > 0, np.inf, -np.inf))
-    once: Floats = np.where((lost != 0) & even, nudged, total).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity stays what it is
+        total = product + c
+        # What the sum lost (Knuth's two-sum). Where that is anything, an even last bit becomes odd
+        # in its direction, so that the second rounding sees that something follows.
+        part = total - product
+        lost = (product - (total - part)) + (c - part)
+        even = total.view(np.int64) % 2 == 0
+        nudged = np.nextafter(total, np.where(lost > 0, np.inf, -np.inf))
+        once: Floats = np.where((lost != 0) & even, nudged, total).astype(np.float32)
     return once
 
 
