@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
+import codecs_golden
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -99,3 +101,32 @@ def test_values_that_are_not_finite_come_back_and_spoil_no_other_group(
         blob = kv.quantize(clean_given, codec=codec, kind=kind, dtype=declared)
         clean = bits(kv.dequantize(blob))
         assert (back != clean).sum() <= 5 * 576
+
+
+# ---- golden vectors -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Array]:
+    with np.load(codecs_golden.PATH, allow_pickle=False) as vectors:
+        return dict(vectors)
+
+
+@pytest.mark.parametrize(("codec", "kind", "dtype"), list(codecs_golden.cases()))
+def test_golden_vectors_are_met(
+    golden: dict[str, Array], codec: str, kind: codecs.Kind, dtype: str
+) -> None:
+    name = f"{codec}/{kind}/{dtype}"
+    given, declared = as_given(golden[f"input/{dtype}"], dtype)
+    found = kv.quantize(given, codec=codec, kind=kind, dtype=declared, seed=codecs_golden.SEED)
+    np.testing.assert_array_equal(found, golden[f"blob/{name}"])
+    back = kv.dequantize(golden[f"blob/{name}"])
+    assert hashlib.sha256(back.tobytes()).digest() == golden[f"values/{name}"].tobytes()
+
+
+def test_golden_vectors_are_what_their_script_makes(golden: dict[str, Array]) -> None:
+    for dtype in DTYPES:
+        np.testing.assert_array_equal(golden[f"input/{dtype}"], codecs_golden.tensor(dtype))
+    assert {name for name in golden if name.startswith("blob/")} == {
+        "/".join(("blob", *case)) for case in codecs_golden.cases()
+    }

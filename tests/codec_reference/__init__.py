@@ -18,18 +18,22 @@ from codec_reference.rotation import levels, rotated4
 
 __all__ = ["CODECS", "DTYPES", "blob"]
 
+TOKEN8, TOKEN4 = (64, token(8)), (64, token(4))
+CHANNEL8, CHANNEL4 = (64, channel(8)), (64, channel(4))
+LEVELS4, LEVELS3 = (64, levels(4)), (64, levels(3))
+
 # Name: id, group and scheme for keys, then for values.
 CODECS: dict[str, tuple[int, tuple[int, Scheme], tuple[int, Scheme]]] = {
     "raw": (1, (0, raw), (0, raw)),
-    "int8": (4, (64, token(8)), (64, token(8))),
-    "int8_kc": (5, (64, channel(8)), (64, token(8))),
-    "k8v4": (6, (64, token(8)), (64, token(4))),
-    "int4": (7, (64, token(4)), (64, token(4))),
-    "int4_kc": (8, (64, channel(4)), (64, token(4))),
+    "int8": (4, TOKEN8, TOKEN8),
+    "int8_kc": (5, CHANNEL8, TOKEN8),
+    "k8v4": (6, TOKEN8, TOKEN4),
+    "int4": (7, TOKEN4, TOKEN4),
+    "int4_kc": (8, CHANNEL4, TOKEN4),
     "int4_rot": (9, (64, rotated4), (64, rotated4)),
-    "tq4": (10, (64, levels(4)), (64, levels(4))),
-    "tq3": (11, (64, levels(3)), (64, levels(3))),
-    "k4v3": (12, (64, channel(4)), (64, levels(3))),
+    "tq4": (10, LEVELS4, LEVELS4),
+    "tq3": (11, LEVELS3, LEVELS3),
+    "k4v3": (12, CHANNEL4, LEVELS3),
     "fp8_e4m3": (32, (0, fp8), (0, fp8)),
     "int8_per_token_head": (33, (0, head8), (0, head8)),
     "q8_0": (34, (32, q8), (32, q8)),
