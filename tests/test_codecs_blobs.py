@@ -251,14 +251,14 @@ def test_strides_and_threads_change_nothing(codec: str, head_dim: int) -> None:
     x = with_escapes(values("normal", (150, 3, head_dim), "float16", 1), "float16", 3, 2)
     x = x.view(np.float16)
     for kind in ("key", "value"):
-        expected = kv.quantize(x, codec=codec, kind=kind)  # type: ignore[arg-type]
+        expected = kv.quantize(x, codec=codec, kind=kind)
         wide = np.zeros((3, 300, head_dim + 9), np.float16)
         strided = wide.transpose(1, 0, 2)[::2, :, 4 : 4 + head_dim]
         strided[:] = x
         backwards = x[::-1, ::-1].copy()[::-1, ::-1]
         for view in (strided, backwards):
             for threads in (1, 2, 7):
-                found = kv.quantize(view, codec=codec, kind=kind, threads=threads)  # type: ignore[arg-type]
+                found = kv.quantize(view, codec=codec, kind=kind, threads=threads)
                 np.testing.assert_array_equal(found, expected)
         plain = kv.dequantize(expected, threads=3)
         out = np.zeros_like(wide).transpose(1, 0, 2)[::2, :, 4 : 4 + head_dim]

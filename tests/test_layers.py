@@ -28,7 +28,18 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"_core", "_cuda"}),
     frozenset(
-        {"codecs", "config", "devices", "flights", "metrics", "parameters", "record", "tensors"}
+        {
+            "codecs",
+            "config",
+            "devices",
+            "flights",
+            "metrics",
+            "pages",
+            "parameters",
+            "quality",
+            "record",
+            "tensors",
+        }
     ),
     frozenset({"tiers"}),
     frozenset({"cache", "cached", "blocks"}),

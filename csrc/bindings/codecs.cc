@@ -118,6 +118,22 @@ uint64_t encode(const py::object& x, const py::object& out, const std::string& c
   });
 }
 
+// Copies tokens of x, from the first-th on, until target is full.
+void copy_tensor(const py::object& x, const std::optional<std::string>& dtype, uint64_t first,
+                 const py::object& target, const std::optional<std::string>& target_dtype) {
+  const TensorArgument from(x, "x", declared(dtype), false);
+  const TensorArgument to(target, "out", declared(target_dtype), true);
+  const View<uint8_t>& out = to.view();
+  View<uint8_t> in = from.view();
+  if (in.dtype != out.dtype || in.shape.kv_heads != out.shape.kv_heads ||
+      in.shape.head_dim != out.shape.head_dim || first > in.shape.tokens ||
+      in.shape.tokens - first < out.shape.tokens)
+    throw Refused{"x and out do not fit together", "out"};
+  in.data += static_cast<int64_t>(first) * in.token_bytes;
+  in.shape.tokens = out.shape.tokens;
+  copy_values({in.data, in.shape, in.dtype, in.token_bytes, in.head_bytes}, out);
+}
+
 py::dict describe_blob(const py::object& blob) {
   const Buffer buffer(blob, PyBUF_SIMPLE);
   Header header;
@@ -172,6 +188,9 @@ void add_codecs(py::module_& module) {
       py::arg("dtype"), py::arg("seed"), py::arg("threads"), py::arg("checksum"),
       "Writes a blob into out and returns its bytes; if that is more than out has, out holds\n"
       "no blob and the answer is how much to offer.");
+  module.def("copy_tensor", copy_tensor, py::arg("x"), py::arg("dtype"), py::arg("first"),
+             py::arg("out"), py::arg("out_dtype"),
+             "Copies tokens of x, from the first-th on, until out is full.");
   module.def("describe_blob", describe_blob, py::arg("blob"),
              "What the header of a blob says, once it is checked.");
   module.def("decode_blob", decode, py::arg("blob"), py::arg("out"), py::arg("dtype"),

@@ -62,6 +62,9 @@ std::span<const Codec> codecs() noexcept;
 const Codec* find_codec(std::string_view name) noexcept;
 const Codec* find_codec(uint8_t id) noexcept;
 
+// Copies the values of one tensor to another of the same shape and dtype; they do not overlap.
+void copy_values(const Source& source, const Target& target);
+
 // ---- blobs --------------------------------------------------------------------------------------
 
 constexpr size_t kHeaderBytes = 64;

@@ -51,6 +51,13 @@ const char* decode(const Job& job, std::span<const uint8_t> payload, const Targe
 
 }  // namespace
 
+void copy_values(const Source& source, const Target& target) {
+  const uint64_t bytes = source.head_row_bytes();
+  for (uint64_t token = 0; token < source.shape.tokens; ++token)
+    for (uint64_t head = 0; head < source.shape.kv_heads; ++head)
+      std::memcpy(target.at(token, head, 0), source.at(token, head, 0), bytes);
+}
+
 const Scheme kRaw = {0, true, raw_bytes, raw_bytes, encode, decode};
 
 }  // namespace blatam

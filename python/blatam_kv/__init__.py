@@ -17,6 +17,7 @@ from blatam_kv.errors import (
     ReentrantComputation,
     Unsupported,
 )
+from blatam_kv.pages import Pages
 
 __all__ = [
     "BlobInfo",
@@ -31,6 +32,7 @@ __all__ = [
     "MissingExtra",
     "ModelError",
     "NoRoom",
+    "Pages",
     "ReentrantComputation",
     "Unsupported",
     "__version__",

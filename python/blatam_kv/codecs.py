@@ -74,7 +74,7 @@ def quantize(
 
     key = _is_key(kind)
     _check_threads(threads)
-    _check_seed(seed)
+    check_seed(seed)
     x, dtype = tensors.exported(x, dtype)
     if out is None:
         found, shape = _core.describe_tensor(x, dtype)
@@ -163,7 +163,7 @@ def _check_threads(threads: int) -> None:
         )
 
 
-def _check_seed(seed: int) -> None:
+def check_seed(seed: int) -> None:
     if not 0 <= seed < 2**64:
         raise InvalidRequest(f"seed is {seed}; it must be 0 to 2**64 - 1", field="seed")
 

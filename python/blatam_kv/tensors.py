@@ -27,7 +27,7 @@ STORAGE: dict[str, npt.DTypeLike] = {
 }
 
 
-def exported(x: object, dtype: str | None) -> tuple[object, str | None]:
+def exported(x: Any, dtype: str | None) -> tuple[Any, str | None]:
     """``x`` and its declared dtype in a form that the native module reads.
 
     Only numpy arrays of bfloat16 need help: their buffer protocol refuses the type.
