@@ -36,7 +36,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "metrics",
             "pages",
             "parameters",
-            "quality",
+            "probe",
             "record",
             "tensors",
         }

@@ -112,13 +112,13 @@ def test_tensors_of_torch_go_in_and_come_out(dtype: torch.dtype) -> None:
     name = str(dtype).removeprefix("torch.")
     x = torch.randn(3, 150, HEADS, DIM).to(dtype)
     pages = kv.Pages(kv_heads=HEADS, head_dim=DIM, dtype=name, codec="int8", kind="key")
-    for part in torch.tensor_split(x[1], 5):
-        pages.append(part)
+    for piece in torch.tensor_split(x[1], 5):
+        pages.append(piece)
     out = torch.empty(150, HEADS, DIM, dtype=dtype)
     assert pages.read(out=out) is out
     assert torch.equal(out[128:], x[1, 128:])
-    for page in range(2):
-        part = slice(64 * page, 64 * page + 64)
+    for page, begin in enumerate((0, 64)):
+        part = slice(begin, begin + 64)
         expected = torch.empty_like(out[part])
         kv.dequantize(kv.quantize(x[1, part], codec="int8", kind="key"), out=expected)
         assert torch.equal(out[part], expected)

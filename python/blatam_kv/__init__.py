@@ -18,6 +18,7 @@ from blatam_kv.errors import (
     Unsupported,
 )
 from blatam_kv.pages import Pages
+from blatam_kv.probe import Quality, quality
 
 __all__ = [
     "BlobInfo",
@@ -33,6 +34,7 @@ __all__ = [
     "ModelError",
     "NoRoom",
     "Pages",
+    "Quality",
     "ReentrantComputation",
     "Unsupported",
     "__version__",
@@ -40,5 +42,6 @@ __all__ = [
     "dequantize",
     "describe",
     "encoded_size",
+    "quality",
     "quantize",
 ]

@@ -23,6 +23,7 @@ Kind = Literal["value", "key"]
 
 NAMES: tuple[str, ...] = _core.codecs()
 MOST_THREADS = 256
+HEADER_BYTES = 64  # of every blob, before its payload
 
 
 @dataclass(frozen=True, slots=True)

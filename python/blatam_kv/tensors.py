@@ -12,10 +12,13 @@ and neither library has to be there.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from blatam_kv import _core
 
 Array = npt.NDArray[Any]
 
@@ -38,12 +41,41 @@ def exported(x: Any, dtype: str | None) -> tuple[Any, str | None]:
 
 
 def empty(shape: tuple[int, ...], dtype: str) -> Array:
-    """A new array for values of ``dtype``; bfloat16 as uint16 bits. Not initialised."""
-    return np.empty(shape, STORAGE[dtype])
+    """A new array for values of ``dtype``; bfloat16 as uint16 bits. Not initialised.
+
+    It begins at a multiple of 64 bytes, so that kernels can write whole cache lines.
+    """
+    kind = np.dtype(STORAGE[dtype])
+    array: Array = aligned_bytes(math.prod(shape) * kind.itemsize).view(kind).reshape(shape)
+    return array
 
 
-def floats(x: Array, dtype: str) -> npt.NDArray[np.float32]:
-    """Values as float32; uint16 are the bits of bfloat16 if ``dtype`` says so."""
+def aligned_bytes(size: int) -> npt.NDArray[np.uint8]:
+    """``size`` bytes of new memory that begins at a multiple of 64. Not initialised."""
+    memory = np.empty(size + 63, np.uint8)
+    skip = -memory.ctypes.data % 64
+    return memory[skip : skip + size]
+
+
+def widened(x: Array, dtype: str) -> npt.NDArray[np.float32]:
+    """An array as ``empty`` makes them, as float32, exactly."""
     if dtype == "bfloat16":
         return (x.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     return x.astype(np.float32)
+
+
+def narrowed(x: npt.NDArray[np.float32], dtype: str) -> Array:
+    """Finite float32 values rounded to ``dtype``, to nearest even; bfloat16 as uint16 bits."""
+    if dtype != "bfloat16":
+        return x.astype(STORAGE[dtype])
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def numbers(x: Any, dtype: str | None) -> npt.NDArray[np.float64]:
+    """Any tensor [tokens, heads, head_dim] that ``quantize`` takes, as float64."""
+    x, declared = exported(x, dtype)
+    found, shape = _core.describe_tensor(x, declared)
+    held = empty(shape, found)
+    _core.copy_tensor(x, declared, 0, held, found)
+    return widened(held, found).astype(np.float64)
