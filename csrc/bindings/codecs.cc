@@ -19,6 +19,8 @@ namespace py = pybind11;
 namespace blatam::python {
 namespace {
 
+constexpr Checksum kChecksum = {crc32c, crc32c_combine};
+
 // Below this many values, releasing the GIL costs more than the work.
 constexpr uint64_t kReleaseValues = 4096;
 
@@ -60,7 +62,9 @@ std::optional<Dtype> declared(const std::optional<std::string>& name) {
   return name ? std::optional(dtype_from_name(*name)) : std::nullopt;
 }
 
-Job job(unsigned threads, uint64_t seed) { return {kernels_for(isa_name(isa())), threads, seed}; }
+Job job(unsigned threads, uint64_t seed) {
+  return {kernels_for(isa_name(isa())), threads, seed, nullptr};
+}
 
 py::tuple names() {
   py::list names;
@@ -114,7 +118,7 @@ uint64_t encode(const py::object& x, const py::object& out, const std::string& c
   if (overlaps(view, bytes)) throw Refused{"out overlaps x; pass another buffer", "out"};
   const Source source = {view.data, view.shape, view.dtype, view.token_bytes, view.head_bytes};
   return without_gil(view.shape.values() >= kReleaseValues, [&] {
-    return encode_blob(job(threads, seed), header, source, crc32c, bytes);
+    return encode_blob(job(threads, seed), header, source, kChecksum, bytes);
   });
 }
 
@@ -137,7 +141,7 @@ void copy_tensor(const py::object& x, const std::optional<std::string>& dtype, u
 py::dict describe_blob(const py::object& blob) {
   const Buffer buffer(blob, PyBUF_SIMPLE);
   Header header;
-  if (const Fault fault = read_header(buffer.bytes(), crc32c, &header)) raise_fault(fault);
+  if (const Fault fault = read_header(buffer.bytes(), kChecksum, &header)) raise_fault(fault);
   py::dict found;
   found["codec"] = py::str(header.codec->name.data(), header.codec->name.size());
   found["kind"] = header.kind == Kind::key ? "key" : "value";
@@ -154,7 +158,7 @@ void decode(const py::object& blob, const py::object& out, const std::optional<s
             unsigned threads) {
   const Buffer buffer(blob, PyBUF_SIMPLE);
   Header header;
-  if (const Fault fault = read_header(buffer.bytes(), crc32c, &header)) raise_fault(fault);
+  if (const Fault fault = read_header(buffer.bytes(), kChecksum, &header)) raise_fault(fault);
   const TensorArgument tensor(out, "out", dtype ? declared(dtype) : header.dtype, true);
   const View<uint8_t>& view = tensor.view();
   if (view.dtype != header.dtype)
@@ -168,7 +172,7 @@ void decode(const py::object& blob, const py::object& out, const std::optional<s
                   "out"};
   if (overlaps(view, buffer.bytes())) throw Refused{"out overlaps the blob; pass another", "out"};
   const Fault fault = without_gil(view.shape.values() >= kReleaseValues, [&] {
-    return decode_blob(job(threads, 0), buffer.bytes(), header, crc32c, view);
+    return decode_blob(job(threads, 0), buffer.bytes(), header, kChecksum, view);
   });
   if (fault) raise_fault(fault);
 }

@@ -55,7 +55,8 @@ enum Offset : size_t {
   kHeaderCrcAt = 60,
 };
 
-void write_header(const Header& header, uint32_t payload_crc, Checksum crc32c, uint8_t* out) {
+void write_header(const Header& header, uint32_t payload_crc, const Checksum& crc32c,
+                  uint8_t* out) {
   std::memset(out, 0, kHeaderBytes);
   std::memcpy(out, kMagic.data(), kMagic.size());
   out[kVersionAt] = kVersion;
@@ -70,7 +71,7 @@ void write_header(const Header& header, uint32_t payload_crc, Checksum crc32c, u
   store_bits<uint64_t>(out + kSeedAt, header.seed);
   store_bits<uint64_t>(out + kPayloadBytesAt, header.payload_bytes);
   store_bits<uint32_t>(out + kPayloadCrcAt, payload_crc);
-  store_bits<uint32_t>(out + kHeaderCrcAt, crc32c(0, out, kHeaderCrcAt));
+  store_bits<uint32_t>(out + kHeaderCrcAt, crc32c.extend(0, out, kHeaderCrcAt));
 }
 
 }  // namespace
@@ -99,31 +100,35 @@ uint64_t blob_bytes(const Codec& codec, Kind kind, const Shape& shape, Dtype dty
   return kHeaderBytes + codec.scheme(kind).most_bytes(shape, dtype);
 }
 
-uint64_t encode_blob(const Job& job, const Header& asked, const Source& source, Checksum crc32c,
-                     std::span<uint8_t> out) {
+uint64_t encode_blob(const Job& job, const Header& asked, const Source& source,
+                     const Checksum& crc32c, std::span<uint8_t> out) {
   Header header = asked;
   const Scheme& scheme = header.scheme();
   if (out.size() < kHeaderBytes)
     return blob_bytes(*header.codec, header.kind, source.shape, source.dtype);
   const auto payload = out.subspan(kHeaderBytes);
-  header.payload_bytes = scheme.encode(job, source, payload);
+  Seal seal = {crc32c, 0, false};
+  const Job sealed = {job.kernels, job.threads, job.seed, header.checksum ? &seal : nullptr};
+  header.payload_bytes = scheme.encode(sealed, source, payload);
   const uint64_t bytes = kHeaderBytes + header.payload_bytes;
   if (bytes > out.size()) return bytes;
   header.shape = source.shape;
   header.dtype = source.dtype;
   header.seed = job.seed;
-  const uint32_t crc = header.checksum ? crc32c(0, payload.data(), header.payload_bytes) : 0;
+  uint32_t crc = 0;
+  if (header.checksum)
+    crc = seal.done ? seal.crc : crc32c.extend(0, payload.data(), header.payload_bytes);
   write_header(header, crc, crc32c, out.data());
   return bytes;
 }
 
-Fault read_header(std::span<const uint8_t> blob, Checksum crc32c, Header* header) noexcept {
+Fault read_header(std::span<const uint8_t> blob, const Checksum& crc32c, Header* header) noexcept {
   const uint8_t* const at = blob.data();
   if (blob.size() < kHeaderBytes) return {"shorter than a header"};
   if (std::memcmp(at, kMagic.data(), kMagic.size()) != 0) return {"not a blob of blatam_kv"};
   // The version comes first: a later one may place its checksum elsewhere.
   if (at[kVersionAt] != kVersion) return {"a version that this build does not read", true};
-  if (load_bits<uint32_t>(at + kHeaderCrcAt) != crc32c(0, at, kHeaderCrcAt))
+  if (load_bits<uint32_t>(at + kHeaderCrcAt) != crc32c.extend(0, at, kHeaderCrcAt))
     return {"the header's checksum does not match"};
   header->codec = find_codec(at[kCodecAt]);
   if (header->codec == nullptr) return {"a codec that this build does not have", true};
@@ -152,13 +157,21 @@ Fault read_header(std::span<const uint8_t> blob, Checksum crc32c, Header* header
 }
 
 Fault decode_blob(const Job& job, std::span<const uint8_t> blob, const Header& header,
-                  Checksum crc32c, const Target& target) {
+                  const Checksum& crc32c, const Target& target) {
   const auto payload = blob.subspan(kHeaderBytes);
-  if (header.checksum &&
-      load_bits<uint32_t>(blob.data() + kPayloadCrcAt) != crc32c(0, payload.data(), payload.size()))
-    return {"the payload's checksum does not match"};
-  const Job mine = {job.kernels, job.threads, header.seed};
-  return {header.scheme().decode(mine, payload, target), false};
+  const Scheme& scheme = header.scheme();
+  Job mine = {job.kernels, job.threads, header.seed, nullptr};
+  if (!header.checksum) return {scheme.decode(mine, payload, target), false};
+  const Fault changed = {"the payload's checksum does not match", false};
+  const auto expected = load_bits<uint32_t>(blob.data() + kPayloadCrcAt);
+  if (!scheme.seals && crc32c.extend(0, payload.data(), payload.size()) != expected) return changed;
+  Seal seal = {crc32c, 0, false};
+  if (scheme.seals) mine.seal = &seal;
+  const char* const reason = scheme.decode(mine, payload, target);
+  // A scheme that finds a fault may stop before it has summed everything.
+  if (scheme.seals && !seal.done) seal.crc = crc32c.extend(0, payload.data(), payload.size());
+  if (scheme.seals && seal.crc != expected) return changed;
+  return {reason, false};
 }
 
 }  // namespace blatam

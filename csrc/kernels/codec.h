@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "kernels/kernels.h"
+#include "kernels/seal.h"
 #include "kernels/tensor.h"
 
 namespace blatam {
@@ -20,7 +21,8 @@ namespace blatam {
 struct Job {
   const Kernels& kernels = kKernelsBaseline;
   unsigned threads = 1;
-  uint64_t seed = 0;  // of the signs of a rotation
+  uint64_t seed = 0;     // of the signs of a rotation
+  Seal* seal = nullptr;  // where the payload's checksum is wanted
 };
 
 // More values than this in one tensor are refused, so that no size computed from a shape that was
@@ -45,6 +47,9 @@ struct Scheme {
   // Fills `target`, of the shape and dtype that the header names. Returns nullptr, or what is wrong
   // with the payload; the target's contents are then unspecified. At least least_bytes are there.
   const char* (*decode)(const Job& job, std::span<const uint8_t> payload, const Target& target);
+  // True if encode and decode fill Job::seal themselves, and decode harms nothing before it is
+  // known to match.
+  bool seals = false;
 };
 
 struct Codec {
@@ -68,9 +73,6 @@ void copy_values(const Source& source, const Target& target);
 // ---- blobs --------------------------------------------------------------------------------------
 
 constexpr size_t kHeaderBytes = 64;
-
-// CRC-32C, which lives in core/: finished checksums in and out, as there. Never null.
-using Checksum = uint32_t (*)(uint32_t crc_so_far, const void* data, size_t bytes);
 
 struct Header {
   const Codec* codec = nullptr;
@@ -100,14 +102,14 @@ uint64_t blob_bytes(const Codec& codec, Kind kind, const Shape& shape, Dtype dty
 // Writes a blob of `source` into `out` and returns its bytes. If that is more than `out` has, `out`
 // holds no blob, and the answer is how much to offer. `header` says codec, kind and checksum; the
 // rest of it is taken from the source and the job. Requires a valid shape.
-uint64_t encode_blob(const Job& job, const Header& header, const Source& source, Checksum crc32c,
-                     std::span<uint8_t> out);
+uint64_t encode_blob(const Job& job, const Header& header, const Source& source,
+                     const Checksum& crc32c, std::span<uint8_t> out);
 
 // Reads and checks a header, and that the blob is as long as it says; not the payload.
-Fault read_header(std::span<const uint8_t> blob, Checksum crc32c, Header* header) noexcept;
+Fault read_header(std::span<const uint8_t> blob, const Checksum& crc32c, Header* header) noexcept;
 
 // Checks the payload and fills `target`, which has the shape and dtype of the header.
 Fault decode_blob(const Job& job, std::span<const uint8_t> blob, const Header& header,
-                  Checksum crc32c, const Target& target);
+                  const Checksum& crc32c, const Target& target);
 
 }  // namespace blatam

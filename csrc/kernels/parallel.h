@@ -43,17 +43,18 @@ class DefaultFloatMode {
 #endif
 };
 
-// Calls work(begin, end) for ranges that cover [0, count), at most `threads` at a time, this thread
-// included. Requires threads >= 1. If `work` throws, so does this, once all are done.
+// Calls work(share, begin, end) for ranges that cover [0, count) in the order of the shares, which
+// are fewer than `threads` or as many, all at a time, this thread included. Requires threads >= 1.
+// If `work` throws, so does this, once all are done.
 template <class Work>
-void in_parallel(unsigned threads, uint64_t count, const Work& work) {
+void in_shares(unsigned threads, uint64_t count, const Work& work) {
   const auto shares = std::min<uint64_t>(threads, std::max<uint64_t>(count, 1));
   std::vector<std::exception_ptr> failures(shares);
   const auto run = [&](uint64_t share) {
     const DefaultFloatMode mode;
     const auto from = [&](uint64_t i) { return count / shares * i + std::min(i, count % shares); };
     try {
-      work(from(share), from(share + 1));
+      work(static_cast<unsigned>(share), from(share), from(share + 1));
     } catch (...) {
       failures[share] = std::current_exception();
     }
@@ -73,6 +74,12 @@ void in_parallel(unsigned threads, uint64_t count, const Work& work) {
   for (std::thread& other : others) other.join();
   for (const std::exception_ptr& failure : failures)
     if (failure) std::rethrow_exception(failure);
+}
+
+// The same for work that does not ask which share it is: work(begin, end).
+template <class Work>
+void in_parallel(unsigned threads, uint64_t count, const Work& work) {
+  in_shares(threads, count, [&](unsigned, uint64_t begin, uint64_t end) { work(begin, end); });
 }
 
 }  // namespace blatam

@@ -8,6 +8,7 @@
 #include "kernels/escapes.h"
 #include "kernels/parallel.h"
 #include "kernels/schemes.h"
+#include "kernels/seal.h"
 #include "kernels/token_rows.h"
 
 namespace blatam {
@@ -65,6 +66,12 @@ void each_tail_row(const Pages<kBits>& pages, const View<Byte>& tensor, const Co
 }
 
 template <int kBits>
+Planes planes_of(const Pages<kBits>& pages, const uint8_t* payload) {
+  return {payload, pages.panel_code_bytes(), pages.panel_meta_bytes(), pages.panels(),
+          pages.meta_begin()};
+}
+
+template <int kBits>
 uint64_t encode(const Job& job, const Source& source, std::span<uint8_t> payload) {
   const Pages<kBits> pages(source.shape, source.dtype);
   const uint64_t fixed = pages.bytes();
@@ -76,26 +83,33 @@ uint64_t encode(const Job& job, const Source& source, std::span<uint8_t> payload
   std::memset(codes + codes_end, 0, pages.meta_begin() - codes_end);
   std::memset(codes + meta_end, 0, pages.tail_begin() - meta_end);
   const auto quantise = job.kernels.page(kBits, source.dtype).quantise;
+  PlaneSums sums(job.seal, planes_of(pages, codes), job.threads);
   std::atomic<bool> escaped = false;
-  in_parallel(job.threads, pages.panels(), [&](uint64_t begin, uint64_t end) {
+  in_shares(job.threads, pages.panels(), [&](unsigned share, uint64_t begin, uint64_t end) {
     bool mine = false;
-    for (uint64_t panel = begin; panel < end; ++panel)
+    for (uint64_t panel = begin; panel < end; ++panel) {
       mine |=
           quantise(source.at(pages.first_token(panel), pages.head(panel), 0), source.token_bytes,
                    source.shape.head_dim, codes + panel * pages.panel_code_bytes(),
-                   meta + panel * pages.panel_meta_bytes(), fixed > kStreamBytes);
+                   meta + panel * pages.panel_meta_bytes(), false);
+      sums.add(share, panel, panel + 1);
+    }
     if (mine) escaped = true;
   });
   each_tail_row(pages, source, [&](const uint8_t* from, uint64_t offset) {
     std::memcpy(payload.data() + offset, from, pages.head_row_bytes());
   });
-  if (!escaped) return fixed;
-  const auto flagged = [&](uint64_t channel) {
-    const uint64_t panel = channel / source.shape.head_dim;
-    return load_bits<uint16_t>(meta + panel * pages.panel_meta_bytes() +
-                               channel % source.shape.head_dim * 2) == Bf16::kNan;
-  };
-  return put_escapes(source, pages, flagged, payload, fixed);
+  uint64_t bytes = fixed;
+  if (escaped) {
+    const auto flagged = [&](uint64_t channel) {
+      const uint64_t panel = channel / source.shape.head_dim;
+      return load_bits<uint16_t>(meta + panel * pages.panel_meta_bytes() +
+                                 channel % source.shape.head_dim * 2) == Bf16::kNan;
+    };
+    bytes = put_escapes(source, pages, flagged, payload, fixed);
+  }
+  if (bytes <= payload.size()) sums.finish(bytes);
+  return bytes;
 }
 
 template <int kBits>
@@ -105,21 +119,27 @@ const char* decode(const Job& job, std::span<const uint8_t> payload, const Targe
   const uint8_t* const meta = codes + pages.meta_begin();
   const auto dequantise = job.kernels.page(kBits, target.dtype).dequantise;
   const bool stream = target.shape.values() * dtype_bytes(target.dtype) > kStreamBytes;
-  in_parallel(job.threads, pages.panels(), [&](uint64_t begin, uint64_t end) {
-    for (uint64_t panel = begin; panel < end; ++panel)
+  PlaneSums sums(job.seal, planes_of(pages, codes), job.threads);
+  in_shares(job.threads, pages.panels(), [&](unsigned share, uint64_t begin, uint64_t end) {
+    for (uint64_t panel = begin; panel < end; ++panel) {
+      sums.add(share, panel, panel + 1);
       dequantise(codes + panel * pages.panel_code_bytes(), meta + panel * pages.panel_meta_bytes(),
                  target.token_bytes, target.shape.head_dim,
                  target.at(pages.first_token(panel), pages.head(panel), 0), stream);
+    }
   });
   each_tail_row(pages, target, [&](uint8_t* to, uint64_t offset) {
     std::memcpy(to, payload.data() + offset, pages.head_row_bytes());
   });
+  sums.finish(payload.size());
   return take_escapes(payload.subspan(pages.bytes()), pages, target);
 }
 
 }  // namespace
 
-const Scheme kChannel8 = {kPage, false, payload_bytes<8>, payload_bytes<8>, encode<8>, decode<8>};
-const Scheme kChannel4 = {kPage, false, payload_bytes<4>, payload_bytes<4>, encode<4>, decode<4>};
+const Scheme kChannel8 = {kPage,     false, payload_bytes<8>, payload_bytes<8>, encode<8>,
+                          decode<8>, true};
+const Scheme kChannel4 = {kPage,     false, payload_bytes<4>, payload_bytes<4>, encode<4>,
+                          decode<4>, true};
 
 }  // namespace blatam

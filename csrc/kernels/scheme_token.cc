@@ -9,6 +9,7 @@
 #include "kernels/escapes.h"
 #include "kernels/parallel.h"
 #include "kernels/schemes.h"
+#include "kernels/seal.h"
 #include "kernels/token_rows.h"
 
 namespace blatam {
@@ -56,6 +57,12 @@ bool in_pieces(const Layout<kBits>& layout, bool heads_adjoin) {
 }
 
 template <int kBits>
+Planes planes_of(const Layout<kBits>& layout, const uint8_t* payload) {
+  return {payload, layout.row_code_bytes(), layout.row_meta_bytes(), layout.rows(),
+          layout.meta_begin()};
+}
+
+template <int kBits>
 uint64_t encode(const Job& job, const Source& source, std::span<uint8_t> payload) {
   const Layout<kBits> layout(source.shape);
   const uint64_t fixed = layout.bytes();
@@ -66,29 +73,43 @@ uint64_t encode(const Job& job, const Source& source, std::span<uint8_t> payload
   const uint64_t head_bytes = source.head_row_bytes();
   const bool pieces = in_pieces(layout, source.heads_adjoin());
   std::fill(codes + layout.rows() * layout.row_code_bytes(), meta, uint8_t{0});
-  const bool stream = fixed > kStreamBytes;
-  std::atomic<bool> escaped = false;
   std::vector<uint8_t> scratch(pieces ? head_bytes * source.shape.kv_heads : 0);
-  in_parallel(pieces ? 1 : job.threads, layout.rows(), [&](uint64_t begin, uint64_t end) {
+  // What the checksum is to see soon should not go around the caches.
+  const bool stream = job.seal == nullptr && fixed > kStreamBytes;
+  const unsigned threads = pieces ? 1 : job.threads;
+  PlaneSums sums(job.seal, planes_of(layout, codes), threads);
+  std::atomic<bool> escaped = false;
+  in_shares(threads, layout.rows(), [&](unsigned share, uint64_t begin, uint64_t end) {
     bool mine = false;
-    each_stretch(
-        layout, source, begin, end, [&](uint64_t row, uint64_t rows, const uint8_t* values) {
-          if (pieces) {
-            for (uint64_t head = 0; head < source.shape.kv_heads; ++head)
-              std::memcpy(scratch.data() + head * head_bytes, source.at(row, head, 0), head_bytes);
-            values = scratch.data();
-          }
-          mine |=
-              quantise(values, rows * layout.row_values(), codes + row * layout.row_code_bytes(),
-                       meta + row * layout.row_meta_bytes(), stream);
-        });
+    const uint64_t at_once = sums.rows_at_once(layout.row_values());
+    for (uint64_t first = begin; first < end;) {
+      const uint64_t last = first + std::min(at_once, end - first);
+      each_stretch(
+          layout, source, first, last, [&](uint64_t row, uint64_t rows, const uint8_t* values) {
+            if (pieces) {
+              for (uint64_t head = 0; head < source.shape.kv_heads; ++head)
+                std::memcpy(scratch.data() + head * head_bytes, source.at(row, head, 0),
+                            head_bytes);
+              values = scratch.data();
+            }
+            mine |=
+                quantise(values, rows * layout.row_values(), codes + row * layout.row_code_bytes(),
+                         meta + row * layout.row_meta_bytes(), stream);
+          });
+      sums.add(share, first, last);
+      first = last;
+    }
     if (mine) escaped = true;
   });
-  if (!escaped) return fixed;
-  const auto flagged = [&](uint64_t group) {
-    return load_bits<uint16_t>(meta + group * kMetaBytes) == Bf16::kNan;
-  };
-  return put_escapes(source, layout, flagged, payload, fixed);
+  uint64_t bytes = fixed;
+  if (escaped) {
+    const auto flagged = [&](uint64_t group) {
+      return load_bits<uint16_t>(meta + group * kMetaBytes) == Bf16::kNan;
+    };
+    bytes = put_escapes(source, layout, flagged, payload, fixed);
+  }
+  if (bytes <= payload.size()) sums.finish(bytes);
+  return bytes;
 }
 
 template <int kBits>
@@ -101,21 +122,32 @@ const char* decode(const Job& job, std::span<const uint8_t> payload, const Targe
   const bool pieces = in_pieces(layout, target.heads_adjoin());
   const bool stream = target.shape.values() * dtype_bytes(target.dtype) > kStreamBytes;
   std::vector<uint8_t> scratch(pieces ? head_bytes * target.shape.kv_heads : 0);
-  in_parallel(pieces ? 1 : job.threads, layout.rows(), [&](uint64_t begin, uint64_t end) {
-    each_stretch(layout, target, begin, end, [&](uint64_t row, uint64_t rows, uint8_t* values) {
-      dequantise(codes + row * layout.row_code_bytes(), meta + row * layout.row_meta_bytes(),
-                 rows * layout.row_values(), pieces ? scratch.data() : values, stream && !pieces);
-      if (!pieces) return;
-      for (uint64_t head = 0; head < target.shape.kv_heads; ++head)
-        std::memcpy(target.at(row, head, 0), scratch.data() + head * head_bytes, head_bytes);
-    });
+  const unsigned threads = pieces ? 1 : job.threads;
+  PlaneSums sums(job.seal, planes_of(layout, codes), threads);
+  in_shares(threads, layout.rows(), [&](unsigned share, uint64_t begin, uint64_t end) {
+    const uint64_t at_once = sums.rows_at_once(layout.row_values());
+    for (uint64_t first = begin; first < end;) {
+      const uint64_t last = first + std::min(at_once, end - first);
+      sums.add(share, first, last);
+      each_stretch(layout, target, first, last, [&](uint64_t row, uint64_t rows, uint8_t* values) {
+        dequantise(codes + row * layout.row_code_bytes(), meta + row * layout.row_meta_bytes(),
+                   rows * layout.row_values(), pieces ? scratch.data() : values, stream && !pieces);
+        if (!pieces) return;
+        for (uint64_t head = 0; head < target.shape.kv_heads; ++head)
+          std::memcpy(target.at(row, head, 0), scratch.data() + head * head_bytes, head_bytes);
+      });
+      first = last;
+    }
   });
+  sums.finish(payload.size());
   return take_escapes(payload.subspan(layout.bytes()), layout, target);
 }
 
 }  // namespace
 
-const Scheme kToken8 = {kGroup, false, payload_bytes<8>, payload_bytes<8>, encode<8>, decode<8>};
-const Scheme kToken4 = {kGroup, false, payload_bytes<4>, payload_bytes<4>, encode<4>, decode<4>};
+const Scheme kToken8 = {kGroup,    false, payload_bytes<8>, payload_bytes<8>, encode<8>,
+                        decode<8>, true};
+const Scheme kToken4 = {kGroup,    false, payload_bytes<4>, payload_bytes<4>, encode<4>,
+                        decode<4>, true};
 
 }  // namespace blatam

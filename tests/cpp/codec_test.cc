@@ -19,6 +19,8 @@ namespace {
 
 using Bytes = std::vector<uint8_t>;
 
+constexpr Checksum kChecksum = {crc32c, crc32c_combine};
+
 // A tensor in memory of its own, between guard bytes, at an odd multiple of its values' size.
 struct Tensor {
   Bytes memory;
@@ -54,26 +56,26 @@ void fill(const Tensor& tensor, std::mt19937_64& random, bool any_bits) {
 
 Bytes encoded(const Kernels& kernels, const Codec& codec, Kind kind, const Source& source,
               bool checksum) {
-  const Job job = {kernels, 1, 5};
+  const Job job = {kernels, 1, 5, nullptr};
   Header header;
   header.codec = &codec;
   header.kind = kind;
   header.checksum = checksum;
   Bytes blob(blob_bytes(codec, kind, source.shape, source.dtype));
-  const uint64_t bytes = encode_blob(job, header, source, crc32c, blob);
+  const uint64_t bytes = encode_blob(job, header, source, kChecksum, blob);
   const bool fits = bytes <= blob.size();
   blob.resize(bytes);
   if (!fits) {
-    EXPECT_EQ(encode_blob(job, header, source, crc32c, blob), bytes);
+    EXPECT_EQ(encode_blob(job, header, source, kChecksum, blob), bytes);
   }
   return blob;
 }
 
 Fault decoded(const Kernels& kernels, std::span<const uint8_t> blob, Tensor* out) {
   Header header;
-  if (const Fault fault = read_header(blob, crc32c, &header)) return fault;
+  if (const Fault fault = read_header(blob, kChecksum, &header)) return fault;
   *out = Tensor(header.shape, header.dtype);
-  return decode_blob({kernels, 1, 0}, blob, header, crc32c, out->view);
+  return decode_blob({kernels, 1, 0, nullptr}, blob, header, kChecksum, out->view);
 }
 
 constexpr Shape kShapes[] = {{1, 1, 1},     {2, 3, 40},   {65, 2, 64},  {67, 1, 80},  {64, 1, 120},
@@ -155,7 +157,8 @@ TEST(Codecs, NothingIsWrittenBeyondARoomThatIsTooSmall) {
       header.kind = Kind::key;
       for (size_t room = 0; room < blob.size(); room += 1 + room / 3) {
         Bytes small(room);  // exactly, so that the sanitizer sees one byte more
-        EXPECT_GT(encode_blob({kKernelsBaseline, 1, 5}, header, tensor.source(), crc32c, small),
+        EXPECT_GT(encode_blob({kKernelsBaseline, 1, 5, nullptr}, header, tensor.source(), kChecksum,
+                              small),
                   room)
             << codec.name;
       }
