@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from pathlib import Path
 from typing import Any
 
 import codecs_golden
@@ -130,3 +132,21 @@ def test_golden_vectors_are_what_their_script_makes(golden: dict[str, Array]) ->
     assert {name for name in golden if name.startswith("blob/")} == {
         "/".join(("blob", *case)) for case in codecs_golden.cases()
     }
+
+
+# ---- the specification --------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parent.parent / "docs" / "CODECS.md").read_text()
+
+
+def test_the_example_of_the_specification_is_what_is_written() -> None:
+    given = np.array([1, -2, 0.5, 3, 0.25, -1.5, 2, 0], np.float16).reshape(1, 1, 8)
+    shown = re.search(r"```hex\n(.*?)```", PAGE, re.DOTALL)
+    assert shown
+    assert kv.quantize(given, codec="int4").tobytes() == bytes.fromhex(shown[1])
+    assert kv.dequantize(bytes.fromhex(shown[1])).ravel()[0] == 1.001953125
+
+
+def test_the_specification_lists_every_codec_with_its_id_and_group() -> None:
+    for name, (number, (group, _), _) in CODECS.items():
+        assert re.search(rf"^\| {number} \| `{name}` \|.*\| {group} \|", PAGE, re.MULTILINE), name

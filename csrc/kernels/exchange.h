@@ -28,12 +28,10 @@ BLATAM_HD uint8_t fp8_of(float value) {
 
 // Exactly. Requires code & 0x7f != 0x7f.
 BLATAM_HD float value_of_fp8(uint8_t code) {
+  // The same fields in a float mean 2^-120 times as much, subnormals included.
+  const float scaled = float_of(static_cast<uint32_t>(code & 0x7fu) << 20);
   const uint32_t sign = static_cast<uint32_t>(code & 0x80u) << 24;
-  const uint32_t exponent = code >> 3 & 15u;
-  const uint32_t mantissa = code & 7u;
-  if (exponent == 0)
-    return float_of(sign | bits_of(mul_rn(static_cast<float>(mantissa), 0.001953125f)));
-  return float_of(sign | (exponent + 120u) << 23 | mantissa << 20);
+  return float_of(bits_of(mul_rn(scaled, 1.329227995784916e36f)) | sign);
 }
 
 // ---- symmetric int8 -----------------------------------------------------------------------------

@@ -143,7 +143,7 @@ __m256i channel_codes(const uint8_t* from, ptrdiff_t token_bytes, const Filled& 
 }
 
 // Up to 128 channels, of which the first is `first` of `channels`.
-template <class T, int kBits>
+template <class T, int kBits, bool kStream>
 bool quantise_stretch(const uint8_t* values, ptrdiff_t token_bytes, size_t first, size_t channels,
                       uint8_t* codes, uint8_t* meta) {
   constexpr size_t kSize = sizeof(typename T::Bits);
@@ -178,7 +178,7 @@ bool quantise_stretch(const uint8_t* values, ptrdiff_t token_bytes, size_t first
       const __m256i found =
           channel_codes<T, kBits>(from + 32 * i * kSize, token_bytes, filled[i], lines[i]);
       if (filled[i].whole()) {
-        store32<false>(to + 32 * i, found);
+        store32<kStream>(to + 32 * i, found);
       } else {
         _mm256_mask_storeu_epi8(to + 32 * i, filled[i].values(), found);
       }
@@ -189,10 +189,15 @@ bool quantise_stretch(const uint8_t* values, ptrdiff_t token_bytes, size_t first
 
 template <class T, int kBits>
 bool quantise_page_wide(const uint8_t* values, ptrdiff_t token_bytes, size_t channels,
-                        uint8_t* codes, uint8_t* meta, bool /*stream*/) {
+                        uint8_t* codes, uint8_t* meta, bool stream) {
+  const bool around = stream && reinterpret_cast<uintptr_t>(codes) % 32 == 0 && channels % 32 == 0;
   bool escaped = false;
   for (size_t first = 0; first < channels; first += kStretch)
-    escaped |= quantise_stretch<T, kBits>(values, token_bytes, first, channels, codes, meta);
+    escaped |=
+        around
+            ? quantise_stretch<T, kBits, true>(values, token_bytes, first, channels, codes, meta)
+            : quantise_stretch<T, kBits, false>(values, token_bytes, first, channels, codes, meta);
+  if (around) _mm_sfence();
   return escaped;
 }
 

@@ -83,6 +83,8 @@ uint64_t encode(const Job& job, const Source& source, std::span<uint8_t> payload
   std::memset(codes + codes_end, 0, pages.meta_begin() - codes_end);
   std::memset(codes + meta_end, 0, pages.tail_begin() - meta_end);
   const auto quantise = job.kernels.page(kBits, source.dtype).quantise;
+  // What the checksum is to see soon should not go around the caches.
+  const bool stream = job.seal == nullptr && fixed > kStreamBytes;
   PlaneSums sums(job.seal, planes_of(pages, codes), job.threads);
   std::atomic<bool> escaped = false;
   in_shares(job.threads, pages.panels(), [&](unsigned share, uint64_t begin, uint64_t end) {
@@ -91,7 +93,7 @@ uint64_t encode(const Job& job, const Source& source, std::span<uint8_t> payload
       mine |=
           quantise(source.at(pages.first_token(panel), pages.head(panel), 0), source.token_bytes,
                    source.shape.head_dim, codes + panel * pages.panel_code_bytes(),
-                   meta + panel * pages.panel_meta_bytes(), false);
+                   meta + panel * pages.panel_meta_bytes(), stream);
       sums.add(share, panel, panel + 1);
     }
     if (mine) escaped = true;
@@ -122,10 +124,10 @@ const char* decode(const Job& job, std::span<const uint8_t> payload, const Targe
   PlaneSums sums(job.seal, planes_of(pages, codes), job.threads);
   in_shares(job.threads, pages.panels(), [&](unsigned share, uint64_t begin, uint64_t end) {
     for (uint64_t panel = begin; panel < end; ++panel) {
-      sums.add(share, panel, panel + 1);
       dequantise(codes + panel * pages.panel_code_bytes(), meta + panel * pages.panel_meta_bytes(),
                  target.token_bytes, target.shape.head_dim,
                  target.at(pages.first_token(panel), pages.head(panel), 0), stream);
+      sums.add(share, panel, panel + 1);  // now that it is in the cache
     }
   });
   each_tail_row(pages, target, [&](uint8_t* to, uint64_t offset) {

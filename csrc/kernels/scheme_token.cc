@@ -128,7 +128,6 @@ const char* decode(const Job& job, std::span<const uint8_t> payload, const Targe
     const uint64_t at_once = sums.rows_at_once(layout.row_values());
     for (uint64_t first = begin; first < end;) {
       const uint64_t last = first + std::min(at_once, end - first);
-      sums.add(share, first, last);
       each_stretch(layout, target, first, last, [&](uint64_t row, uint64_t rows, uint8_t* values) {
         dequantise(codes + row * layout.row_code_bytes(), meta + row * layout.row_meta_bytes(),
                    rows * layout.row_values(), pieces ? scratch.data() : values, stream && !pieces);
@@ -136,6 +135,7 @@ const char* decode(const Job& job, std::span<const uint8_t> payload, const Targe
         for (uint64_t head = 0; head < target.shape.kv_heads; ++head)
           std::memcpy(target.at(row, head, 0), scratch.data() + head * head_bytes, head_bytes);
       });
+      sums.add(share, first, last);  // now that they are in the cache
       first = last;
     }
   });
