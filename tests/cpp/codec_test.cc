@@ -165,6 +165,30 @@ TEST(Codecs, NothingIsWrittenBeyondARoomThatIsTooSmall) {
     }
 }
 
+TEST(Codecs, ThreadsGiveTheBytesOfOne) {
+  std::mt19937_64 random(6);
+  const Tensor tensor({520, 2, 72}, Dtype::fp16);
+  fill(tensor, random, true);
+  const Kernels& kernels = kernels_for(isa_name(isa()));
+  for (const Codec& codec : codecs())
+    for (const Kind kind : {Kind::key, Kind::value}) {
+      const Bytes blob = encoded(kernels, codec, kind, tensor.source(), true);
+      Header header;
+      ASSERT_FALSE(read_header(blob, kChecksum, &header));
+      Tensor expected({520, 2, 72}, Dtype::fp16);
+      ASSERT_FALSE(decode_blob({kernels, 1, 0, nullptr}, blob, header, kChecksum, expected.view));
+      for (const unsigned threads : {2u, 5u}) {
+        const Job job = {kernels, threads, 5, nullptr};
+        Bytes other(blob.size());
+        ASSERT_EQ(encode_blob(job, header, tensor.source(), kChecksum, other), blob.size());
+        ASSERT_EQ(other, blob) << codec.name;
+        Tensor found({520, 2, 72}, Dtype::fp16);
+        ASSERT_FALSE(decode_blob(job, blob, header, kChecksum, found.view));
+        ASSERT_TRUE(std::ranges::equal(found.bytes(), expected.bytes())) << codec.name;
+      }
+    }
+}
+
 TEST(Codecs, ShapesThatOverflowAreInvalid) {
   EXPECT_TRUE(valid_shape({0, 1, 1}));
   EXPECT_TRUE(valid_shape({uint64_t{1} << 56, 1, 1}));
