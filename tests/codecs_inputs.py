@@ -16,7 +16,8 @@ HEAD_DIMS = (64, 80, 96, 112, 120, 128, 192, 256, 512, 576)
 ODD_HEAD_DIMS = (1, 7, 32, 40, 65, 100)
 
 KINDS_OF_DATA = (
-    "normal", "outliers", "bits", "subnormal", "tiny", "huge", "constant", "zeros", "steps", "wide",
+    "normal", "outliers", "bits", "finite", "ends", "subnormal", "tiny", "huge", "constant",
+    "zeros", "steps", "wide",
 )  # fmt: skip
 
 
@@ -32,8 +33,17 @@ def values(kind: str, shape: Shape, dtype: str, seed: int) -> Array:
         sign = random.integers(0, 2, shape, patterns) << patterns(width - 1)
         small: Array = random.integers(0, 2**mantissa, shape, patterns) | sign
         return small
+    if kind == "finite":  # any number, so that most groups reach far in both directions
+        top = {"bfloat16": 0x7F80, "float16": 0x7C00, "float32": 0x7F800000}[dtype]
+        sign = random.integers(0, 2, shape, patterns) << patterns(width - 1)
+        far: Array = random.integers(0, top, shape, patterns) | sign
+        return far
     x = random.standard_normal(shape)
-    if kind == "outliers":
+    if kind == "ends":  # a few of the greatest numbers, some of them on both sides of a group
+        greatest = {"bfloat16": 3.3895313892515355e38, "float16": 65504.0}
+        end = greatest.get(dtype, 3.4028234663852886e38)
+        x = np.where(random.random(shape) < 0.02, np.sign(x) * end, x)
+    elif kind == "outliers":
         x += np.where(random.random(shape[2]) < 0.05, random.uniform(8, 16, shape[2]), 0)
     elif kind == "tiny":
         x *= 2.0**-130 if dtype != "float16" else 2.0**-20
@@ -55,9 +65,11 @@ def values(kind: str, shape: Shape, dtype: str, seed: int) -> Array:
 def with_escapes(x: Array, dtype: str, count: int, seed: int) -> Array:
     """The same with some values replaced by NaN and infinities."""
     random = np.random.default_rng(seed)
-    specials = narrow(np.array([np.inf, -np.inf]), dtype)
-    nan = {"bfloat16": 0x7FC1, "float16": 0x7E01, "float32": 0xFFC00123}[dtype]
-    choices = np.append(specials, np.array([nan], specials.dtype))
+    infinities = narrow(np.array([np.inf, -np.inf]), dtype)
+    ones = {"bfloat16": 0x7FFF, "float16": 0x7FFF, "float32": 0x7FFFFFFF}[dtype]
+    some = {"bfloat16": 0x7FC1, "float16": 0x7E01, "float32": 0x7FC00123}[dtype]
+    nans = np.array([some, ones, 2 * ones + 1], infinities.dtype)
+    choices = np.append(infinities, nans)
     x = x.copy()
     flat = x.reshape(-1)
     if flat.size:

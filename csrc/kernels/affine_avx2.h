@@ -178,7 +178,7 @@ Lines lines_of(__m256i low_keys, __m256i high_keys) {
   if constexpr (!kHalfMeta<T>) bad = _mm256_or_si256(bad, at_least(inverse, kInfinity));
   if constexpr (!kSixteenBits<T>) {
     bad = _mm256_or_si256(bad, at_least(step, kInfinity));
-    bad = _mm256_or_si256(bad, at_least(m, kInfinity));
+    bad = _mm256_or_si256(bad, at_least(low, kInfinity));
   }
   const __m256 bias = _mm256_mul_ps(_mm256_sub_ps(_mm256_setzero_ps(), m), inverse);
   const __m256 bad_lanes = _mm256_castsi256_ps(bad);

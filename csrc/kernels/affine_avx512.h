@@ -211,12 +211,12 @@ Lines lines_of(const Extremes& extremes) {
   const int beyond = !kSixteenBits<T> ? 0x7f800000 : kHalfMeta<T> ? 0x477ff000 : 0x7f7f8000;
   const __m512i reach = _mm512_and_si512(_mm512_castps_si512(end), _mm512_set1_epi32(0x7fffffff));
   __mmask16 bad = _mm512_cmpge_epu32_mask(reach, _mm512_set1_epi32(beyond));
-  // The inverse of an fp16 number is finite. The other check: a NaN of float32 may have so many
-  // ones that rounding its step up by adding to the bits makes it a number.
+  // The inverse of an fp16 number is finite. The other checks: a NaN of float32 may have so many
+  // ones that rounding outwards, by adding to its bits, makes it a number.
   if constexpr (!kHalfMeta<T>) bad = _kor_mask16(bad, _mm512_fpclass_ps_mask(inverse, 0x99));
   if constexpr (!kSixteenBits<T>) {
     bad = _kor_mask16(bad, _mm512_fpclass_ps_mask(step, 0x99));
-    bad = _kor_mask16(bad, _mm512_fpclass_ps_mask(m, 0x99));
+    bad = _kor_mask16(bad, _mm512_fpclass_ps_mask(low, 0x99));
   }
   const __mmask16 good = _knot_mask16(bad);
   const __m512 bias = _mm512_mul_ps(_mm512_sub_ps(_mm512_setzero_ps(), m), inverse);

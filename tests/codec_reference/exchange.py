@@ -58,7 +58,8 @@ def symmetric(real: Doubles) -> tuple[np.float32, npt.NDArray[np.int8]] | None:
 
 
 def scaled(codes: npt.NDArray[np.int8], scale: np.floating[Any], dtype: str) -> Array:
-    return narrow_finite(codes.astype(np.float32) * np.float32(scale), dtype)
+    with np.errstate(over="ignore"):
+        return narrow_finite(codes.astype(np.float32) * np.float32(scale), dtype)
 
 
 def head8(x: Array, dtype: str, seed: int, kind: str) -> tuple[bytes, Array]:

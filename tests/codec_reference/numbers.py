@@ -78,6 +78,5 @@ def least(values: Doubles) -> Doubles:
 
 def narrow_finite(values: Array, dtype: str) -> Array:
     """The nearest bit pattern of a finite number."""
-    if dtype != "float32":
-        values = np.clip(values, -_STEPS[dtype][-2], _STEPS[dtype][-2])
-    return narrow(values, dtype)
+    end = np.finfo(np.float32).max if dtype == "float32" else _STEPS[dtype][-2]
+    return narrow(np.clip(values, -end, end), dtype)
