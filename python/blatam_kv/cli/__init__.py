@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from blatam_kv import __version__
+from blatam_kv.codecs import NAMES as CODECS
 from blatam_kv.config import LOG_LEVELS, STRATEGIES, Settings, load
 from blatam_kv.errors import ConfigError, Error, InvalidRequest
 from blatam_kv.simulation import DEFAULT_CAPACITY, DEFAULT_POLICY
@@ -26,6 +27,7 @@ examples:
   blatam-kv clear                      forget every cached answer of the running service
   blatam-kv simulate t.u32.xz --policy lru --policy belady --capacity 1%
                                        hit ratios of policies on a trace
+  blatam-kv quality --plot codecs.png  what each codec costs in bits and keeps in quality
   blatam-kv bench                      the speed tables
   blatam-kv doctor                     what this machine has and lacks
 
@@ -93,6 +95,16 @@ def _run(args: argparse.Namespace) -> int:
                 as_json=args.json,
                 plot=args.plot,
                 quiet=args.quiet,
+            )
+        case "quality":
+            from blatam_kv.cli.quality import quality
+
+            return quality(
+                names=args.codec or [],
+                model=args.model,
+                file=args.kv,
+                as_json=args.json,
+                plot=args.plot,
             )
         case "bench":
             from blatam_kv.cli.bench import bench
@@ -173,6 +185,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     simulate.add_argument("--quiet", action="store_true", help="no progress bar")
     _json_flag(simulate)
+
+    quality = commands.add_parser("quality", help="what each codec costs in bits and keeps")
+    source = quality.add_mutually_exclusive_group()
+    source.add_argument(
+        "--model", type=Path, metavar="DIR", help="a transformers model instead of the embedded one"
+    )
+    source.add_argument(
+        "--kv", type=Path, metavar="FILE", help=".npz with keys, values and perhaps queries"
+    )
+    quality.add_argument(
+        "--codec", action="append", choices=CODECS, metavar="NAME", help="may be repeated (all)"
+    )
+    quality.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw error against bits: .png, .svg, …"
+    )
+    _json_flag(quality)
 
     bench = commands.add_parser("bench", help="run the speed tables of the source checkout")
     bench.add_argument("names", nargs="*", metavar="NAME", help="tables to run (all)")
