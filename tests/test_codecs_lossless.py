@@ -291,6 +291,18 @@ def test_streams_that_end_too_early_or_too_late_are_refused() -> None:
             kv.dequantize(bad)
 
 
+def test_escapes_that_are_not_those_of_the_codes_are_refused() -> None:
+    x = np.full(1024, 130 << 7, np.uint16)
+    x[[5, 9]] = [115 << 7, 3 << 7]  # the first is as its code 15 would say without the list
+    blob = encoded(x, "bfloat16", "exp4", checksum=False)
+    first, second = (blob[blob.size + place :][:3].tobytes() for place in (-6, -3))
+    assert (first, second) == (bytes([5, 0, 115]), bytes([9, 0, 3]))
+    for escapes in (first + first, second + first, first + bytes([8, 0, 3]), first + b"\xff\xff\3"):
+        blob[-6:] = np.frombuffer(escapes, np.uint8)
+        with pytest.raises(CorruptBlob, match="escapes"):
+            kv.dequantize(blob)
+
+
 # ---- the page -----------------------------------------------------------------------------------
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "LOSSLESS.md"

@@ -85,30 +85,52 @@ inline void count_symbols(const uint8_t* symbols, size_t count, uint32_t* counts
 
 // ---- one stream ---------------------------------------------------------------------------------
 
+// Writes codes one after the other. Every send() writes eight bytes, of which the whole ones stay.
+class Packer {
+ public:
+  explicit Packer(uint8_t* stream) : begin_(stream), out_(stream) {}
+
+  // Up to 57 bits may wait for a send(), which leaves at most seven.
+  void put(uint64_t bits, uint64_t count) {
+    bits_ |= bits << held_;
+    held_ += count;
+  }
+  void put(uint16_t code) { put(code >> 4, code & 15u); }
+  void send() {
+    store_bits(out_, bits_);
+    out_ += held_ >> 3;
+    bits_ >>= held_ & 56u;
+    held_ &= 7;
+  }
+  // The bytes of the stream.
+  size_t end() {
+    send();
+    return static_cast<size_t>(out_ - begin_) + (held_ != 0);
+  }
+
+ private:
+  uint8_t* begin_;
+  uint8_t* out_;
+  uint64_t bits_ = 0;
+  uint64_t held_ = 0;
+};
+
+inline void pack_symbols(const uint8_t* symbols, size_t count, const uint16_t* codes,
+                         Packer& packer) {
+  size_t i = 0;
+  for (; i + 5 <= count; i += 5) {  // seven bits and five codes of eleven fit
+    for (size_t j = 0; j < 5; ++j) packer.put(codes[symbols[i + j]]);
+    packer.send();
+  }
+  for (; i < count; ++i) packer.put(codes[symbols[i]]);
+  packer.send();
+}
+
 inline size_t pack_stream(const uint8_t* symbols, size_t count, const uint16_t* codes,
                           uint8_t* stream) {
-  uint8_t* out = stream;
-  uint64_t bits = 0;
-  unsigned held = 0;
-  const auto put = [&](uint8_t symbol) {
-    const uint64_t code = codes[symbol];
-    bits |= (code >> 4) << held;
-    held += static_cast<unsigned>(code & 15);
-  };
-  const auto send = [&] {
-    store_bits(out, bits);
-    out += held >> 3;
-    bits >>= held & 56u;
-    held &= 7;
-  };
-  size_t i = 0;
-  for (; i + 5 <= count; i += 5) {  // 7 bits held and five codes of 11 fit
-    for (size_t j = 0; j < 5; ++j) put(symbols[i + j]);
-    send();
-  }
-  for (; i < count; ++i) put(symbols[i]);
-  send();
-  return static_cast<size_t>(out - stream) + (held != 0);
+  Packer packer(stream);
+  pack_symbols(symbols, count, codes, packer);
+  return packer.end();
 }
 
 // ---- unpacking ----------------------------------------------------------------------------------
@@ -212,8 +234,11 @@ inline bool unpack_plane(const uint8_t* streams, const uint16_t* bytes, const De
   return good;
 }
 
-constexpr HuffKernels kHuffLoops = {split_values, merge_values, count_symbols, pack_stream,
-                                    unpack_plane};
+using Pack = size_t (*)(const uint8_t*, size_t, const uint16_t*, uint8_t*);
+
+constexpr HuffKernels huff_kernels(Pack pack) {
+  return {split_values, merge_values, count_symbols, pack, unpack_plane};
+}
 
 }  // namespace
 }  // namespace blatam

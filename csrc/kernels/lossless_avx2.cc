@@ -116,7 +116,7 @@ const LosslessKernels kLosslessAvx2 = {
     "avx2",
     {kExp4Loops<Avx2Blocks, Dtype::bf16>, kExp4Loops<Avx2Blocks, Dtype::fp16>,
      kExp4Loops<Avx2Blocks, Dtype::fp32>},
-    kHuffLoops,
+    huff_kernels(pack_stream),
 };
 
 }  // namespace blatam

@@ -1,6 +1,6 @@
-// The lossless kernels for AVX-512: the loops compiled with the flags of this file, and exp4's
-// blocks by hand. A block is one vector of bytes: vpermi2b takes every second byte of two vectors,
-// or takes turns between them. This object exports one table.
+// The lossless kernels for AVX-512: the loops compiled with the flags of this file; by hand exp4's
+// blocks and exp_huff's packing. A block is one vector of bytes: vpermi2b takes every second byte
+// of two vectors, or takes turns between them. This object exports one table.
 #include <immintrin.h>
 
 #include "kernels/exp4_loops.h"
@@ -96,13 +96,82 @@ struct Avx512Blocks : PlainBlocks {
   }
 };
 
+// Two bytes for each of 256 symbols, looked up 64 at a time: the lower eight bits of a code, and
+// the upper three below its length.
+class CodeTable {
+ public:
+  explicit CodeTable(const uint16_t* codes) {
+    for (size_t s = 0; s < 256; ++s) {
+      lower_[s] = static_cast<uint8_t>(codes[s] >> 4);
+      upper_[s] = static_cast<uint8_t>((codes[s] & 15) << 4 | codes[s] >> 12);
+    }
+  }
+  __m512i lower(__m512i symbols) const { return look_up(lower_, symbols); }
+  __m512i upper(__m512i symbols) const { return look_up(upper_, symbols); }
+
+ private:
+  // vpermi2b knows 128 bytes: once for either half, and the highest bit chooses.
+  static __m512i look_up(const uint8_t* table, __m512i symbols) {
+    const auto half = [&](const uint8_t* from) {
+      return _mm512_permutex2var_epi8(_mm512_load_si512(from), symbols,
+                                      _mm512_load_si512(from + 64));
+    };
+    return _mm512_mask_mov_epi8(half(table), _mm512_movepi8_mask(symbols), half(table + 128));
+  }
+
+  alignas(64) uint8_t lower_[256];
+  alignas(64) uint8_t upper_[256];
+};
+
+// pack_stream, 64 symbols at a time: neighbouring codes are joined to pairs and pairs to fours, of
+// at most 44 bits, and only the fours go through the packer.
+size_t pack_stream_by_fours(const uint8_t* symbols, size_t count, const uint16_t* codes,
+                            uint8_t* stream) {
+  const CodeTable table(codes);
+  Packer packer(stream);
+  size_t i = 0;
+  for (; i + 64 <= count; i += 64) {
+    const __m512i some = _mm512_loadu_si512(symbols + i);
+    const __m512i lower = table.lower(some);
+    const __m512i upper = table.upper(some);
+    alignas(64) uint64_t bits[16];
+    alignas(64) uint64_t sizes[16];
+    const auto join = [&](__m512i words, size_t at) {  // 16 bits: length (4), code (12)
+      const __m512i code = _mm512_and_si512(words, _mm512_set1_epi16(0x0fff));
+      const __m512i size = _mm512_srli_epi16(words, 12);
+      const __m512i low_size = _mm512_and_si512(size, _mm512_set1_epi32(0xffff));
+      const __m512i pair =
+          _mm512_or_si512(_mm512_and_si512(code, _mm512_set1_epi32(0xffff)),
+                          _mm512_sllv_epi32(_mm512_srli_epi32(code, 16), low_size));
+      const __m512i pair_size = _mm512_add_epi32(low_size, _mm512_srli_epi32(size, 16));
+      const __m512i low_pair_size = _mm512_and_si512(pair_size, _mm512_set1_epi64(0xffffffff));
+      _mm512_store_si512(
+          bits + at,
+          _mm512_or_si512(_mm512_and_si512(pair, _mm512_set1_epi64(0xffffffff)),
+                          _mm512_sllv_epi64(_mm512_srli_epi64(pair, 32), low_pair_size)));
+      _mm512_store_si512(sizes + at,
+                         _mm512_add_epi64(low_pair_size, _mm512_srli_epi64(pair_size, 32)));
+    };
+    join(_mm512_unpacklo_epi8(lower, upper), 0);
+    join(_mm512_unpackhi_epi8(lower, upper), 8);
+    for (size_t lane = 0; lane < 8; lane += 2)  // unpacking goes by lanes of sixteen symbols
+      for (size_t j = 0; j < 4; ++j) {
+        const size_t four = lane + (j & 1) + (j >> 1) * 8;
+        packer.put(bits[four], sizes[four]);
+        packer.send();
+      }
+  }
+  pack_symbols(symbols + i, count - i, codes, packer);
+  return packer.end();
+}
+
 }  // namespace
 
 const LosslessKernels kLosslessAvx512 = {
     "avx512",
     {kExp4Loops<Avx512Blocks, Dtype::bf16>, kExp4Loops<Avx512Blocks, Dtype::fp16>,
      kExp4Loops<Avx512Blocks, Dtype::fp32>},
-    kHuffLoops,
+    huff_kernels(pack_stream_by_fours),
 };
 
 }  // namespace blatam

@@ -8,7 +8,7 @@ const LosslessKernels kLosslessBaseline = {
     "baseline",
     {kExp4Loops<PlainBlocks, Dtype::bf16>, kExp4Loops<PlainBlocks, Dtype::fp16>,
      kExp4Loops<PlainBlocks, Dtype::fp32>},
-    kHuffLoops,
+    huff_kernels(pack_stream),
 };
 
 }  // namespace blatam
