@@ -1,6 +1,6 @@
 // The lossless codecs without Python: whole payloads on every instruction set beside two copies,
 // and the parts of exp_huff by themselves.
-//   kernels_bench --benchmark_filter='copy|exp' --benchmark_repetitions=9
+//   kernel_bench --benchmark_filter='copy|exp' --benchmark_repetitions=9
 // Rates are of uncompressed bytes and thread CPU time. The floor is the faster of `copy/memcpy` and
 // `copy/stream`. Targets of it, bf16: exp4 encodes at 0.6 and decodes at 0.8; exp_huff encodes 1
 // GB/s and decodes 2 GB/s. Each payload is decoded and compared before it is timed.

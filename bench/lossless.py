@@ -3,7 +3,7 @@
 bfloat16 keys and values, as bytes for the peers. Every round times each contender in turn, in CPU
 time of the process, since zipnn and blosc2 work in threads of their own; what comes back is compared
 first. Ours goes through the Python API with its checksum. The copy is numpy's; the C++ benchmark
-(kernels_bench) has the faster one that passes the caches by, which the targets refer to.
+(kernel_bench) has the faster one that passes the caches by, which the targets refer to.
 
 Peers that are not installed are named and left out: pip install zstandard lz4 blosc2, and zipnn with
 -c constraints.txt, because it wants torch.

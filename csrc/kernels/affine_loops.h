@@ -76,11 +76,12 @@ void dequantise_group(const uint8_t* codes, const uint8_t* meta, size_t count, u
 }
 
 template <class T, int kBits>
-size_t quantise_groups(const uint8_t* values, size_t count, uint8_t* codes, uint8_t* meta) {
-  size_t escaped = 0;
+bool quantise_groups(const uint8_t* values, size_t count, uint8_t* codes, uint8_t* meta,
+                     bool /*stream*/) {
+  bool escaped = false;
   for (size_t i = 0; i < count; i += kGroup) {
     const size_t size = count - i < kGroup ? count - i : kGroup;
-    escaped += quantise_group<T, kBits>(values, size, codes, meta);
+    escaped |= quantise_group<T, kBits>(values, size, codes, meta);
     values += size * sizeof(typename T::Bits);
     codes += code_bytes(kBits, size);
     meta += kMetaBytes;
@@ -102,18 +103,18 @@ void dequantise_groups(const uint8_t* codes, const uint8_t* meta, size_t count, 
 
 // Channels [first, channels) of a page.
 template <class T, int kBits>
-size_t quantise_channels(const uint8_t* values, ptrdiff_t token_bytes, size_t first,
-                         size_t channels, uint8_t* codes, uint8_t* meta) {
+bool quantise_channels(const uint8_t* values, ptrdiff_t token_bytes, size_t first, size_t channels,
+                       uint8_t* codes, uint8_t* meta) {
   constexpr ptrdiff_t kSize = sizeof(typename T::Bits);
   constexpr size_t kRows = kBits == 8 ? kPage : kPage / 2;
-  size_t escaped = 0;
+  bool escaped = false;
   for (size_t channel = first; channel < channels; ++channel) {
     const uint8_t* const top = values + static_cast<ptrdiff_t>(channel) * kSize;
     float lowest;
     float highest;
     extremes_of<T>(top, token_bytes, kPage, &lowest, &highest);
     const Affine group = affine_of<T, kBits>(lowest, highest);
-    escaped += group.scale == T::Meta::kNan;
+    escaped |= group.scale == T::Meta::kNan;
     for (size_t row = 0; row < kRows; ++row) {
       uint8_t code = code_at<T, kBits>(top + static_cast<ptrdiff_t>(row) * token_bytes, group);
       if constexpr (kBits == 4) {
@@ -151,8 +152,8 @@ void dequantise_channels(const uint8_t* codes, const uint8_t* meta, ptrdiff_t to
 }
 
 template <class T, int kBits>
-size_t quantise_page(const uint8_t* values, ptrdiff_t token_bytes, size_t channels, uint8_t* codes,
-                     uint8_t* meta) {
+bool quantise_page(const uint8_t* values, ptrdiff_t token_bytes, size_t channels, uint8_t* codes,
+                   uint8_t* meta, bool /*stream*/) {
   return quantise_channels<T, kBits>(values, token_bytes, 0, channels, codes, meta);
 }
 

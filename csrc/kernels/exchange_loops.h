@@ -31,7 +31,8 @@ void put_finite(uint8_t* values, size_t i, float value) {
 // ---- fp8_e4m3: a row that escapes is all kFp8Nan ------------------------------------------------
 
 template <class T>
-size_t quantise_fp8(const uint8_t* values, size_t count, uint8_t* codes, uint8_t* /*meta*/) {
+bool quantise_fp8(const uint8_t* values, size_t count, uint8_t* codes, uint8_t* /*meta*/,
+                  bool /*stream*/) {
   const bool escapes = !is_finite(greatest_magnitude<T>(values, count));
   for (size_t i = 0; i < count; ++i) codes[i] = escapes ? kFp8Nan : fp8_of(value_at<T>(values, i));
   return escapes;
@@ -46,7 +47,8 @@ void dequantise_fp8(const uint8_t* codes, const uint8_t* /*meta*/, size_t count,
 // ---- int8_per_token_head: one float32 scale a row -----------------------------------------------
 
 template <class T>
-size_t quantise_head8(const uint8_t* values, size_t count, uint8_t* codes, uint8_t* meta) {
+bool quantise_head8(const uint8_t* values, size_t count, uint8_t* codes, uint8_t* meta,
+                    bool /*stream*/) {
   const float scale = div_rn(greatest_magnitude<T>(values, count), kInt8Range);
   const float inverse = inverse_of(scale);
   const bool escapes = !is_finite(inverse);
@@ -67,8 +69,9 @@ void dequantise_head8(const uint8_t* codes, const uint8_t* meta, size_t count, u
 // ---- q8_0: blocks of 32 along a row, each an fp16 scale and its codes ---------------------------
 
 template <class T>
-size_t quantise_q8(const uint8_t* values, size_t count, uint8_t* blocks, uint8_t* /*meta*/) {
-  size_t escaped = 0;
+bool quantise_q8(const uint8_t* values, size_t count, uint8_t* blocks, uint8_t* /*meta*/,
+                 bool /*stream*/) {
+  bool escaped = false;
   for (size_t begin = 0; begin < count; begin += kQ8Block) {
     const size_t size = count - begin < kQ8Block ? count - begin : kQ8Block;
     const uint8_t* const from = values + begin * sizeof(typename T::Bits);
@@ -82,7 +85,7 @@ size_t quantise_q8(const uint8_t* values, size_t count, uint8_t* blocks, uint8_t
     for (size_t i = 0; i < size; ++i)
       blocks[2 + i] = escapes ? 0 : static_cast<uint8_t>(int8_of(value_at<T>(from, i), inverse));
     blocks += 2 + size;
-    escaped += escapes;
+    escaped |= escapes;
   }
   return escaped;
 }

@@ -40,10 +40,10 @@ constexpr size_t kQ8Block = 32;
 
 // One row of values, cut into groups. Formats without metadata pass over `meta`.
 struct GroupKernels {
-  // Codes and metadata of a row. Returns the number of groups that escape.
-  size_t (*quantise)(const uint8_t* values, size_t count, uint8_t* codes, uint8_t* meta);
-  // The values again; those of escaped groups are unspecified. `stream`: the output is larger than
-  // the caches, so write around them.
+  // Codes and metadata of a row. True if a group escapes. `stream`: the output is larger than the
+  // caches and is not read soon, so write around them.
+  bool (*quantise)(const uint8_t* values, size_t count, uint8_t* codes, uint8_t* meta, bool stream);
+  // The values again; those of escaped groups are unspecified.
   void (*dequantise)(const uint8_t* codes, const uint8_t* meta, size_t count, uint8_t* values,
                      bool stream);
 };
@@ -52,8 +52,8 @@ struct GroupKernels {
 // of `channels` bytes for each token (eight bits), or for tokens t (low half) and t + 32 (high
 // half). Metadata: the scales of all channels, then their minima.
 struct PageKernels {
-  size_t (*quantise)(const uint8_t* values, ptrdiff_t token_bytes, size_t channels, uint8_t* codes,
-                     uint8_t* meta);
+  bool (*quantise)(const uint8_t* values, ptrdiff_t token_bytes, size_t channels, uint8_t* codes,
+                   uint8_t* meta, bool stream);
   void (*dequantise)(const uint8_t* codes, const uint8_t* meta, ptrdiff_t token_bytes,
                      size_t channels, uint8_t* values, bool stream);
 };
@@ -106,6 +106,7 @@ struct Kernels {
 };
 
 extern const Kernels kKernelsBaseline;
+extern const Kernels kKernelsAvx512;  // x86-64 only
 
 // The table for an instruction set by its name in core/isa.h. The caller knows that the machine can
 // run it; for a name without a table of its own, the baseline's.

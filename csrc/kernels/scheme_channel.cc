@@ -76,20 +76,20 @@ uint64_t encode(const Job& job, const Source& source, std::span<uint8_t> payload
   std::memset(codes + codes_end, 0, pages.meta_begin() - codes_end);
   std::memset(codes + meta_end, 0, pages.tail_begin() - meta_end);
   const auto quantise = job.kernels.page(kBits, source.dtype).quantise;
-  std::atomic<uint64_t> escaped = 0;
+  std::atomic<bool> escaped = false;
   in_parallel(job.threads, pages.panels(), [&](uint64_t begin, uint64_t end) {
-    uint64_t mine = 0;
+    bool mine = false;
     for (uint64_t panel = begin; panel < end; ++panel)
-      mine +=
+      mine |=
           quantise(source.at(pages.first_token(panel), pages.head(panel), 0), source.token_bytes,
                    source.shape.head_dim, codes + panel * pages.panel_code_bytes(),
-                   meta + panel * pages.panel_meta_bytes());
-    escaped += mine;
+                   meta + panel * pages.panel_meta_bytes(), fixed > kStreamBytes);
+    if (mine) escaped = true;
   });
   each_tail_row(pages, source, [&](const uint8_t* from, uint64_t offset) {
     std::memcpy(payload.data() + offset, from, pages.head_row_bytes());
   });
-  if (escaped == 0) return fixed;
+  if (!escaped) return fixed;
   const auto flagged = [&](uint64_t channel) {
     const uint64_t panel = channel / source.shape.head_dim;
     return load_bits<uint16_t>(meta + panel * pages.panel_meta_bytes() +

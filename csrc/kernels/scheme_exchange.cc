@@ -92,15 +92,16 @@ uint64_t encode(const Job& job, const Source& source, std::span<uint8_t> payload
   uint8_t* const codes = payload.data();
   uint8_t* const meta = codes + layout.meta_begin();
   std::memset(codes + layout.codes_end(), 0, layout.meta_begin() - layout.codes_end());
-  std::atomic<uint64_t> escaped = 0;
+  std::atomic<bool> escaped = false;
   in_parallel(job.threads, layout.rows(), [&](uint64_t begin, uint64_t end) {
-    uint64_t mine = 0;
+    bool mine = false;
     for (uint64_t row = begin; row < end; ++row)
-      mine += quantise(source.at(layout.token(row), layout.head(row), 0), source.shape.head_dim,
-                       codes + row * layout.row_code_bytes(), meta + row * layout.row_meta_bytes());
-    escaped += mine;
+      mine |= quantise(source.at(layout.token(row), layout.head(row), 0), source.shape.head_dim,
+                       codes + row * layout.row_code_bytes(), meta + row * layout.row_meta_bytes(),
+                       false);
+    if (mine) escaped = true;
   });
-  if (escaped == 0) return fixed;
+  if (!escaped) return fixed;
   const auto flagged = [&](uint64_t unit) { return layout.escapes(codes, unit); };
   return put_escapes(source, layout, flagged, payload, fixed);
 }

@@ -48,7 +48,7 @@ uint64_t encode(const Job& job, const Source& source, std::span<uint8_t> payload
   uint8_t* const norms = payload.data() + layout.norms_begin();
   const uint64_t codes_end = layout.rows() * layout.row_code_bytes();
   std::memset(payload.data() + codes_end, 0, layout.norms_begin() - codes_end);
-  std::atomic<uint64_t> escaped = 0;
+  std::atomic<bool> escaped = false;
   in_parallel(job.threads, layout.rows(), [&](uint64_t begin, uint64_t end) {
     std::vector<float> rotated(dim);
     for (uint64_t row = begin; row < end; ++row) {
@@ -62,14 +62,14 @@ uint64_t encode(const Job& job, const Source& source, std::span<uint8_t> payload
       store_bits(norms + 2 * row, norm);
       if (norm == Fp16::kNan) {
         std::memset(codes, 0, layout.row_code_bytes());
-        ++escaped;
+        escaped = true;
       } else {
         const float inverse = norm != 0 ? div_rn(1.0f, Fp16::widen(norm)) : 0.0f;
         quantise(rotated.data(), inverse, dim, codes);
       }
     }
   });
-  if (escaped == 0) return fixed;
+  if (!escaped) return fixed;
   const auto flagged = [&](uint64_t row) {
     return load_bits<uint16_t>(norms + 2 * row) == Fp16::kNan;
   };

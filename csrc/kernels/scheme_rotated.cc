@@ -64,23 +64,23 @@ uint64_t encode(const Job& job, const Source& source, std::span<uint8_t> payload
   uint8_t* const meta = payload.data() + layout.meta_begin();
   const uint64_t codes_end = layout.rows() * layout.row_code_bytes();
   std::memset(payload.data() + codes_end, 0, layout.meta_begin() - codes_end);
-  std::atomic<uint64_t> escaped = 0;
+  std::atomic<bool> escaped = false;
   in_parallel(job.threads, layout.rows(), [&](uint64_t begin, uint64_t end) {
     std::vector<float> rotated(layout.row_values());
     for (uint64_t row = begin; row < end; ++row) {
       uint8_t* const row_codes = payload.data() + row * layout.row_code_bytes();
       uint8_t* const row_meta = meta + row * layout.row_meta_bytes();
       if (rotate_row(job, source, layout, row, signs.data(), rotated.data()) &&
-          quantise(reinterpret_cast<const uint8_t*>(rotated.data()), layout.row_values(), row_codes,
-                   row_meta) == 0)
+          !quantise(reinterpret_cast<const uint8_t*>(rotated.data()), layout.row_values(),
+                    row_codes, row_meta, false))
         continue;
       std::memset(row_codes, 0, layout.row_code_bytes());
       for (uint64_t i = 0; i < layout.row_meta_bytes(); i += kMetaBytes)
         store_bits<uint32_t>(row_meta + i, Bf16::kNan);
-      ++escaped;
+      escaped = true;
     }
   });
-  if (escaped == 0) return fixed;
+  if (!escaped) return fixed;
   const auto flagged = [&](uint64_t row) {
     return load_bits<uint16_t>(meta + row * layout.row_meta_bytes()) == Bf16::kNan;
   };

@@ -66,10 +66,11 @@ uint64_t encode(const Job& job, const Source& source, std::span<uint8_t> payload
   const uint64_t head_bytes = source.head_row_bytes();
   const bool pieces = in_pieces(layout, source.heads_adjoin());
   std::fill(codes + layout.rows() * layout.row_code_bytes(), meta, uint8_t{0});
-  std::atomic<uint64_t> escaped = 0;
+  const bool stream = fixed > kStreamBytes;
+  std::atomic<bool> escaped = false;
   std::vector<uint8_t> scratch(pieces ? head_bytes * source.shape.kv_heads : 0);
   in_parallel(pieces ? 1 : job.threads, layout.rows(), [&](uint64_t begin, uint64_t end) {
-    uint64_t mine = 0;
+    bool mine = false;
     each_stretch(
         layout, source, begin, end, [&](uint64_t row, uint64_t rows, const uint8_t* values) {
           if (pieces) {
@@ -77,13 +78,13 @@ uint64_t encode(const Job& job, const Source& source, std::span<uint8_t> payload
               std::memcpy(scratch.data() + head * head_bytes, source.at(row, head, 0), head_bytes);
             values = scratch.data();
           }
-          mine +=
+          mine |=
               quantise(values, rows * layout.row_values(), codes + row * layout.row_code_bytes(),
-                       meta + row * layout.row_meta_bytes());
+                       meta + row * layout.row_meta_bytes(), stream);
         });
-    escaped += mine;
+    if (mine) escaped = true;
   });
-  if (escaped == 0) return fixed;
+  if (!escaped) return fixed;
   const auto flagged = [&](uint64_t group) {
     return load_bits<uint16_t>(meta + group * kMetaBytes) == Bf16::kNan;
   };
