@@ -16,6 +16,8 @@ namespace {
 // A new codec is one file with its scheme and one line here. Ids are for ever.
 constexpr std::array kRegistry = {
     Codec{1, "raw", &kRaw, &kRaw},
+    Codec{2, "exp4", &kExp4, &kExp4},
+    Codec{3, "exp_huff", &kExpHuff, &kExpHuff},
     Codec{4, "int8", &kToken8, &kToken8},
     Codec{5, "int8_kc", &kChannel8, &kToken8},
     Codec{6, "k8v4", &kToken8, &kToken4},

@@ -5,8 +5,13 @@
 
 namespace blatam {
 
-extern const Scheme kRaw;     // scheme_raw.cc
-extern const Scheme kToken8;  // scheme_token.cc
+// Outputs larger than this are written around the caches.
+constexpr uint64_t kStreamBytes = uint64_t{1} << 20;
+
+extern const Scheme kRaw;      // scheme_raw.cc
+extern const Scheme kExp4;     // scheme_exp4.cc
+extern const Scheme kExpHuff;  // scheme_exp_huff.cc
+extern const Scheme kToken8;   // scheme_token.cc
 extern const Scheme kToken4;
 extern const Scheme kChannel8;  // scheme_channel.cc
 extern const Scheme kChannel4;

@@ -48,7 +48,4 @@ class TokenRows {
 // Planes of a payload begin at multiples of 16 bytes from its start.
 constexpr uint64_t plane_end(uint64_t bytes) { return (bytes + 15) / 16 * 16; }
 
-// Outputs larger than this are written around the caches.
-constexpr uint64_t kStreamBytes = uint64_t{1} << 20;
-
 }  // namespace blatam
