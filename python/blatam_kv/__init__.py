@@ -13,6 +13,8 @@ from blatam_kv.errors import (
     ModelError,
     NoRoom,
     ReentrantComputation,
+    TierUnavailable,
+    Unsupported,
 )
 from blatam_kv.simulation import Simulation, SimulationResult, simulate
 
@@ -30,6 +32,8 @@ __all__ = [
     "ReentrantComputation",
     "Simulation",
     "SimulationResult",
+    "TierUnavailable",
+    "Unsupported",
     "__version__",
     "cached",
     "simulate",
