@@ -211,7 +211,7 @@ def test_a_payload_of_wider_items_is_taken_by_its_bytes() -> None:
 def test_one_flipped_bit_of_a_header_is_found_and_two_are_not_mended_wrongly() -> None:
     header = packed(EXAMPLE)[:HEADER_BYTES]
     damaged = bytearray(header)
-    for bit in range(0, 8 * len(header), 7):
+    for bit in range(8 * len(header)):
         damaged[bit // 8] ^= 1 << bit % 8
         assert mend(damaged) == header
         damaged[0] ^= 0x81 if bit // 8 else 0x7E

@@ -59,6 +59,7 @@ class Unavailable(StrEnum):
     CLOSED = "closed"
     FORKED = "opened before a fork"
     IN_USE = "in use"
+    MISSING = "not there"
     READ_ONLY = "read-only"
     NO_SPACE = "no space"
     TOO_MANY_FILES = "too many open files"

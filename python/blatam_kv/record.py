@@ -11,6 +11,7 @@ import re
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from blatam_kv._core import crc32c
@@ -206,12 +207,25 @@ def mend(block: Buffer) -> bytes | None:
     whose record is damaged and where the next one begins; never to serve it.
     """
     mended = bytearray(block)
-    for bit in range(8 * len(mended)):
-        mended[bit // 8] ^= 1 << bit % 8
-        if is_sealed(memoryview(mended)):
-            return bytes(mended)
-        mended[bit // 8] ^= 1 << bit % 8
-    return None
+    stored: int = _CHECKSUM.unpack(mended[-4:])[0]
+    bit = _syndromes(len(mended) - 4).get(crc32c(mended[:-4]) ^ stored)
+    if bit is None:
+        return None
+    mended[bit // 8] ^= 1 << bit % 8
+    return bytes(mended)
+
+
+@cache
+def _syndromes(size: int) -> dict[int, int]:
+    """By how a sealed block's checksum is off, the one flipped bit that does it. A CRC is linear:
+    what a bit changes depends on its place only."""
+    intact = crc32c(bytes(size))
+    table = {1 << bit: 8 * size + bit for bit in range(32)}
+    for bit in range(8 * size):
+        flipped = bytearray(size)
+        flipped[bit // 8] = 1 << bit % 8
+        table[crc32c(flipped) ^ intact] = bit
+    return table
 
 
 # ---- small parts --------------------------------------------------------------------------------
