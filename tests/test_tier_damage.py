@@ -254,6 +254,32 @@ def test_a_record_inside_a_payload_is_never_found(tmp_path: Path) -> None:
     assert answers(store)[0] == {}
 
 
+def test_remains_of_a_failed_write_are_never_found(tmp_path: Path) -> None:
+    with open_tier(tmp_path / "forger") as tier:
+        tier.put_many([record_of(9, b"forged")])
+    forged = (tmp_path / "forger" / SEGMENTS[0]).read_bytes()[SEGMENT_HEADER_BYTES:]
+    store = tmp_path / "store"
+    files = FaultyFiles(10**9, ERRNOS[0], persistent=False)
+    with open_tier(store, segment_bytes=4096, files=files) as tier:
+        files.at = files.calls + 1
+        with pytest.raises(TierUnavailable):  # half of it is written, the forged record included
+            tier.put_many([record_of(1, bytes(64) + forged + bytes(1000))])
+        assert files.failed_in == ["write"]
+        tier.put_many([record_of(2, b"ends where the forged one began")])
+    assert answers(store)[0].keys() == {key_of(2)}
+
+
+def test_a_record_that_lies_where_anothers_lay_is_a_miss(tmp_path: Path) -> None:
+    with open_tier(tmp_path) as tier:
+        tier.put_many([record_of(1, b"one"), record_of(2, b"two")])
+        file = tmp_path / SEGMENTS[0]
+        good = file.read_bytes()
+        start, middle = SEGMENT_HEADER_BYTES, (SEGMENT_HEADER_BYTES + len(good)) // 2
+        file.write_bytes(good[:start] + good[middle:] + good[start:middle])
+        assert contents(tier, KEYS) == {}
+        assert tier.stats().damaged == 2
+
+
 # ---- power cuts ---------------------------------------------------------------------------------
 
 

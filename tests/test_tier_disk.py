@@ -33,6 +33,7 @@ from blatam_kv import ConfigError, InvalidRequest, TierUnavailable, Unsupported
 from blatam_kv.errors import Unavailable
 from blatam_kv.record import Kind, Record
 from blatam_kv.tiers import DiskTier, manifest
+from blatam_kv.tiers.index import Index, Place
 
 NUMBERS = st.integers(0, len(KEYS) - 1)
 
@@ -495,6 +496,22 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
     with open_tier(tmp_path) as tier:
         assert contents(tier, KEYS) == {key_of(1): b"x"}
     assert (tmp_path / "entries" / "1.seg").read_text() == "mine"
+
+
+def test_a_late_reader_changes_nothing_in_the_index() -> None:
+    index, key = Index(), key_of(1)
+    old, new = Place(1, 64, 192), Place(2, (1 << 30) - 64, (1 << 30) - 128)
+    index.set(key, old)
+    index.use(key, old)
+    assert index.was_used(key)
+    index.set(key, new)
+    index.use(key, old)
+    assert index.get(key) == new
+    assert not index.was_used(key)
+    assert not index.forget(key, old)
+    index.use(key, new)
+    assert index.forget(key, new)
+    assert len(index) == 0
 
 
 def test_every_index_entry_is_small(tmp_path: Path) -> None:

@@ -73,14 +73,14 @@ class RecordingFiles(FastFiles):
     def note(self, call: str, path: str, first: Any = None, second: Any = None) -> None:
         self.changes.append((call, path, first, second))
 
-    def name(self, path: Path) -> str:
-        return path.relative_to(self.root).as_posix()
+    def name(self, path: Path | str) -> str:
+        return Path(path).relative_to(self.root).as_posix()
 
     def make_folder(self, path: Path) -> None:
         super().make_folder(path)
         self.note("folder", self.name(path))
 
-    def open(self, path: Path, flags: int) -> int:
+    def open(self, path: Path | str, flags: int) -> int:
         fd = super().open(path, flags)
         self.paths[fd] = self.name(path)
         if flags & os.O_CREAT:
@@ -172,7 +172,7 @@ class FaultyFiles(FastFiles):
         names: list[str] = self._checked("names", super().names, folder)
         return names
 
-    def open(self, path: Path, flags: int) -> int:
+    def open(self, path: Path | str, flags: int) -> int:
         fd: int = self._checked("open", super().open, path, flags)
         return fd
 

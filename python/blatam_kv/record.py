@@ -11,14 +11,13 @@ import re
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from functools import cache, lru_cache
+from typing import NamedTuple
 
 from blatam_kv._core import crc32c
 from blatam_kv.errors import CorruptRecord, Damage, EntryTooLarge, InvalidRequest
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+Bytes = bytes | bytearray | memoryview
 
 MAGIC = b"\x89BKV"
 VERSION = 1
@@ -60,10 +59,10 @@ class Record:
 
     key: bytes
     kind: Kind
-    payload: bytes | bytearray | memoryview = b""
+    payload: Bytes = b""
     tags: bytes = NO_TAGS
     codec: str = "raw"
-    tokens: bytes | bytearray | memoryview = b""
+    tokens: Bytes = b""
     created_us: int = 0
     expires_us: int = 0
 
@@ -97,7 +96,7 @@ def packed_bytes(record: Record) -> int:
     return HEADER_BYTES + _filled(sizes[0]) + _filled(sizes[1])
 
 
-def pack(record: Record) -> list[Buffer]:
+def pack(record: Record) -> list[Bytes]:
     """The record's bytes in pieces, for ``writev`` or ``b"".join``; the payload is not copied.
 
     Raises InvalidRequest for a field that the format cannot hold, EntryTooLarge for a payload
@@ -106,7 +105,7 @@ def pack(record: Record) -> list[Buffer]:
     tokens = memoryview(record.tokens).cast("B")
     payload = memoryview(record.payload).cast("B")
     _validate(record, tokens, payload)
-    pieces: list[Buffer] = []
+    pieces: list[Bytes] = []
     if tokens:
         pieces.append(bytes(tokens) + _padding(tokens.nbytes))
     if payload:
@@ -133,7 +132,7 @@ def pack(record: Record) -> list[Buffer]:
     return [seal(fields), *pieces]
 
 
-def unpack_header(block: Buffer) -> Header:
+def unpack_header(block: Bytes) -> Header:
     """The header at the beginning of a buffer. Raises CorruptRecord.
 
     Nothing beyond the header is looked at, so its record may still turn out damaged.
@@ -157,7 +156,7 @@ def unpack_header(block: Buffer) -> Header:
     return Header(_KINDS[kind], payload_bytes, token_count, body, *rest)
 
 
-def unpack(record: Buffer) -> Record:
+def unpack(record: Bytes) -> Record:
     """The record that fills a buffer, header and body verified; payload and tokens are views of it.
 
     Raises CorruptRecord for whatever differs by as little as a bit from what ``pack`` made.
@@ -169,7 +168,8 @@ def unpack(record: Buffer) -> Record:
         raise CorruptRecord(Damage.EXCESS if excess else Damage.TRUNCATED)
     if crc32c(view[HEADER_BYTES:]) != header.body_checksum:
         raise CorruptRecord(Damage.BODY)
-    if _CODEC_FIELD.fullmatch(header.codec) is None:
+    codec = _codec_name(header.codec)
+    if codec is None:
         raise CorruptRecord(Damage.CODEC)
     tokens_end = HEADER_BYTES + 4 * header.token_count
     payload_start = HEADER_BYTES + _filled(4 * header.token_count)
@@ -178,7 +178,7 @@ def unpack(record: Buffer) -> Record:
         kind=header.kind,
         payload=view[payload_start : payload_start + header.payload_bytes],
         tags=header.tags,
-        codec=header.codec.rstrip(b"\0").decode(),
+        codec=codec,
         tokens=view[HEADER_BYTES:tokens_end],
         created_us=header.created_us,
         expires_us=header.expires_us,
@@ -188,7 +188,7 @@ def unpack(record: Buffer) -> Record:
 # ---- blocks that carry their own checksum -------------------------------------------------------
 
 
-def seal(block: Buffer) -> bytes:
+def seal(block: Bytes) -> bytes:
     """The block with its CRC-32C behind it."""
     return bytes(block) + _CHECKSUM.pack(crc32c(block))
 
@@ -199,7 +199,7 @@ def is_sealed(block: memoryview) -> bool:
     return crc32c(block[:-4]) == checksum
 
 
-def mend(block: Buffer) -> bytes | None:
+def mend(block: Bytes) -> bytes | None:
     """The sealed block that differs from this one in exactly one bit, if there is one.
 
     CRC-32C tells any two blocks of up to 655 bytes apart that differ in fewer than six bits, so
@@ -231,6 +231,11 @@ def _syndromes(size: int) -> dict[int, int]:
 # ---- small parts --------------------------------------------------------------------------------
 
 _KINDS = {kind.value: kind for kind in Kind}
+
+
+@lru_cache(maxsize=64)  # there are few codecs, and this is on every read
+def _codec_name(field: bytes) -> str | None:
+    return field.rstrip(b"\0").decode() if _CODEC_FIELD.fullmatch(field) else None
 
 
 def _filled(size: int) -> int:

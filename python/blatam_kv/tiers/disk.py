@@ -2,9 +2,7 @@
 
 The layout and what is believed after damage are specified in docs/FORMAT.md. Records are appended
 to segments; an index in memory says where each key's last record lies. Every read verifies header,
-body and key. Space is made by dropping the oldest segment whole; of its records those that were
-read since they were written get a second chance: they are appended again, as far as they fill at
-most half a segment. So the bound holds by construction, and nothing is ever rewritten in place.
+body and key. Space is made by dropping the oldest segment whole, see ``eviction``.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from blatam_kv.errors import (
     ConfigError,
@@ -27,34 +25,24 @@ from blatam_kv.errors import (
     Unavailable,
 )
 from blatam_kv.record import (
-    ALIGNMENT,
     HEADER_BYTES,
+    Bytes,
     Kind,
     Record,
     pack,
     packed_bytes,
     unpack,
 )
+from blatam_kv.tiers.bounds import bounds
+from blatam_kv.tiers.eviction import evict
 from blatam_kv.tiers.files import Files, SystemFiles, reason_of
 from blatam_kv.tiers.index import Index, Place
-from blatam_kv.tiers.log import Log
-from blatam_kv.tiers.manifest import MAX_MANIFEST_BYTES, validated_tags
+from blatam_kv.tiers.log import Log, Reader
+from blatam_kv.tiers.manifest import validated_tags
 from blatam_kv.tiers.segment import (
-    MAX_SEGMENT_BYTES,
     SEGMENT_HEADER_BYTES,
     Found,
-    Segment,
-    scan,
 )
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
-MIN_DISK_BYTES = 1 << 20
-MIN_SEGMENT_BYTES = 1 << 10
-MAX_SEGMENTS = 4096
-# Two manifests, the old one and the new beside it, and the lock file.
-RESERVED_BYTES = 2 * MAX_MANIFEST_BYTES + 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +111,7 @@ class DiskTier:
         if disk_bytes is None and not read_only:
             raise ConfigError("disk_bytes is needed to write: the most bytes the folder may take")
         self._bounded = disk_bytes is not None
-        self._disk_bytes, self._segment_bytes = _limits(
-            MAX_SEGMENTS * MAX_SEGMENT_BYTES if disk_bytes is None else disk_bytes, segment_bytes
-        )
+        self._bounds = bounds(disk_bytes, segment_bytes)
         new_tags = None if tags is None else validated_tags(tags)
         self._read_only = read_only
         self._clock = clock
@@ -156,10 +142,11 @@ class DiskTier:
         """The record of each key, verified, or None.
 
         A record that fails verification is forgotten, counted and never asked for again; one that
-        the disk fails to deliver is a miss and counted.
+        the disk fails to deliver is a miss and counted. All answers are in memory at once: where
+        records are large, ask for few at a time.
         """
         self._require_open()
-        with self._translated(), _Reader(self._log) as reader:
+        with self._translated(), Reader(self._log) as reader:
             return [self._get(key, reader) for key in keys]
 
     def put_many(self, records: Iterable[Record], *, durable: bool = False) -> int:
@@ -175,7 +162,7 @@ class DiskTier:
                 if record.kind is Kind.TOMBSTONE:
                     raise ConfigError("a tombstone cannot be put; use delete_many")
                 pieces, size = pack(record), packed_bytes(record)
-                if SEGMENT_HEADER_BYTES + size > self._segment_bytes:
+                if SEGMENT_HEADER_BYTES + size > self._bounds.segment_bytes:
                     self._count("refused")
                     self._delete(record.key)
                     continue
@@ -245,7 +232,7 @@ class DiskTier:
         return DiskStats(
             entries=len(self._index),
             bytes=sum(segment.size for segment in list(log.segments)),
-            disk_bytes=self._disk_bytes if self._bounded else None,
+            disk_bytes=self._bounds.disk_bytes if self._bounded else None,
             segments=len(log.segments),
             hits=count["hits"],
             misses=count["misses"],
@@ -278,7 +265,7 @@ class DiskTier:
 
     # ---- reading --------------------------------------------------------------------------------
 
-    def _get(self, key: bytes, reader: _Reader) -> Record | None:
+    def _get(self, key: bytes, reader: Reader) -> Record | None:
         while (place := self._index.get(key)) is not None:
             try:
                 record = unpack(reader.read(place))
@@ -295,7 +282,7 @@ class DiskTier:
             except OSError as error:
                 if reason_of(error) is not Unavailable.IO_ERROR:
                     raise
-                self._failures[Unavailable.IO_ERROR] += 1
+                self._failed(error)
                 break
             if record.expired(self._clock() * 1e6):
                 self._count("expired")
@@ -327,14 +314,14 @@ class DiskTier:
         if tags is not None:
             log.tags = tags
         log.begin(self._now_us())
-        if log.head.size > self._segment_bytes:  # from a time of larger bounds
+        if log.head.size > self._bounds.segment_bytes:  # from a time of larger bounds
             log.roll(self._now_us())
         self._evict()
         if changed or log.manifest_is_stale:
             self._write_manifest()
 
     def _append(
-        self, key: bytes, pieces: Sequence[Buffer], size: int, *, dead: bool = False
+        self, key: bytes, pieces: Sequence[Bytes], size: int, *, dead: bool = False
     ) -> None:
         """Append a record and index it, or forget its key; with the write lock held."""
         log = self._log
@@ -342,7 +329,7 @@ class DiskTier:
             raise _closed(self.path)
         if log.broken is not None:
             raise self._broken()
-        if log.head.scanned + size > self._segment_bytes:
+        if log.head.scanned + size > self._bounds.segment_bytes:
             self._evict(second_chance=False)
             log.roll(self._now_us())
             self._evict()
@@ -366,56 +353,21 @@ class DiskTier:
         return known
 
     def _evict(self, *, second_chance: bool = True) -> None:
-        """Drop oldest segments until the head can fill up and the next one can begin.
-
-        Sealed segments keep to the bound less two segments, so there is room for the head and for
-        the segment that is sealed before the next one is dropped.
-        """
-        log = self._log
-        room = self._disk_bytes - RESERVED_BYTES - 2 * self._segment_bytes
-        while log.sealed_bytes > room:
-            oldest, ticket = log.segments[0], log.ticket
-            if not self._empty(oldest, second_chance=second_chance):
-                self._counts["evicted"] += self._index.forget_segments({oldest.number})
-            if log.ticket != ticket:
-                log.sync()  # before the only durable copies go
-            log.drop_oldest()
-
-    def _empty(self, oldest: Segment, *, second_chance: bool) -> bool:
-        """Append the oldest segment's records that were read since they were written, as far as
-        they fit; forget the others. Returns whether all of it could be read."""
-        log, index, end = self._log, self._index, SEGMENT_HEADER_BYTES
-        if oldest.header is None:
-            return False
-        try:
-            with _Reader(log) as reader:
-                fd = reader.descriptor(oldest.number)
-                for offset, header, _ in scan(log.files, fd, end, oldest.scanned):
-                    key, size = header.key, header.record_bytes
-                    end, place = offset + size, Place(oldest.number, offset, size)
-                    if index.get(key) != place:
-                        continue
-                    fits = log.head.scanned + size <= self._segment_bytes // 2
-                    if second_chance and fits and index.was_used(key):
-                        # As it lies there, checksums and all: damage stays recognisable.
-                        moved = reader.read(place)
-                        if len(moved) == size:
-                            new = log.append([moved])
-                            index.set(key, Place(log.head.number, new, size))
-                            self._count("kept")
-                            continue
-                    self._counts["evicted"] += index.forget(key, place)
-        except OSError as error:
-            self._failures[reason_of(error)] += 1
-            return False
-        return end == oldest.scanned
+        evict(
+            self._log,
+            self._index,
+            self._bounds,
+            second_chance=second_chance,
+            count=self._count,
+            failed=self._failed,
+        )
 
     def _write_manifest(self) -> None:
         """A manifest that cannot be written now is written later: segments speak for themselves."""
         try:
             self._log.write_manifest()
         except OSError as error:
-            self._failures[reason_of(error)] += 1
+            self._failed(error)
 
     # ---- what can go wrong ----------------------------------------------------------------------
 
@@ -425,8 +377,7 @@ class DiskTier:
         try:
             yield
         except OSError as error:
-            reason = reason_of(error)
-            self._failures[reason] += 1
+            reason = self._failed(error)
             if writing:
                 self._failing = reason
             raise TierUnavailable(reason, f"the disk tier at {self.path}: {error}") from error
@@ -457,60 +408,19 @@ class DiskTier:
             "look after the disk, then open it anew",
         )
 
-    def _count(self, name: str) -> None:
+    def _failed(self, error: OSError) -> Unavailable:
+        reason = reason_of(error)
         with self._count_lock:
-            self._counts[name] += 1
+            self._failures[reason] += 1
+        return reason
+
+    def _count(self, name: str, by: int = 1) -> None:
+        with self._count_lock:
+            self._counts[name] += by
 
     def _now_us(self) -> int:
         return int(self._clock() * 1e6)
 
 
-class _Reader:
-    """Reads records, keeping the last segment open until the batch ends."""
-
-    def __init__(self, log: Log) -> None:
-        self._log, self._number, self._fd = log, 0, -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._fd >= 0:
-            self._log.files.close(self._fd)
-            self._fd = -1
-
-    def descriptor(self, number: int) -> int:
-        if self._number != number or self._fd < 0:
-            self.__exit__()
-            self._fd, self._number = self._log.open_segment(number), number
-        return self._fd
-
-    def read(self, place: Place) -> bytes:
-        fd = self.descriptor(place.segment)
-        return self._log.files.read(fd, place.size, place.offset)
-
-
 def _closed(path: Path) -> TierUnavailable:
     return TierUnavailable(Unavailable.CLOSED, f"the disk tier at {path} is closed")
-
-
-def _limits(disk_bytes: int, segment_bytes: int | None) -> tuple[int, int]:
-    for name, value in (("disk_bytes", disk_bytes), ("segment_bytes", segment_bytes)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-            raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if disk_bytes < MIN_DISK_BYTES:
-        raise ConfigError(f"disk_bytes must be at least {MIN_DISK_BYTES}, not {disk_bytes}")
-    if segment_bytes is None:
-        wanted = max(min(disk_bytes // 16, 64 << 20), disk_bytes // MAX_SEGMENTS)
-        segment_bytes = min(wanted, MAX_SEGMENT_BYTES)
-    segment_bytes = segment_bytes // ALIGNMENT * ALIGNMENT
-    most = min(MAX_SEGMENT_BYTES, (disk_bytes - RESERVED_BYTES) // 4)
-    least = max(MIN_SEGMENT_BYTES, -(-disk_bytes // MAX_SEGMENTS))
-    if least > most:
-        raise ConfigError(f"disk_bytes must be at most {MAX_SEGMENTS * MAX_SEGMENT_BYTES}")
-    if not least <= segment_bytes <= most:
-        raise ConfigError(
-            f"segment_bytes must be from {least} to {most} with disk_bytes={disk_bytes}, "
-            f"not {segment_bytes}"
-        )
-    return disk_bytes, segment_bytes

@@ -7,12 +7,10 @@ import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from blatam_kv.errors import Unavailable
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+from blatam_kv.record import Bytes
 
 
 class Files(Protocol):
@@ -20,11 +18,11 @@ class Files(Protocol):
 
     def make_folder(self, path: Path) -> None: ...
     def names(self, folder: Path) -> list[str]: ...
-    def open(self, path: Path, flags: int) -> int: ...
+    def open(self, path: Path | str, flags: int) -> int: ...
     def close(self, fd: int) -> None: ...
     def size(self, fd: int) -> int: ...
     def read(self, fd: int, size: int, offset: int) -> bytes: ...
-    def write(self, fd: int, pieces: Sequence[Buffer], offset: int) -> int: ...
+    def write(self, fd: int, pieces: Sequence[Bytes], offset: int) -> int: ...
     def cut(self, fd: int, size: int) -> None: ...
     def sync(self, fd: int) -> None: ...
     def sync_folder(self, folder: Path) -> None: ...
@@ -43,7 +41,7 @@ class SystemFiles:
     def names(self, folder: Path) -> list[str]:
         return [entry.name for entry in folder.iterdir()]
 
-    def open(self, path: Path, flags: int) -> int:
+    def open(self, path: Path | str, flags: int) -> int:
         return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
     def close(self, fd: int) -> None:
@@ -59,7 +57,7 @@ class SystemFiles:
             data += more
         return data
 
-    def write(self, fd: int, pieces: Sequence[Buffer], offset: int) -> int:
+    def write(self, fd: int, pieces: Sequence[Bytes], offset: int) -> int:
         """The bytes written, which may be fewer than were given."""
         return os.pwritev(fd, pieces, offset)
 
@@ -94,7 +92,7 @@ class SystemFiles:
         return os.urandom(size)
 
 
-def write_all(files: Files, fd: int, pieces: Sequence[Buffer], offset: int) -> int:
+def write_all(files: Files, fd: int, pieces: Sequence[Bytes], offset: int) -> int:
     """Write every byte; returns where they end. What a failure leaves behind is for the caller."""
     left = [memoryview(piece).cast("B") for piece in pieces]
     left = [view for view in left if view.nbytes]

@@ -14,11 +14,13 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Self
 from weakref import WeakSet
 
 from blatam_kv.errors import TierUnavailable, Unavailable
+from blatam_kv.record import Bytes
 from blatam_kv.tiers.files import Files, write_all
+from blatam_kv.tiers.index import Place
 from blatam_kv.tiers.manifest import Manifest, read_manifest, write_manifest
 from blatam_kv.tiers.segment import (
     SEGMENT_HEADER_BYTES,
@@ -32,9 +34,6 @@ from blatam_kv.tiers.segment import (
     segment_name,
     segment_number,
 )
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 # A failed open for one of these says nothing about the file.
 _OUR_OWN_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -204,7 +203,7 @@ class Log:
         """Bytes on disk without the head."""
         return sum(segment.size for segment in self.segments[:-1])
 
-    def append(self, pieces: Sequence[Buffer]) -> int:
+    def append(self, pieces: Sequence[Bytes]) -> int:
         """Write a record at the head's end; returns its offset."""
         head = self.head
         start = head.scanned
@@ -258,7 +257,8 @@ class Log:
 
     def open_segment(self, number: int) -> int:
         """A descriptor to read from, which the caller closes."""
-        return self.files.open(self._entries / segment_name(number), os.O_RDONLY)
+        # Not through Path, whose joining takes as long as the call.
+        return self.files.open(f"{self._entries}/{segment_name(number)}", os.O_RDONLY)
 
     def close(self) -> None:
         """Sync, close, unlock; the last two even if the first fails."""
@@ -335,6 +335,31 @@ class Log:
             self.head.size = self.head.scanned
         except OSError:
             self.broken = Unavailable.IO_ERROR
+
+
+class Reader:
+    """Reads records, keeping the last segment open until the batch ends."""
+
+    def __init__(self, log: Log) -> None:
+        self._log, self._number, self._fd = log, 0, -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            self._log.files.close(self._fd)
+            self._fd = -1
+
+    def descriptor(self, number: int) -> int:
+        if self._number != number or self._fd < 0:
+            self.__exit__()
+            self._fd, self._number = self._log.open_segment(number), number
+        return self._fd
+
+    def read(self, place: Place) -> bytes:
+        fd = self.descriptor(place.segment)
+        return self._log.files.read(fd, place.size, place.offset)
 
 
 def _take_lock(files: Files, folder: Path) -> int:
