@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from bul_fakes import Scripted, running
 
+from blatam_kv.bul.caller import ITSELF
 from blatam_kv.bul.request import QueryRequest, parse_request
 from blatam_kv.bul.service import Overloaded, Service
 from blatam_kv.bul.tasks import Task, UnknownTask
@@ -240,3 +242,23 @@ def test_totals_add_up(service: Service, model: Scripted) -> None:
     latencies = [cache[f"p{q}_latency_ms"] for q in (50, 95, 99)]
     assert latencies == sorted(latencies)  # type: ignore[type-var]  # numbers, seen as objects
     assert service.cache_health()["status"] == "healthy"
+
+
+def test_two_tenants_share_neither_answers_nor_writings_nor_tasks(
+    service: Service, model: Scripted
+) -> None:
+    model.gate = threading.Event()
+    request = asked("bread")
+    other = replace(ITSELF, tenant="other", salt=bytes(range(32)))
+    ours = service.enqueue(service.place(request), request)
+    theirs = service.enqueue(service.place(request, other), request)
+    assert (ours.cache, theirs.cache) == ("miss", "miss")
+    model.gate.set()
+    finished(service, ours)
+    while service.tasks.get(theirs.id, tenant="other").status != "completed":
+        pass
+    assert model.calls == ["bread", "bread"]
+    with pytest.raises(UnknownTask):
+        service.tasks.get(theirs.id)
+    with pytest.raises(UnknownTask):
+        service.tasks.get(ours.id, tenant="other")

@@ -2,7 +2,8 @@
 
 The key is a digest of exactly what determines the answer: the model, the messages it reads and how
 tokens are chosen. Two requests that differ elsewhere (format, priority, spelling out a language
-that was guessed anyway) share one answer, and that is right: the model would say the same.
+that was guessed anyway) share one answer, and that is right: the model would say the same. The digest
+is keyed by the tenant's salt: the same request of two tenants has two keys.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 from blatam_kv._core import framed_digest
 from blatam_kv.bul import analyse
+from blatam_kv.bul.caller import ITSELF, Caller
 from blatam_kv.bul.request import QueryRequest
 from blatam_kv.truthgpt.brief import Brief
 from blatam_kv.truthgpt.protocol import Message, Sampling, TruthGPT
@@ -23,16 +25,17 @@ _SEED = b"blatamkv-seed-v1"
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be written. inferred: names of the fields that were guessed from the query."""
+    """What is to be written, and for which tenant. inferred: fields guessed from the query."""
 
     brief: Brief
     messages: tuple[Message, ...]
     sampling: Sampling
     inferred: tuple[str, ...]
     digest: bytes
+    tenant: str
 
 
-def place(request: QueryRequest, model: TruthGPT) -> Order:
+def place(request: QueryRequest, model: TruthGPT, caller: Caller = ITSELF) -> Order:
     """The order for a checked request: guesses made, seed derived, digest computed."""
     inferred: list[str] = []
 
@@ -62,12 +65,15 @@ def place(request: QueryRequest, model: TruthGPT) -> Order:
         messages=messages,
         sampling=sampling,
         inferred=tuple(inferred),
-        digest=answer_digest(model, messages, sampling),
+        digest=answer_digest(model, messages, sampling, salt=caller.salt),
+        tenant=caller.tenant,
     )
 
 
-def answer_digest(model: TruthGPT, messages: Sequence[Message], sampling: Sampling) -> bytes:
-    """The 32-byte key of the answer: keyed BLAKE2b-256 over length-framed fields."""
+def answer_digest(
+    model: TruthGPT, messages: Sequence[Message], sampling: Sampling, *, salt: bytes
+) -> bytes:
+    """The 32-byte key of the answer: BLAKE2b-256, keyed by the salt, over length-framed fields."""
     fields = [
         *_texts(model.model_id, model.fingerprint),
         *_framed_messages(messages),
@@ -75,7 +81,7 @@ def answer_digest(model: TruthGPT, messages: Sequence[Message], sampling: Sampli
         struct.pack(">dd", sampling.temperature, sampling.top_p),
         *_texts(str(len(sampling.stop)), *sampling.stop),
     ]
-    return framed_digest(fields, person=_ANSWER)
+    return framed_digest(fields, key=salt, person=_ANSWER)
 
 
 def _guess_type(request: QueryRequest) -> str:

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from blatam_kv.bul.caller import ITSELF, Caller
 from blatam_kv.bul.document import Rendered, render
 from blatam_kv.bul.order import Order, place
 from blatam_kv.bul.pipeline import Answer, Pipeline
@@ -88,10 +89,10 @@ class Service:
         for writer in self._writers:
             writer.start()
 
-    def place(self, request: QueryRequest) -> Order:
-        """The order for a checked request."""
+    def place(self, request: QueryRequest, caller: Caller = ITSELF) -> Order:
+        """The order of a caller for a checked request."""
         with self.metrics.stage("validate"):
-            return place(request, self.model)
+            return place(request, self.model, caller)
 
     def answer_from_cache(self, order: Order, request: QueryRequest) -> Task | None:
         """A finished task if the answer is cached. Quick: no queue, no model, no rendering."""
@@ -207,7 +208,10 @@ class Service:
             # From here on a new request looks into the cache or starts another writing.
             self._writings.pop(writing.order.digest, None)
             ids = tuple(writing.task_ids)
-        tasks = [replace(self.tasks.get(key), progress=1.0, **outcome) for key in ids]
+        tenant = writing.order.tenant
+        tasks = [
+            replace(self.tasks.get(key, tenant=tenant), progress=1.0, **outcome) for key in ids
+        ]
         # Counted before they are shown: who sees a task finished finds it in the totals.
         for task in tasks:
             self._count(task)

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from blatam_kv.bul.caller import ITSELF
 from blatam_kv.bul.document import Document
 from blatam_kv.bul.order import Order
 from blatam_kv.bul.pipeline import Answer
@@ -85,11 +86,11 @@ class TaskBook:
                 self._unfinished[task.id] = task
         return True
 
-    def get(self, task_id: str) -> Task:
-        """The task as it is now. Raises UnknownTask."""
+    def get(self, task_id: str, *, tenant: str = ITSELF.tenant) -> Task:
+        """A tenant's task as it is now. Raises UnknownTask, for those of other tenants as well."""
         with self._lock:
             task = self._unfinished.get(task_id) or self._finished.get(task_id)
-        if task is None:
+        if task is None or task.order.tenant != tenant:
             raise UnknownTask(f"no task {task_id[:64]!r}; only the newest {self._keep:,} are kept")
         return task
 
