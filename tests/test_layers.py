@@ -26,10 +26,21 @@ PACKAGE = "blatam_kv"
 # neighbours on the same floor. "" is the package's own __init__, which re-exports the engine.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
+    frozenset({"signature"}),
     frozenset({"_core", "_cuda"}),
     frozenset(
         {
-            *("codecs", "config", "curves", "devices", "flights", "metrics", "pages", "parameters"),
+            *(
+                "client",
+                "codecs",
+                "config",
+                "curves",
+                "devices",
+                "flights",
+                "metrics",
+                "pages",
+                "parameters",
+            ),
             *("probe", "record", "tensors", "traces"),
         }
     ),

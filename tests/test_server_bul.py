@@ -365,7 +365,7 @@ def test_names_of_this_machine_are_served(browser: Browser, host: str) -> None:
 )
 def test_another_host_name_is_421(browser: Browser, host: str) -> None:
     response = browser.get("/healthz", headers={"Host": host})
-    check_problem(response, 421, "A001", "no authentication yet")
+    check_problem(response, 421, "A001", "does not answer to that name")
 
 
 @pytest.mark.parametrize(

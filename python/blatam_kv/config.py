@@ -43,6 +43,11 @@ class Secret:
 class Settings:
     """What the service runs with. cache_ttl is in seconds; None keeps answers until evicted.
 
+    hmac_secret: what all keys are derived from, None for the one in the data directory.
+    allowed_hosts: further names the service answers to. trusted_proxies: networks whose
+    X-Forwarded-For is believed. rate_limit_requests: of a tenant and class of route in
+    rate_limit_window seconds.
+
     model: what writes. The ``openai_`` settings belong to the model of that name: timeouts are in
     seconds, openai_context_tokens of None asks the endpoint.
     """
@@ -58,6 +63,12 @@ class Settings:
     max_concurrent_tasks: int = 2
     max_queued_tasks: int = 100
     max_kept_tasks: int = 1000
+    hmac_secret: Secret | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    rate_limit_enabled: bool = True
+    rate_limit_requests: int = 6000
+    rate_limit_window: float = 60.0
     model: str = "mini"
     openai_base_url: str | None = None
     openai_model: str | None = None
@@ -117,6 +128,30 @@ def _timeout(value: object) -> float:
     return seconds
 
 
+def _switch(value: object) -> bool:
+    if isinstance(value, str):
+        value = {"true": True, "1": True, "false": False, "0": False}.get(value.strip().lower())
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
+        raise ValueError("must be texts with commas between them")
+    return tuple(item.strip() for item in items if item.strip())
+
+
+def _networks(value: object) -> tuple[str, ...]:
+    from ipaddress import ip_network
+
+    try:
+        return tuple(str(ip_network(text)) for text in _texts(value))
+    except ValueError:
+        raise ValueError("must be networks such as 10.0.0.0/8, with commas between them") from None
+
+
 def _secret(value: object) -> Secret:
     return Secret(_text(value))
 
@@ -168,6 +203,13 @@ VARIABLES: Mapping[str, Variable] = {
     "BUL_MAX_QUEUED_TASKS": Variable("max_queued_tasks", _integer(1, 100_000)),
     "BUL_MAX_KEPT_TASKS": Variable("max_kept_tasks", _integer(1, 1_000_000)),
     "BUL_MODEL": Variable("model", _choice(MODELS)),
+    "BUL_HMAC_SECRET": Variable("hmac_secret", _secret, secret=True),
+    "BUL_HMAC_SECRET_FILE": Variable("hmac_secret", _secret_file),
+    "BUL_ALLOWED_HOSTS": Variable("allowed_hosts", _texts),
+    "BUL_TRUSTED_PROXIES": Variable("trusted_proxies", _networks),
+    "BUL_RATE_LIMIT_ENABLED": Variable("rate_limit_enabled", _switch),
+    "BUL_RATE_LIMIT_REQUESTS": Variable("rate_limit_requests", _integer(1, 1_000_000_000)),
+    "BUL_RATE_LIMIT_WINDOW": Variable("rate_limit_window", _timeout),
     "BUL_OPENAI_BASE_URL": Variable("openai_base_url", _text),
     "BUL_OPENAI_MODEL": Variable("openai_model", _text),
     "BUL_OPENAI_API_KEY": Variable("openai_api_key", _secret, secret=True),
@@ -186,8 +228,7 @@ _ALIASES = {"KV_CACHE_CACHE_STRATEGY": "KV_CACHE_STRATEGY"}
 
 # Names the original documents that change nothing in this version.
 _NO_EFFECT_BUL = """
-    DEBUG API_WORKERS DATABASE_URL CACHE_ENABLED API_KEY_REQUIRED API_KEY RATE_LIMIT_ENABLED
-    RATE_LIMIT_REQUESTS RATE_LIMIT_WINDOW TASK_TIMEOUT RETRY_ATTEMPTS RETRY_DELAY CONTINUOUS_MODE
+    DEBUG API_WORKERS DATABASE_URL CACHE_ENABLED API_KEY_REQUIRED API_KEY TASK_TIMEOUT RETRY_ATTEMPTS RETRY_DELAY CONTINUOUS_MODE
     AUTO_SAVE_INTERVAL MAX_DOCUMENT_SIZE BACKUP_ENABLED COMPRESSION_ENABLED ENABLED_AREAS
     ENDPOINT DRAIN_SECONDS
 """

@@ -172,6 +172,13 @@ class ServiceMetrics:
             buckets=_CACHE_BUCKETS,
             registry=registry,
         )
+        self._stage_children: dict[str, prom.Histogram] = {}
+        self._rejected = prom.Counter(
+            "bul_rejected",
+            "Requests refused, by stage and reason.",
+            ["stage", "reason"],
+            registry=registry,
+        )
         self._documents = prom.Counter(
             "bul_documents",
             "Documents rendered or failed, by format.",
@@ -208,7 +215,14 @@ class ServiceMetrics:
 
     def stage_took(self, name: str, seconds: float) -> None:
         """Record a stage that was timed elsewhere."""
-        self._stages.labels(name).observe(seconds)
+        child = self._stage_children.get(name)
+        if child is None:
+            child = self._stage_children[name] = self._stages.labels(name)
+        child.observe(seconds)
+
+    def rejected(self, stage: str, reason: str) -> None:
+        """Count one request that a stage refused."""
+        self._rejected.labels(stage, reason).inc()
 
     def document(self, format: str, *, ok: bool) -> None:
         """Count one document."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from blatam_kv.bul.document import title_of
 from blatam_kv.bul.order import Order
-from blatam_kv.bul.request import clean
+from blatam_kv.bul.sanitise import clean
 from blatam_kv.cache import Cache
 from blatam_kv.errors import InvalidRequest, ModelError
 from blatam_kv.truthgpt.protocol import Chunk, TruthGPT, Usage

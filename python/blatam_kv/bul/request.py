@@ -5,11 +5,10 @@ Every rejected field is named, with the fix, and all of them at once.
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from blatam_kv.bul.sanitise import clean
 from blatam_kv.config import did_you_mean
 from blatam_kv.errors import InvalidRequest, MissingExtra
 from blatam_kv.truthgpt.brief import AREAS, DOCUMENT_TYPES, LANGUAGES
@@ -31,15 +30,6 @@ MAX_FIELD_CHARS = 200
 FORMATS = ("markdown", "html", "txt", "json")
 _FORMAT_ALIASES = {"md": "markdown"}
 _LATER_FORMATS = ("docx", "pdf")
-
-# C0 and C1 but for tab and line feed: nothing a document can show.
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-def clean(text: str) -> str:
-    """The text in NFC, with Unix line ends, without control characters, trimmed."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return _CONTROLS.sub("", unicodedata.normalize("NFC", text)).strip()
 
 
 def canonical_format(value: object) -> object:

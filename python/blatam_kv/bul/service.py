@@ -14,12 +14,12 @@ import math
 import queue
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from blatam_kv.bul.caller import ITSELF, Caller
+from blatam_kv.bul.caller import ITSELF, Caller, Scope
 from blatam_kv.bul.document import Rendered, render
 from blatam_kv.bul.order import Order, place
 from blatam_kv.bul.pipeline import Answer, Pipeline
@@ -72,6 +72,7 @@ class Service:
         self.pipeline = Pipeline(model, cache)
         self.tasks = TaskBook(keep=settings.max_kept_tasks)
         self.tally = Tally()
+        self._tallies: dict[str, Tally] = defaultdict(Tally)
         self.metrics = ServiceMetrics(
             version=version, cache=self.cache_snapshot, queue_depth=self.queue_depth
         )
@@ -243,6 +244,7 @@ class Service:
     def _count(self, task: Task) -> None:
         seconds = time.monotonic() - task.arrived
         self.tally.finished(task, seconds)
+        self._tallies[task.order.tenant].finished(task, seconds)
         if task.status == "completed":
             self.metrics.answered(seconds)
 
@@ -286,29 +288,49 @@ class Service:
             evictions=dict(stats.evictions),
         )
 
-    def stats(self) -> dict[str, object]:
-        """The service's totals, for ``GET /stats``."""
-        unfinished = self.tasks.unfinished
-        return {
-            "total_tasks": self.tally.tasks_finished + unfinished,
+    def _tally_of(self, caller: Caller) -> Tally:
+        return self.tally if caller.may(Scope.ADMIN) else self._tallies[caller.tenant]
+
+    def stats(self, caller: Caller = ITSELF) -> dict[str, object]:
+        """Totals for ``GET /stats``: of the caller's tenant, for administrators of all."""
+        unfinished = self.tasks.unfinished_of(None if caller.may(Scope.ADMIN) else caller.tenant)
+        tally = self._tally_of(caller)
+        totals = {
+            "total_tasks": tally.tasks_finished + unfinished,
             "unfinished_tasks": unfinished,
-            **self.tally.of_tasks(),
-            "tasks_kept": len(self.tasks),
-            "queue_depth": sum(self.queue_depth().values()),
+            **tally.of_tasks(),
             "model": self.model.model_id,
             "version": self.version,
         }
+        if caller.may(Scope.ADMIN):
+            totals["tasks_kept"] = len(self.tasks)
+            totals["queue_depth"] = sum(self.queue_depth().values())
+        return totals
 
-    def cache_stats(self) -> dict[str, object]:
-        """The cache's totals, for ``GET /api/v1/kv-cache/stats``."""
+    def cache_stats(self, caller: Caller = ITSELF) -> dict[str, object]:
+        """The cache's totals for ``GET /api/v1/kv-cache/stats``; what it holds for administrators.
+
+        How full a shared cache is would tell one tenant what another does.
+        """
         now = self.cache_snapshot()
-        return {
-            **self.tally.of_requests(),
-            "strategy": now.policy,
+        requests = self._tally_of(caller).of_requests() | {"strategy": now.policy}
+        if not caller.may(Scope.ADMIN):
+            return requests
+        return requests | {
             "entries": now.entries,
             "memory_usage": now.memory_bytes,
             "memory_limit": now.memory_limit_bytes,
             "evictions": dict(now.evictions),
+        }
+
+    def readiness(self) -> dict[str, str]:
+        """What a request needs, each part ``ok`` or why not."""
+        stopping = self._stop.is_set()
+        alive = all(writer.is_alive() for writer in self._writers)
+        return {
+            "cache": "ok",
+            "queue": "stopping" if stopping else "ok",
+            "writers": "ok" if alive else "stopped",
         }
 
     def cache_health(self) -> dict[str, object]:

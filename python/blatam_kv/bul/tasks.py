@@ -113,6 +113,13 @@ class TaskBook:
         if len(self._finished) > self._keep:
             self._finished.popitem(last=False)
 
+    def unfinished_of(self, tenant: str | None) -> int:
+        """How many of a tenant, or of all, wait or are being worked on."""
+        if tenant is None:
+            return self.unfinished
+        with self._lock:
+            return sum(task.order.tenant == tenant for task in self._unfinished.values())
+
     @property
     def unfinished(self) -> int:
         """How many wait or are being worked on."""

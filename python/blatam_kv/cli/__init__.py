@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from blatam_kv import __version__
 from blatam_kv.codecs import NAMES as CODECS
@@ -25,6 +26,7 @@ examples:
   blatam-kv serve --port 8002          the service
   blatam-kv serve --model openai --openai-base-url http://127.0.0.1:8000/v1 --openai-model NAME
                                        the service in front of a model server
+  blatam-kv keys create --tenant acme   who may ask: an API key and a signing key
   blatam-kv stats --json               what the running service has done
   blatam-kv clear                      forget every cached answer of the running service
   blatam-kv simulate t.u32.xz --policy lru --policy belady --capacity 1%
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ConfigError, InvalidRequest) as error:
         return _complain(error, USAGE)
     except Error as error:
-        from blatam_kv.cli.client import Unreachable
+        from blatam_kv.client import Unreachable
 
         return _complain(error, UNREACHABLE if isinstance(error, Unreachable) else FAILED)
     except KeyboardInterrupt:
@@ -75,15 +77,28 @@ def _run(args: argparse.Namespace) -> int:
         case "stats":
             from blatam_kv.cli.remote import stats
 
-            return stats(args.url, as_json=args.json)
+            return stats(args.url, _settings(args), as_json=args.json)
         case "health":
             from blatam_kv.cli.remote import health
 
-            return health(args.url, as_json=args.json)
+            return health(args.url, _settings(args), as_json=args.json)
         case "clear":
             from blatam_kv.cli.remote import clear
 
-            return clear(args.url, as_json=args.json)
+            return clear(args.url, _settings(args), as_json=args.json)
+        case "keys":
+            return _keys(args)
+        case "sign":
+            from blatam_kv.cli.keys import sign
+
+            return sign(
+                args.method,
+                args.url,
+                key_id=args.key_id,
+                data=args.data,
+                content_type=args.content_type,
+                as_json=args.json,
+            )
         case "simulate":
             from blatam_kv.cli.simulate import simulate
 
@@ -118,6 +133,29 @@ def _run(args: argparse.Namespace) -> int:
             return doctor(_settings(args), as_json=args.json)
 
 
+def _keys(args: argparse.Namespace) -> int:
+    from blatam_kv.cli import keys
+
+    settings = _settings(args)
+    match args.action:
+        case "create":
+            return keys.create(
+                settings,
+                args.tenant,
+                role=args.role,
+                networks=args.allow or [],
+                rate=args.rate,
+                days=args.days,
+                as_json=args.json,
+            )
+        case "rotate":
+            return keys.rotate(settings, args.key, overlap_seconds=args.overlap, as_json=args.json)
+        case "revoke":
+            return keys.revoke(settings, args.key, as_json=args.json)
+        case _:
+            return keys.list_keys(settings, as_json=args.json)
+
+
 def _settings(args: argparse.Namespace) -> Settings:
     """Settings with the flags this command has; a flag's dest is the name of its setting."""
     flags = {name: value for name, value in vars(args).items() if name in Settings.__slots__}
@@ -137,8 +175,9 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="run the service until it is told to stop")
     _config_flag(serve)
-    serve.add_argument("--host", dest="api_host", help="loopback address to listen on")
+    serve.add_argument("--host", dest="api_host", help="address to listen on (127.0.0.1)")
     serve.add_argument("--port", dest="api_port", help="port; 0 takes a free one (8002)")
+    _data_dir_flag(serve)
     serve.add_argument("--cache-strategy", help=f"one of {', '.join(STRATEGIES)} (lru)")
     serve.add_argument("--cache-ttl", help="seconds an answer stays fresh, or none (3600)")
     serve.add_argument("--cache-max-memory-mb", help="MiB of answers to keep (256)")
@@ -161,7 +200,23 @@ def _parser() -> argparse.ArgumentParser:
     ):
         remote = commands.add_parser(name, help=text)
         remote.add_argument("--url", default=DEFAULT_URL, help=f"the service ({DEFAULT_URL})")
+        _config_flag(remote)
+        _data_dir_flag(remote)
         _json_flag(remote)
+
+    _keys_command(commands)
+    sign = commands.add_parser(
+        "sign",
+        help="headers of a signed request, for curl -H @-",
+        description="Prints the headers of a signed request. The signing key is read from "
+        "BLATAM_KV_SIGNING_KEY: command lines are seen by everyone on the machine.",
+    )
+    sign.add_argument("url", metavar="URL")
+    sign.add_argument("--key-id", required=True, metavar="ID")
+    sign.add_argument("--method", default="GET", metavar="NAME", help="(GET)")
+    sign.add_argument("--data", metavar="TEXT|@FILE", help="the body; @- reads standard input")
+    sign.add_argument("--content-type", default="application/json", help="(application/json)")
+    _json_flag(sign)
 
     simulate = commands.add_parser("simulate", help="hit ratios of policies on a trace")
     simulate.add_argument(
@@ -214,6 +269,41 @@ def _parser() -> argparse.ArgumentParser:
     _model_flags(doctor)
     _json_flag(doctor)
     return parser
+
+
+def _keys_command(commands: Any) -> None:
+    keys = commands.add_parser("keys", help="who may ask the service")
+    actions = keys.add_subparsers(dest="action", required=True, metavar="ACTION")
+    create = actions.add_parser("create", help="make a key, and its tenant with the first one")
+    create.add_argument("--tenant", required=True, metavar="NAME")
+    create.add_argument(
+        "--role", default="writer", help="writer, reader, monitor or admin (writer)"
+    )
+    create.add_argument(
+        "--allow", action="append", metavar="CIDR", help="use from this network only; repeatable"
+    )
+    create.add_argument("--rate", type=int, metavar="N", help="requests a window of its own")
+    create.add_argument("--days", type=float, metavar="N", help="days it works (for ever)")
+    rotate = actions.add_parser("rotate", help="a successor for a key")
+    rotate.add_argument("key", metavar="KEY")
+    rotate.add_argument(
+        "--overlap",
+        type=float,
+        default=86_400,
+        metavar="SECONDS",
+        help="the old one works on (1 day)",
+    )
+    revoke = actions.add_parser("revoke", help="end a key now")
+    revoke.add_argument("key", metavar="KEY")
+    listing = actions.add_parser("list", help="every key, without its secrets")
+    for action in (create, rotate, revoke, listing):
+        _config_flag(action)
+        _data_dir_flag(action)
+        _json_flag(action)
+
+
+def _data_dir_flag(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--data-dir", metavar="DIR", help="the data directory of the service")
 
 
 def _model_flags(command: argparse.ArgumentParser) -> None:

@@ -22,8 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from blatam_kv.cli.client import Client, Refused, Unreachable
+from blatam_kv.cli.remote import connect
 from blatam_kv.cli.report import show
+from blatam_kv.client import Client, Refused, Unreachable
+from blatam_kv.config import load
 from blatam_kv.errors import Error
 
 FORMATS = {"markdown": "md", "html": "html", "txt": "txt", "json": "json"}
@@ -109,7 +111,7 @@ def demo(output: Path, *, config: Path | None, as_json: bool) -> int:
     """Run it. Raises DemoFailed with the reason; what was written so far stays whole."""
     make_writable(output)
     rows = [Shown(number, query) for number, query in enumerate(QUERIES, start=1)]
-    with _service(config) as url, Client(url) as client, progress(2 * len(rows)) as step:
+    with _service(config) as client, progress(2 * len(rows)) as step:
         for row in rows:
             _first_round(client, row)
             for extension, content in row.files.items():
@@ -200,18 +202,24 @@ def _files(client: Client, task_id: str) -> dict[str, bytes]:
 
 
 @contextmanager
-def _service(config: Path | None) -> Iterator[str]:
-    """``blatam-kv serve`` on a free port; yields its URL, then stops it and wants status 0."""
+def _service(config: Path | None) -> Iterator[Client]:
+    """``blatam-kv serve`` on a free port; yields a client, then stops it and wants status 0.
+
+    Its data directory is a temporary one, and so are its keys.
+    """
     command = [sys.executable, "-m", "blatam_kv", "serve", "--port", "0", "--host", "127.0.0.1"]
     command += ["--log-level", "warning"]
     if config is not None:
         command += ["--config", str(config)]
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
+        command += ["--data-dir", folder]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
         # Told to stop, the demo must not leave its service behind.
         previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         try:
-            yield _url(process, log)
+            settings = load(file=config, flags={"data_dir": folder})
+            with connect(_url(process, log), settings) as client:
+                yield client
             process.send_signal(signal.SIGTERM)
             if status := process.wait(START_SECONDS):
                 raise DemoFailed(f"the service ended with status {status}\n{_tail(log)}")

@@ -26,7 +26,7 @@ async def read_json(request: Request) -> object:
         raise Problem(415, "send the body as Content-Type: application/json")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Problem(415, "send the body without Content-Encoding")
-    body = await _read(request)
+    body = await read_body(request)
     try:
         value: object = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -37,7 +37,10 @@ async def read_json(request: Request) -> object:
     return value
 
 
-async def _read(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
+    """The body, read once. Raises Problem 408 or 413."""
+    if (kept := getattr(request.state, "body", None)) is not None:
+        return bytes(kept)
     too_large = Problem(413, f"the body is larger than {MAX_BODY_BYTES:,} bytes")
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > MAX_BODY_BYTES:
@@ -51,6 +54,7 @@ async def _read(request: Request) -> bytes:
                     raise too_large
     except TimeoutError:
         raise Problem(408, f"the body did not arrive within {MAX_BODY_SECONDS} seconds") from None
+    request.state.body = bytes(body)
     return bytes(body)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from urllib.parse import quote
 
@@ -13,17 +13,27 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from blatam_kv.bul.caller import Caller, Scope
 from blatam_kv.bul.document import Rendered
-from blatam_kv.bul.request import FORMATS, RequestRejected, canonical_format, one_of, parse_request
+from blatam_kv.bul.request import (
+    FORMATS,
+    QueryRequest,
+    RequestRejected,
+    canonical_format,
+    one_of,
+    parse_request,
+)
+from blatam_kv.bul.security.guard import Guard
 from blatam_kv.bul.service import Overloaded, Service
 from blatam_kv.bul.tasks import Task, UnknownTask
 from blatam_kv.config import did_you_mean
 from blatam_kv.errors import InvalidRequest, ModelError
 from blatam_kv.server.body import read_json
 from blatam_kv.server.envelope import Envelope
+from blatam_kv.server.gate import Door, Gate
+from blatam_kv.server.hosts import Hosts
 from blatam_kv.server.problem import Problem, respond
 
 log = logging.getLogger("blatam_kv.server")
@@ -37,27 +47,19 @@ INDEX = {
     "GET /api/v1/kv-cache/health": "state of the cache",
     "POST /api/v1/kv-cache/clear": "forget every cached answer",
     "GET /healthz": "200 while the process lives",
+    "GET /readyz": "200 when documents can be written",
     "GET /metrics": "Prometheus metrics",
     "GET /version": "version and model",
 }
 
 
-def create_app(service: Service) -> ASGIApp:
+def create_app(
+    service: Service, guard: Guard, *, hosts: Hosts | None = None, proxies: Sequence[str] = ()
+) -> ASGIApp:
     """The application for a service; its shutdown closes the service."""
     face = Face(service)
-    routes = [
-        Route("/", face.index),
-        Route("/query", face.query, methods=["POST"]),
-        Route("/task/{id}/status", face.status),
-        Route("/task/{id}/documents", face.documents),
-        Route("/stats", face.stats),
-        Route("/api/v1/kv-cache/stats", face.cache_stats),
-        Route("/api/v1/kv-cache/health", face.cache_health),
-        Route("/api/v1/kv-cache/clear", face.clear, methods=["POST"]),
-        Route("/healthz", face.healthz),
-        Route("/metrics", face.metrics),
-        Route("/version", face.version),
-    ]
+    gate = Gate(guard, service.metrics, proxies=proxies)
+    routes = [gate.route(door) for door in face.doors()]
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -78,7 +80,8 @@ def create_app(service: Service) -> ASGIApp:
     # A redirect would be the one answer that is neither ours nor a problem document.
     app.router.redirect_slashes = False
     templates = {route.endpoint: route.path for route in routes}
-    return Envelope(app, metrics=service.metrics, routes=templates)
+    hosts = hosts or Hosts("127.0.0.1")
+    return Envelope(app, metrics=service.metrics, hosts=hosts, routes=templates)
 
 
 class Face:
@@ -87,18 +90,44 @@ class Face:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    async def query(self, request: Request) -> Response:
+    def doors(self) -> list[Door]:
+        """Every endpoint, what it takes, and how it is read."""
+        cache = "/api/v1/kv-cache"
+        return [
+            Door(path="/", answer=self.index, scope=None),
+            Door(path="/healthz", answer=self.healthz, scope=None),
+            Door(path="/readyz", answer=self.readyz, scope=None),
+            Door(path="/version", answer=self.version, scope=None),
+            Door(
+                path="/query",
+                method="POST",
+                answer=self.query,
+                read=read_query,
+                scope=Scope.WRITE,
+                policy="write",
+            ),
+            Door(path="/task/{id}/status", answer=self.status, scope=Scope.READ),
+            Door(path="/task/{id}/documents", answer=self.documents, scope=Scope.READ),
+            Door(path="/stats", answer=self.stats, scope=Scope.METRICS),
+            Door(path="/metrics", answer=self.metrics, scope=Scope.METRICS, local=True),
+            Door(path=f"{cache}/stats", answer=self.cache_stats, scope=Scope.METRICS),
+            Door(path=f"{cache}/health", answer=self.cache_health, scope=Scope.METRICS),
+            Door(
+                path=f"{cache}/clear",
+                method="POST",
+                answer=self.clear,
+                scope=Scope.ADMIN,
+                policy="write",
+            ),
+        ]
+
+    async def query(self, request: Request, caller: Caller, wanted: QueryRequest) -> Response:
         """Ask for a document: 200 with a finished task on a hit, 202 with a queued one if not."""
-        payload = await read_json(request)
         try:
-            wanted = parse_request(payload)
-            order = self._service.place(wanted)
+            order = self._service.place(wanted, caller)
             task = self._service.answer_from_cache(order, wanted)
             if task is None:
                 task = await run_in_threadpool(self._service.enqueue, order, wanted)
-        except RequestRejected as error:
-            fields = [(problem.field, problem.detail) for problem in error.problems]
-            raise Problem(422, f"the request is not valid: {error}", errors=fields) from None
         except InvalidRequest as error:
             detail = f"the request is not valid: {error.field}: {error}"
             raise Problem(422, detail, errors=[(error.field or "", str(error))]) from None
@@ -123,15 +152,15 @@ class Face:
         response.headers["Location"] = f"/task/{task.id}/status"
         return response
 
-    async def status(self, request: Request) -> Response:
+    async def status(self, request: Request, caller: Caller, wanted: None) -> Response:
         """How far a task is."""
-        task = self._service.tasks.get(request.path_params["id"])
+        task = self._service.tasks.get(request.path_params["id"], tenant=caller.tenant)
         return self._json(self._describe(task), task=task)
 
-    def documents(self, request: Request) -> Response:
+    def documents(self, request: Request, caller: Caller, wanted: None) -> Response:
         """A task's documents; with ``download`` the bytes of one."""
         format, download = _document_options(request)
-        task = self._service.tasks.get(request.path_params["id"])
+        task = self._service.tasks.get(request.path_params["id"], tenant=caller.tenant)
         if task.answer is None:
             if download:
                 reason = task.error or f"ask again when {_href(task, 'status')} says completed"
@@ -154,16 +183,23 @@ class Face:
         }
         return self._json(self._summary(task) | {"documents": [entry]}, task=task)
 
-    async def index(self, request: Request) -> Response:
+    async def index(self, request: Request, caller: Caller, wanted: None) -> Response:
         """What is served here."""
         name = {"service": "BUL, documents through the cache", "version": self._service.version}
         return self._json(name | {"endpoints": INDEX})
 
-    async def healthz(self, request: Request) -> Response:
+    async def healthz(self, request: Request, caller: Caller, wanted: None) -> Response:
         """200 while the loop runs; asks nothing else."""
         return self._json({"status": "ok"})
 
-    async def version(self, request: Request) -> Response:
+    async def readyz(self, request: Request, caller: Caller, wanted: None) -> Response:
+        """200 when documents can be written, else 503; with what is well and what is not."""
+        checks = self._service.readiness()
+        ready = all(state == "ok" for state in checks.values())
+        body = {"status": "ready" if ready else "not ready", "checks": checks}
+        return self._json(body, status=200 if ready else 503)
+
+    async def version(self, request: Request, caller: Caller, wanted: None) -> Response:
         """Which program and which model."""
         model = self._service.model
         return self._json(
@@ -175,24 +211,24 @@ class Face:
             }
         )
 
-    async def stats(self, request: Request) -> Response:
+    async def stats(self, request: Request, caller: Caller, wanted: None) -> Response:
         """Totals of the service."""
-        return self._json(self._service.stats())
+        return self._json(self._service.stats(caller))
 
-    async def cache_stats(self, request: Request) -> Response:
+    async def cache_stats(self, request: Request, caller: Caller, wanted: None) -> Response:
         """Totals and latencies of the cache."""
-        return self._json(self._service.cache_stats())
+        return self._json(self._service.cache_stats(caller))
 
-    async def cache_health(self, request: Request) -> Response:
+    async def cache_health(self, request: Request, caller: Caller, wanted: None) -> Response:
         """State of the cache; 503 when documents can no longer be written."""
         health = self._service.cache_health()
         return self._json(health, status=200 if health["status"] == "healthy" else 503)
 
-    async def clear(self, request: Request) -> Response:
+    async def clear(self, request: Request, caller: Caller, wanted: None) -> Response:
         """Forget every cached answer."""
         return self._json({"cleared": self._service.clear()})
 
-    def metrics(self, request: Request) -> Response:
+    def metrics(self, request: Request, caller: Caller, wanted: None) -> Response:
         """What Prometheus scrapes."""
         text, media_type = self._service.metrics.expose()
         return Response(text, media_type=media_type)
@@ -251,6 +287,16 @@ class Face:
             "inferred": task.order.inferred,
             "href": f"/task/{task.id}/documents?format={format}&download=1",
         }
+
+
+async def read_query(request: Request) -> QueryRequest:
+    """The checked request in a body. Raises Problem."""
+    payload = await read_json(request)
+    try:
+        return parse_request(payload)
+    except RequestRejected as error:
+        fields = [(problem.field, problem.detail) for problem in error.problems]
+        raise Problem(422, f"the request is not valid: {error}", errors=fields) from None
 
 
 def _href(task: Task, part: str) -> str:

@@ -15,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blatam_kv.metrics import ServiceMetrics
-from blatam_kv.server.loopback import WHY, is_loopback_authority, is_loopback_origin
+from blatam_kv.server.hosts import Hosts
 from blatam_kv.server.problem import problem_response
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -26,10 +26,16 @@ class Envelope:
     """Wraps an application. routes: from an endpoint to its path template, for the metrics."""
 
     def __init__(
-        self, app: ASGIApp, *, metrics: ServiceMetrics, routes: Mapping[Callable[..., object], str]
+        self,
+        app: ASGIApp,
+        *,
+        metrics: ServiceMetrics,
+        hosts: Hosts,
+        routes: Mapping[Callable[..., object], str],
     ) -> None:
         self._app = app
         self._metrics = metrics
+        self._hosts = hosts
         self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,7 +60,7 @@ class Envelope:
             await send(message)
 
         try:
-            refusal = _refusal(headers)
+            refusal = self._refusal(headers)
             if refusal is None:
                 await self._app(scope, receive, send_with_headers)
             else:
@@ -68,16 +74,15 @@ class Envelope:
             route = self._routes.get(scope.get("endpoint", _nowhere), "unmatched")
             self._metrics.http(method, route, status, time.perf_counter() - start)
 
+    def _refusal(self, headers: Headers) -> tuple[int, str] | None:
+        names = headers.getlist("host")
+        if len(names) != 1 or not self._hosts.take(names[0]):
+            return 421, "this service does not answer to that name; BUL_ALLOWED_HOSTS adds names"
+        origin = headers.get("origin")
+        if origin is not None and not self._hosts.take_origin(origin):
+            return 403, "pages of other sites may not call this service"
+        return None
+
 
 def _nowhere() -> None:
     """The endpoint of a request that matched no route."""
-
-
-def _refusal(headers: Headers) -> tuple[int, str] | None:
-    hosts = headers.getlist("host")
-    if not hosts or not all(map(is_loopback_authority, hosts)):
-        return 421, f"{WHY}; call it as http://127.0.0.1 or http://localhost"
-    origin = headers.get("origin")
-    if origin is not None and not is_loopback_origin(origin):
-        return 403, f"{WHY}; pages of other sites may not call it"
-    return None

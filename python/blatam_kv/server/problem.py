@@ -16,8 +16,19 @@ from starlette.responses import Response
 MEDIA_TYPE = "application/problem+json"
 NOT_ALLOWED, BAD_REQUEST, NOT_FOUND, UNAVAILABLE = "A001", "A002", "A003", "S001"
 
-_CODES = {403: NOT_ALLOWED, 421: NOT_ALLOWED, 404: NOT_FOUND, 500: UNAVAILABLE, 503: UNAVAILABLE}
-_TYPES = {503: "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"}
+_CODES = {
+    401: NOT_ALLOWED,
+    403: NOT_ALLOWED,
+    421: NOT_ALLOWED,
+    404: NOT_FOUND,
+    500: UNAVAILABLE,
+    503: UNAVAILABLE,
+}
+_QUOTA = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+_TYPES = {
+    429: _QUOTA,
+    503: "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
+}
 
 
 class Problem(Exception):

@@ -11,9 +11,12 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from blatam_kv.config import Settings
 from blatam_kv.errors import ConfigError, Error, MissingExtra
-from blatam_kv.server.loopback import WHY, loopback_address
+from blatam_kv.server.hosts import Hosts, bind_address, is_loopback
 
 DRAIN_SECONDS = 10
+_CLEAR_TEXT = (
+    "API keys travel as they are; put TLS in front (nginx), or let callers sign their requests"
+)
 
 
 class PortInUse(Error, OSError):
@@ -23,7 +26,7 @@ class PortInUse(Error, OSError):
 def serve(settings: Settings, *, version: str) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status, 0 after a graceful stop.
 
-    Raises ConfigError for a host that is not loopback or a port that may not be taken, PortInUse,
+    Raises ConfigError for an address or a port that cannot be taken, or a weak secret, PortInUse,
     MissingExtra, and ModelError if the model cannot be loaded.
     """
     try:
@@ -34,6 +37,7 @@ def serve(settings: Settings, *, version: str) -> int:
         import uvloop  # noqa: F401
     except ImportError as error:
         raise MissingExtra(error.name or "uvicorn", extra="server") from error
+    from blatam_kv.bul.security import make_guard, open_keys
     from blatam_kv.bul.service import Service
     from blatam_kv.server.bul import create_app
     from blatam_kv.truthgpt import load
@@ -41,21 +45,25 @@ def serve(settings: Settings, *, version: str) -> int:
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            print(f"blatam-kv {version}: BUL listens on {url_of(listener)} ({WHY})", flush=True)
+            print(f"blatam-kv {version}: BUL listens on {url_of(listener)}", flush=True)
+            if not is_loopback(address):
+                print(f"blatam-kv: {_CLEAR_TEXT}", flush=True)
 
     with ExitStack() as opened:
-        listener = opened.enter_context(
-            listen(loopback_address(settings.api_host), settings.api_port)
-        )
+        address = bind_address(settings.api_host)
+        hosts = Hosts(address, settings.allowed_hosts)
+        keys = open_keys(settings)
+        listener = opened.enter_context(listen(address, settings.api_port))
         model = load(settings=settings)
         if isinstance(model, AbstractContextManager):
             opened.enter_context(model)
         # Reads the weights, or asks the endpoint: if there is nothing, say so now.
         _ = model.fingerprint, model.context_tokens
         service = Service(model, settings, version=version)
+        guard = make_guard(settings, keys, count=service.metrics.rejected)
         try:
             config = uvicorn.Config(
-                create_app(service),
+                create_app(service, guard, hosts=hosts, proxies=settings.trusted_proxies),
                 loop="uvloop",
                 http="httptools",
                 ws="none",
@@ -71,6 +79,7 @@ def serve(settings: Settings, *, version: str) -> int:
                 Server(config).run(sockets=[listener])
         finally:
             service.close()
+            guard.close()
     return 0
 
 
