@@ -80,8 +80,10 @@ def test_it_serves_a_real_document_and_a_signal_ends_it_with_status_0(
 def test_it_serves_documents_that_an_endpoint_writes() -> None:
     with endpoint() as fake:
         flags = ["--model", "openai", "--openai-base-url", fake.url, "--openai-model", MODEL]
-        environ = {"BUL_OPENAI_API_KEY": "sk-4711", "NO_PROXY": "127.0.0.1"}
-        with serving(*flags, **environ) as (process, client):
+        with serving(*flags, BUL_OPENAI_API_KEY="sk-4711", NO_PROXY="127.0.0.1") as (
+            process,
+            client,
+        ):
             task = client.request("POST", "/query", {"query": "Plan de negocio"}).json()
             while task["status"] not in ("completed", "failed"):
                 task = client.request("GET", f"/task/{task['task_id']}/status").json()
