@@ -33,7 +33,7 @@ from blatam_kv.tiers import Tier
 # How much is encoded, or read from a tier, before it is handed on: what a call holds in memory
 # beyond the store's bound.
 PORTION_BYTES = 16 << 20
-# Saves of prompts that share a missing block take the same lock, others mostly not.
+# Saves of the same prompt take the same lock, others mostly not.
 _SAVE_LOCKS = 16
 
 
@@ -188,10 +188,10 @@ class KVStore:
             raise InvalidRequest(
                 f"keys and values have {given} tokens, tokens has {prompt.tokens}", field="keys"
             )
-        present = len(self._residents.walk(prompt, prompt.blocks))
-        # Of those who save the same at once the first one does it, and the rest find it done.
-        first = prompt.names(present, present + 1) or [prompt.root]
-        with self._save_locks[first[0][0] % _SAVE_LOCKS]:
+        # Of those who save the same at once the first one does it, and the rest find it done. The
+        # last block names the whole; a lock by the first missing one would change under the save.
+        last = (prompt.names(prompt.blocks - 1, prompt.blocks) or [prompt.root])[0]
+        with self._save_locks[last[0] % _SAVE_LOCKS]:
             saved = self._save(prompt, keys, values)
         self._news.deliver()
         return self.layout.block_tokens * saved
