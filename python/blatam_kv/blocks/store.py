@@ -247,6 +247,11 @@ class KVStore:
         return self._current_tags().model or None
 
     @property
+    def read_only(self) -> bool:
+        """Whether the folder is another's."""
+        return self._below.read_only
+
+    @property
     def codec(self) -> str:
         """How new blocks are encoded."""
         return self._packing.codec
