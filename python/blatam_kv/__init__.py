@@ -22,6 +22,7 @@ from blatam_kv.errors import (
 )
 
 if TYPE_CHECKING:
+    from blatam_kv.blocks import BlockEvent, KVLayout, KVStore, KVStoreStats
     from blatam_kv.codecs import BlobInfo, dequantize, describe, encoded_size, quantize
     from blatam_kv.pages import Pages
     from blatam_kv.probe import Quality, quality
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BlobInfo",
+    "BlockEvent",
     "Cache",
     "CacheStats",
     "ConfigError",
@@ -37,6 +39,9 @@ __all__ = [
     "EntryTooLarge",
     "Error",
     "InvalidRequest",
+    "KVLayout",
+    "KVStore",
+    "KVStoreStats",
     "MissingExtra",
     "ModelError",
     "NoRoom",
@@ -59,6 +64,7 @@ __all__ = [
 
 # Whoever wants a cache does not wait for codecs: these modules are loaded when first asked for.
 _LATER = {
+    "blocks": ("BlockEvent", "KVLayout", "KVStore", "KVStoreStats"),
     "codecs": ("BlobInfo", "dequantize", "describe", "encoded_size", "quantize"),
     "pages": ("Pages",),
     "probe": ("Quality", "quality"),

@@ -87,13 +87,22 @@ class Header(NamedTuple):
     @property
     def record_bytes(self) -> int:
         """Bytes of the whole record, header included."""
-        return HEADER_BYTES + _filled(4 * self.token_count) + _filled(self.payload_bytes)
+        return record_bytes(self.token_count, self.payload_bytes)
+
+
+def record_bytes(token_count: int, payload_bytes: int) -> int:
+    """Bytes of a record with so many tokens and so large a payload."""
+    return HEADER_BYTES + filled(4 * token_count) + filled(payload_bytes)
+
+
+def filled(size: int) -> int:
+    """The next multiple of ALIGNMENT."""
+    return (size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
 
 
 def packed_bytes(record: Record) -> int:
     """Bytes that the record will take."""
-    sizes = memoryview(record.tokens).nbytes, memoryview(record.payload).nbytes
-    return HEADER_BYTES + _filled(sizes[0]) + _filled(sizes[1])
+    return record_bytes(memoryview(record.tokens).nbytes // 4, memoryview(record.payload).nbytes)
 
 
 def pack(record: Record) -> list[Bytes]:
@@ -172,7 +181,7 @@ def unpack(record: Bytes) -> Record:
     if codec is None:
         raise CorruptRecord(Damage.CODEC)
     tokens_end = HEADER_BYTES + 4 * header.token_count
-    payload_start = HEADER_BYTES + _filled(4 * header.token_count)
+    payload_start = HEADER_BYTES + filled(4 * header.token_count)
     return Record(
         key=header.key,
         kind=header.kind,
@@ -236,10 +245,6 @@ _KINDS = {kind.value: kind for kind in Kind}
 @lru_cache(maxsize=64)  # there are few codecs, and this is on every read
 def _codec_name(field: bytes) -> str | None:
     return field.rstrip(b"\0").decode() if _CODEC_FIELD.fullmatch(field) else None
-
-
-def _filled(size: int) -> int:
-    return (size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
 
 
 def _padding(size: int) -> bytes:

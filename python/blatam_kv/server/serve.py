@@ -8,10 +8,15 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 from blatam_kv.config import Settings
 from blatam_kv.errors import ConfigError, Error, MissingExtra
 from blatam_kv.server.hosts import Hosts, bind_address, is_loopback
+
+if TYPE_CHECKING:
+    from blatam_kv.blocks import KVStore
+    from blatam_kv.truthgpt.protocol import TruthGPT
 
 DRAIN_SECONDS = 10
 _CLEAR_TEXT = (
@@ -27,7 +32,8 @@ def serve(settings: Settings, *, version: str) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status, 0 after a graceful stop.
 
     Raises ConfigError for an address or a port that cannot be taken, or a weak secret, PortInUse,
-    MissingExtra, and ModelError if the model cannot be loaded.
+    MissingExtra, ModelError if the model cannot be loaded, and TierUnavailable for a data directory
+    that cannot be used.
     """
     try:
         # The two fast parts are imported to say which extra brings them; uvicorn would quietly
@@ -59,7 +65,10 @@ def serve(settings: Settings, *, version: str) -> int:
             opened.enter_context(model)
         # Reads the weights, or asks the endpoint: if there is nothing, say so now.
         _ = model.fingerprint, model.context_tokens
-        service = Service(model, settings, version=version)
+        blocks = _blocks(model, settings)
+        if blocks is not None:
+            opened.enter_context(blocks)
+        service = Service(model, settings, version=version, blocks=blocks)
         guard = make_guard(settings, keys, count=service.metrics.rejected)
         try:
             config = uvicorn.Config(
@@ -81,6 +90,17 @@ def serve(settings: Settings, *, version: str) -> int:
             service.close()
             guard.close()
     return 0
+
+
+def _blocks(model: TruthGPT, settings: Settings) -> KVStore | None:
+    """Where prompts' keys and values are kept, for a model that shows them."""
+    from blatam_kv.truthgpt.protocol import KeepsPrefixes
+
+    if not isinstance(model, KeepsPrefixes):
+        return None
+    from blatam_kv.truthgpt.prefixes import open_store
+
+    return open_store(model, settings)
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from blatam_kv.record import (
     pack,
     packed_bytes,
     unpack,
+    unpack_header,
 )
 from blatam_kv.tiers.bounds import bounds
 from blatam_kv.tiers.eviction import evict
@@ -208,6 +209,18 @@ class DiskTier:
         self._require_writable()
         with self._translated(writing=True):
             self._log.sync()
+
+    def keys_tagged(self, tags: bytes) -> list[bytes]:
+        """The keys of all records with these tags. Reads every header, in the order of writing."""
+        self._require_open()
+        found = []
+        with self._translated(), Reader(self._log) as reader:
+            for key, place in self._index.in_order():
+                with suppress(FileNotFoundError, CorruptRecord):
+                    head = reader.read(place._replace(size=HEADER_BYTES))
+                    if unpack_header(head).tags == tags:
+                        found.append(key)
+        return found
 
     @property
     def tags(self) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Set as AbstractSet
+from operator import itemgetter
 from typing import NamedTuple
 
 from blatam_kv.record import ALIGNMENT
@@ -40,15 +41,13 @@ class Index:
     def get(self, key: bytes) -> Place | None:
         """Where the key's record lies."""
         packed = self._places.get(key)
-        if packed is None:
-            return None
-        packed >>= 1
-        mask = (1 << _UNITS) - 1
-        return Place(
-            packed >> 2 * _UNITS,
-            (packed >> _UNITS & mask) * ALIGNMENT,
-            (packed & mask) * ALIGNMENT,
-        )
+        return None if packed is None else _unpack(packed)
+
+    def in_order(self) -> list[tuple[bytes, Place]]:
+        """Every key and its place, in the order of writing."""
+        with self._lock:
+            entries = sorted(self._places.items(), key=itemgetter(1))
+        return [(key, _unpack(packed)) for key, packed in entries]
 
     def set(self, key: bytes, place: Place) -> None:
         """The key's record lies there now, and was not read yet."""
@@ -89,6 +88,14 @@ class Index:
         """Drop every key."""
         with self._lock:
             self._places.clear()
+
+
+def _unpack(packed: int) -> Place:
+    packed >>= 1
+    mask = (1 << _UNITS) - 1
+    return Place(
+        packed >> 2 * _UNITS, (packed >> _UNITS & mask) * ALIGNMENT, (packed & mask) * ALIGNMENT
+    )
 
 
 def _pack(place: Place) -> int:
