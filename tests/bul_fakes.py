@@ -28,6 +28,7 @@ class Scripted:
         self.context_tokens = 4096
         self.calls: list[str] = []
         self.samplings: list[Sampling] = []
+        self.salts: list[bytes] = []
         self.gate: threading.Event | None = None  # wait for it before the second piece
         self.writing = threading.Event()  # set when an answer has begun
         self.error: Exception | None = None  # raised in the middle of the answer
@@ -37,10 +38,13 @@ class Scripted:
     def count_tokens(self, messages: Sequence[Message]) -> int:
         return sum(len(message.content) // 4 + 1 for message in messages)
 
-    def stream(self, messages: Sequence[Message], *, sampling: Sampling) -> Iterator[Chunk]:
+    def stream(
+        self, messages: Sequence[Message], *, sampling: Sampling, salt: bytes = b""
+    ) -> Iterator[Chunk]:
         query = messages[-1].content
         self.calls.append(query)
         self.samplings.append(sampling)
+        self.salts.append(salt)
         text = self.text
         if text is None:
             text = f"# Document\n\nAbout {query}, seed {sampling.seed}.\n\n## Detail\n\n- one\n"
@@ -54,7 +58,9 @@ class Scripted:
         if self.finish:
             yield Chunk("", "stop", Usage(self.count_tokens(messages), 7))
 
-    def generate(self, messages: Sequence[Message], *, sampling: Sampling) -> Completion:
+    def generate(
+        self, messages: Sequence[Message], *, sampling: Sampling, salt: bytes = b""
+    ) -> Completion:
         text = "".join(chunk.text for chunk in self.stream(messages, sampling=sampling))
         return Completion(text, "stop", Usage(self.count_tokens(messages), 7))
 

@@ -58,6 +58,20 @@ def test_clearing_one_tenant_leaves_the_others(tmp_path: Path) -> None:
     store.clear(tenant=b"nobody yet")
 
 
+def test_everyone_can_be_cleared_at_once_also_who_has_not_asked_yet(tmp_path: Path) -> None:
+    with disk(tmp_path) as tier:
+        store = opened(tier=tier)
+        for salt in (b"ana", b"ben"):
+            save(store.tenant(salt), PROMPT)
+        again = opened(tier=tier)
+        save(again, PROMPT)
+        save(again.tenant(b"cid", quota_bytes=QUOTA), PROMPT)
+        again.clear(everyone=True)
+        assert tier.keys() == []
+        for each in (again, *(again.tenant(salt) for salt in (b"ana", b"ben", b"cid"))):
+            assert load(each, PROMPT) == 0
+
+
 def test_a_quota_bounds_its_tenant_and_is_no_other_tenants_to_take() -> None:
     store = opened()
     ana, ben = store.tenant(b"ana", quota_bytes=QUOTA), store.tenant(b"ben")
@@ -181,13 +195,16 @@ def test_a_tenant_binds_with_the_store() -> None:
         assert not store.tenant(b"ben").bind("others")
 
 
-def test_counters_of_tenants_are_their_own() -> None:
+def test_counters_of_tenants_are_their_own_and_the_stores_are_everybodys() -> None:
     store = opened()
     ana = store.tenant(b"ana")
     save(ana, PROMPT)
     load(ana, PROMPT)
     assert ana.stats().tokens_from_memory == len(PROMPT)
-    assert store.stats().saved == store.stats().lookups == 0
+    ben = store.tenant(b"ben")
+    save(ben, PROMPT)
+    assert ben.stats().lookups == 0
+    assert (store.stats().saved, store.stats().lookups) == (2 * ana.stats().saved, 1)
 
 
 def test_closing_a_tenant_closes_nothing_and_the_store_closes_all() -> None:

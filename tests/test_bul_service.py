@@ -258,6 +258,7 @@ def test_two_tenants_share_neither_answers_nor_writings_nor_tasks(
     while service.tasks.get(theirs.id, tenant="other").status != "completed":
         pass
     assert model.calls == ["bread", "bread"]
+    assert model.salts == [ITSELF.salt, other.salt]
     with pytest.raises(UnknownTask):
         service.tasks.get(theirs.id)
     with pytest.raises(UnknownTask):

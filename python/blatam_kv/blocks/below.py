@@ -81,12 +81,14 @@ class Below:
         except TierUnavailable:
             self._failed()
 
-    def forget_tagged(self, tags: bytes) -> None:
-        """Delete every record with these tags, where the tier can list them."""
+    def forget_tagged(self, tags: bytes | None) -> None:
+        """Delete every record, or every one with these tags, where the tier can list them."""
         if self._disk is None or not self.writable:
             return
         try:
-            self._disk.delete_many(self._disk.keys_tagged(tags))
+            self._disk.delete_many(
+                self._disk.keys() if tags is None else self._disk.keys_tagged(tags)
+            )
         except TierUnavailable:
             self._failed()
 

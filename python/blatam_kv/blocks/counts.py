@@ -51,9 +51,10 @@ class KVStoreStats:
 
 
 class Counts:
-    """Counters by name. Safe from any thread."""
+    """Counters by name. Safe from any thread. whole: counters of which these are a part."""
 
-    def __init__(self) -> None:
+    def __init__(self, whole: Counts | None = None) -> None:
+        self._whole = whole
         self._counter: Counter[str] = Counter()
         self._lock = threading.Lock()
 
@@ -61,6 +62,8 @@ class Counts:
         """Count so many more of each."""
         with self._lock:
             self._counter.update(more)
+        if self._whole is not None:
+            self._whole.add(**more)
 
     def __getitem__(self, name: str) -> int:
         return self._counter[name]

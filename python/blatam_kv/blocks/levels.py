@@ -193,8 +193,8 @@ class Levels:
         self.residents.discard(block.name)
         self.below.forget([block.name])
 
-    def clear(self, tags: bytes) -> None:
-        """Forget every block with these tags, wherever it is."""
+    def clear(self, tags: bytes | None) -> None:
+        """Forget every block, or every one with these tags, wherever it is."""
         gone = self.residents.clear(tags)
         self.below.forget([block.name for block in gone])
         self.below.forget_tagged(tags)

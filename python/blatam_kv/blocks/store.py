@@ -305,7 +305,7 @@ class KVStore:
             if tenant is None:
                 tenant = copy.copy(self)
                 tenant._owner = self
-                tenant._counts = Counts()
+                tenant._counts = Counts(whole=self._counts)
                 tenant._levels = self._levels.over(self._levels.residents, tenant._counts)
                 tenant._tags = replace(self._tags, salt=salt)
                 self._tenants[salt] = tenant
@@ -313,11 +313,12 @@ class KVStore:
                 tenant._set_aside(byte_count("quota_bytes", quota_bytes))
         return tenant
 
-    def clear(self, *, tenant: bytes | None = None) -> None:
+    def clear(self, *, tenant: bytes | None = None, everyone: bool = False) -> None:
         """Forget all blocks under these tags, in memory and on disk, pinned ones too.
 
-        tenant: a salt, to forget that tenant's in place of one's own. Raises TierUnavailable for a
-        read-only store, whose folder is another's.
+        tenant: a salt, to forget that tenant's in place of one's own. everyone: whatever is there, of
+        all tenants and all tags. Raises TierUnavailable for a read-only store, whose folder is
+        another's.
         """
         self._require_open()
         if self._levels.below.read_only:
@@ -328,12 +329,15 @@ class KVStore:
         if tenant is not None:
             self.tenant(tenant).clear()
             return
-        self._levels.clear(self._current_tags().digest)
+        if everyone:
+            for each in (self._owner or self)._tenants.values():
+                each._levels.clear(None)
+        self._levels.clear(None if everyone else self._current_tags().digest)
         self._news.deliver()
 
     def stats(self) -> KVStoreStats:
-        """Exact counters of one's own calls, and what one's pool of memory holds: that is everybody's
-        who has none set aside. The tier's are the whole store's."""
+        """Exact counters, of a tenant's calls or of everybody's, and what one's pool of memory holds:
+        that is everybody's who has none set aside. The tier's are the whole store's."""
         residents, below, count = self._levels.residents, self._levels.below, self._counts
         memory = residents.stats()
         return KVStoreStats(

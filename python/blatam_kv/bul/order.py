@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from blatam_kv._core import framed_digest
 from blatam_kv.bul import analyse
@@ -33,6 +33,7 @@ class Order:
     inferred: tuple[str, ...]
     digest: bytes
     tenant: str
+    salt: bytes = field(repr=False)
 
 
 def place(request: QueryRequest, model: TruthGPT, caller: Caller = ITSELF) -> Order:
@@ -67,6 +68,7 @@ def place(request: QueryRequest, model: TruthGPT, caller: Caller = ITSELF) -> Or
         inferred=tuple(inferred),
         digest=answer_digest(model, messages, sampling, salt=caller.salt),
         tenant=caller.tenant,
+        salt=caller.salt,
     )
 
 

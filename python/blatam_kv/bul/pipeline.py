@@ -106,7 +106,7 @@ class Pipeline:
         pieces: list[str] = []
         first_text: float | None = None
         last: Chunk | None = None
-        for last in self.model.stream(order.messages, sampling=sampling):
+        for last in self.model.stream(order.messages, sampling=sampling, salt=order.salt):
             if stop is not None and stop.is_set():
                 raise Stopped("the service is stopping; ask again when it is back")
             pieces.append(last.text)

@@ -166,7 +166,7 @@ class Service:
         entries = len(self.pipeline.cache)
         self.pipeline.cache.clear()
         if self._blocks is not None and not self._blocks.read_only:
-            self._blocks.clear()
+            self._blocks.clear(everyone=True)
         return entries
 
     def close(self, *, seconds: float = 10.0) -> None:

@@ -48,14 +48,14 @@ class Mini:
 
     def __init__(self, store: PrefixStore | None = None, *, weights: Path | None = None) -> None:
         self._store = store
-        self._prefixes: Prefixes | None = None
+        self._prefixes: dict[bytes, Prefixes] = {}  # by tenant
         self._path = weights or WEIGHTS
         self._lock = threading.Lock()
         self._loaded: Decoder | None = None
 
     def keep_prefixes(self, store: PrefixStore) -> None:
         """Look for prefixes in this store, and keep them there, from now on."""
-        self._store, self._prefixes = store, None
+        self._store, self._prefixes = store, {}
 
     def _decoder(self) -> Decoder:
         if self._loaded is None:
@@ -124,16 +124,20 @@ class Mini:
         keys, values = memory.keys[:, : len(tokens)], memory.values[:, : len(tokens)]
         return Prefill(logits, keys, values, start)
 
-    def generate(self, messages: Sequence[Message], *, sampling: Sampling) -> Completion:
+    def generate(
+        self, messages: Sequence[Message], *, sampling: Sampling, salt: bytes = b""
+    ) -> Completion:
         """The whole answer. Raises InvalidRequest if the prompt leaves no room to answer."""
         texts: list[str] = []
-        for chunk in self.stream(messages, sampling=sampling):
+        for chunk in self.stream(messages, sampling=sampling, salt=salt):
             texts.append(chunk.text)
             if chunk.finish_reason is not None and chunk.usage is not None:
                 return Completion("".join(texts), chunk.finish_reason, chunk.usage)
         raise AssertionError("a stream ends with a finish reason")
 
-    def stream(self, messages: Sequence[Message], *, sampling: Sampling) -> Iterator[Chunk]:
+    def stream(
+        self, messages: Sequence[Message], *, sampling: Sampling, salt: bytes = b""
+    ) -> Iterator[Chunk]:
         """The same answer in pieces; their texts joined are exactly ``generate``'s text.
 
         Raises InvalidRequest here, not at the first piece.
@@ -146,13 +150,13 @@ class Mini:
                 "answer. Shorten the messages",
                 field="messages",
             )
-        return self._answer(tokens, sampling)
+        return self._answer(tokens, sampling, salt)
 
-    def _answer(self, tokens: Tokens, sampling: Sampling) -> Iterator[Chunk]:
+    def _answer(self, tokens: Tokens, sampling: Sampling, salt: bytes) -> Iterator[Chunk]:
         decoder, tokenizer = self._decoder(), self._tokenizer
         room = min(sampling.max_tokens, self.context_tokens - len(tokens))
         memory = Memory.reserve(self._shape, len(tokens) + room)
-        prefixes = self._in_use()
+        prefixes = self._in_use(salt)
         cached, stored = prefixes.recall(tokens, memory) if prefixes else (0, 0)
         logits = decoder.prefill(tokens, memory, cached)
         if prefixes:
@@ -186,14 +190,17 @@ class Mini:
             reason = "stop"
         yield Chunk(rest, reason, Usage(len(tokens), written, cached))
 
-    def _in_use(self) -> Prefixes | None:
-        """The store, bound to this model at its first use."""
-        if self._prefixes is None and self._store is not None:
+    def _in_use(self, salt: bytes) -> Prefixes | None:
+        """A tenant's part of the store, bound to this model at its first use."""
+        prefixes = self._prefixes.get(salt)
+        if prefixes is None and self._store is not None:
             fingerprint = self.fingerprint  # which takes the lock the first time
             with self._lock:
-                if self._prefixes is None:
-                    self._prefixes = Prefixes(self._store, fingerprint)
-        return self._prefixes
+                prefixes = self._prefixes.get(salt)
+                if prefixes is None:
+                    prefixes = Prefixes(self._store, fingerprint, salt=salt)
+                    self._prefixes[salt] = prefixes
+        return prefixes
 
     def _checked(self, tokens: Tokens) -> Tokens:
         tokens = np.asarray(tokens)

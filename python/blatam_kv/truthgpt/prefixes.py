@@ -24,16 +24,18 @@ FOLDER = "blocks"  # in the data directory
 class Prefixes:
     """One model's use of one store. Safe from any thread.
 
-    fingerprint: the model's; a store that is bound to another one is not used. failures: calls
-    that the store refused.
+    fingerprint: the model's; a store that is bound to another one is not used. salt: a tenant's, for
+    its part of the store. failures: calls that the store refused.
     """
 
-    def __init__(self, store: PrefixStore, fingerprint: str) -> None:
+    def __init__(self, store: PrefixStore, fingerprint: str, *, salt: bytes = b"") -> None:
         self._store = store
         self._lock = threading.Lock()
         self.failures = 0
         try:
             self._usable = store.bind(fingerprint)
+            if salt:
+                self._store = store.tenant(salt)
         except Error as error:
             self._failed(error)
             self._usable = False

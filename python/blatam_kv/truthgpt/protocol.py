@@ -103,10 +103,17 @@ class TruthGPT(Protocol):
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Prompt tokens that these messages take, template included."""
 
-    def generate(self, messages: Sequence[Message], *, sampling: Sampling) -> Completion:
-        """The whole answer. Raises InvalidRequest if the prompt leaves no room to answer."""
+    def generate(
+        self, messages: Sequence[Message], *, sampling: Sampling, salt: bytes = b""
+    ) -> Completion:
+        """The whole answer. Raises InvalidRequest if the prompt leaves no room to answer.
 
-    def stream(self, messages: Sequence[Message], *, sampling: Sampling) -> Iterator[Chunk]:
+        salt: the tenant's, whose prefixes are used and no others; a model without any ignores it.
+        """
+
+    def stream(
+        self, messages: Sequence[Message], *, sampling: Sampling, salt: bytes = b""
+    ) -> Iterator[Chunk]:
         """The same answer in pieces; their texts joined are exactly ``generate``'s text."""
 
 
@@ -115,6 +122,9 @@ class PrefixStore(Protocol):
 
     keys and values: float32 ``[layers, tokens, kv_heads, head_dim]``, tokens a multiple of 64.
     """
+
+    def tenant(self, salt: bytes) -> PrefixStore:
+        """The same store for a tenant, who sees no other's blocks."""
 
     def bind(self, model: str) -> bool:
         """Whether the model with this fingerprint may use it; the first one always may."""
