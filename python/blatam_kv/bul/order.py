@@ -73,9 +73,17 @@ def place(request: QueryRequest, model: TruthGPT, caller: Caller = ITSELF) -> Or
 
 
 def answer_digest(
-    model: TruthGPT, messages: Sequence[Message], sampling: Sampling, *, salt: bytes
+    model: TruthGPT,
+    messages: Sequence[Message],
+    sampling: Sampling,
+    *,
+    salt: bytes,
+    person: bytes = _ANSWER,
 ) -> bytes:
-    """The 32-byte key of the answer: BLAKE2b-256, keyed by the salt, over length-framed fields."""
+    """The 32-byte key of the answer: BLAKE2b-256, keyed by the salt, over length-framed fields.
+
+    person: keeps apart what is made of the same words for another use.
+    """
     fields = [
         *_texts(model.model_id, model.fingerprint),
         *_framed_messages(messages),
@@ -83,7 +91,13 @@ def answer_digest(
         struct.pack(">dd", sampling.temperature, sampling.top_p),
         *_texts(str(len(sampling.stop)), *sampling.stop),
     ]
-    return framed_digest(fields, key=salt, person=_ANSWER)
+    return framed_digest(fields, key=salt, person=person)
+
+
+def seed_of(messages: Sequence[Message]) -> int:
+    """The seed of those who give none: the same words have the same one."""
+    digest = framed_digest(_framed_messages(messages), person=_SEED)
+    return int.from_bytes(digest[:8], "big")
 
 
 def _guess_type(request: QueryRequest) -> str:
@@ -98,8 +112,7 @@ def _sampling(request: QueryRequest, messages: Sequence[Message]) -> Sampling:
     usual = Sampling()
     seed = request.seed
     if seed is None:
-        digest = framed_digest(_framed_messages(messages), person=_SEED)
-        seed = int.from_bytes(digest[:8], "big")
+        seed = seed_of(messages)
     return Sampling(
         max_tokens=usual.max_tokens if request.max_length is None else request.max_length,
         # Adding zero turns -0.0 into 0.0: one temperature, one key.

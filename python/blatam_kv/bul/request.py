@@ -117,7 +117,7 @@ def parse_request(payload: object) -> QueryRequest:
         request = QueryRequest.model_validate(payload)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False)
-        raise RequestRejected([_explain(problem) for problem in found]) from None
+        raise RequestRejected([explain(problem, QueryRequest) for problem in found]) from None
     problems = [
         FieldProblem(name, one_of(value, allowed))
         for name, allowed in _NAMED.items()
@@ -134,17 +134,18 @@ def one_of(value: object, allowed: tuple[str, ...]) -> str:
     return f"{_short(value)} is not one of {', '.join(allowed)}{hint}"
 
 
-def _explain(problem: Any) -> FieldProblem:
+def explain(problem: Any, request: type[BaseModel]) -> FieldProblem:
     """One pydantic error (a mapping of mixed types, hence Any) in words that name the fix."""
-    name = str(problem["loc"][0])[:100] if problem["loc"] else ""
+    name = ".".join(str(part) for part in problem["loc"])[:100]
     kind, given = problem["type"], problem["input"]
     if kind == "missing":
-        return FieldProblem(name, "is required; say what document you want written")
+        hint = "; say what document you want written" if name == "query" else ""
+        return FieldProblem(name, f"is required{hint}")
     if kind == "extra_forbidden":
-        known = tuple(QueryRequest.model_fields)
+        known = tuple(request.model_fields)
         hint = did_you_mean(name, known) or f"; known fields are {', '.join(known)}"
         return FieldProblem(name, f"is not a known field{hint}")
-    if kind == "literal_error":
+    if kind == "literal_error" and name == "format":
         return FieldProblem(name, one_of(given, FORMATS))
     message = str(problem["msg"]).removeprefix("Value error, ")
     if kind == "value_error":

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from blatam_kv.bul.caller import Caller, Scope
+from blatam_kv.bul.chats import Chats
 from blatam_kv.bul.document import Rendered
 from blatam_kv.bul.request import (
     FORMATS,
@@ -34,6 +35,7 @@ from blatam_kv.server.body import read_json
 from blatam_kv.server.envelope import Envelope
 from blatam_kv.server.gate import Door, Gate
 from blatam_kv.server.hosts import Hosts
+from blatam_kv.server.openai import OpenAIFace
 from blatam_kv.server.problem import Problem, respond
 
 log = logging.getLogger("blatam_kv.server")
@@ -42,6 +44,7 @@ INDEX = {
     "POST /query": "ask for a document",
     "GET /task/{id}/status": "how far it is",
     "GET /task/{id}/documents": "the document; ?format=markdown|html|txt|json, ?download=1",
+    "POST /v1/chat/completions": "OpenAI's, also as a stream; /v1/completions, /v1/models",
     "GET /stats": "totals of the service",
     "GET /api/v1/kv-cache/stats": "totals and latencies of the cache",
     "GET /api/v1/kv-cache/health": "state of the cache",
@@ -57,13 +60,21 @@ def create_app(
     service: Service, guard: Guard, *, hosts: Hosts | None = None, proxies: Sequence[str] = ()
 ) -> ASGIApp:
     """The application for a service; its shutdown closes the service."""
-    face = Face(service)
+    settings = service.settings
+    chats = Chats(
+        service.model,
+        service.pipeline.cache,
+        writers=settings.max_concurrent_tasks,
+        most_waiting=settings.max_queued_tasks,
+    )
+    openai = OpenAIFace(chats, service.metrics, ttl=settings.cache_ttl)
     gate = Gate(guard, service.metrics, proxies=proxies)
-    routes = [gate.route(door) for door in face.doors()]
+    routes = [gate.route(door) for door in (*Face(service).doors(), *openai.doors())]
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
+        await run_in_threadpool(chats.close)
         await run_in_threadpool(service.close)
 
     app = Starlette(

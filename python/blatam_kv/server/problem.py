@@ -31,6 +31,16 @@ _TYPES = {
 }
 
 
+_OPENAI = {
+    401: ("authentication_error", "invalid_api_key"),
+    403: ("permission_error", "insufficient_permissions"),
+    404: ("invalid_request_error", "model_not_found"),
+    429: ("rate_limit_error", "rate_limit_exceeded"),
+    500: ("server_error", "internal_error"),
+    503: ("server_error", "overloaded"),
+}
+
+
 class Problem(Exception):
     """Raised by an endpoint to answer with an error. errors: pairs of field and detail."""
 
@@ -49,6 +59,13 @@ class Problem(Exception):
         self.headers = headers
 
 
+def _openai_body(status: int, detail: str, errors: Sequence[tuple[str, str]]) -> dict[str, object]:
+    """OpenAI's form of an error; its clients read exactly these four."""
+    kind, code = _OPENAI.get(status, ("invalid_request_error", "invalid_request"))
+    param = errors[0][0] or None if errors else None
+    return {"error": {"message": detail, "type": kind, "param": param, "code": code}}
+
+
 def problem_response(
     *,
     status: int,
@@ -58,8 +75,11 @@ def problem_response(
     errors: Sequence[tuple[str, str]] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """The problem document as a response."""
-    body: dict[str, object] = {
+    """The problem document as a response; under ``/v1/`` in OpenAI's form."""
+    if path.startswith("/v1/"):
+        body = _openai_body(status, detail, errors)
+        return Response(orjson.dumps(body), status, headers=headers, media_type="application/json")
+    body = {
         "type": _TYPES.get(status, "about:blank"),
         "title": HTTPStatus(status).phrase,
         "status": status,
