@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,5 +71,6 @@ def browsing(model: Scripted, **settings: Any) -> Iterator[Browser]:
         guard = Guard(
             keys, limiter=None, audit=AuditLog(Path(folder)), count=service.metrics.rejected
         )
-        yield Browser(create_app(service, guard), keys.create("acme", role="admin").api_key, keys)
-        guard.close()
+        with closing(guard):
+            made = keys.create("acme", role="admin")
+            yield Browser(create_app(service, guard), made.api_key, keys)

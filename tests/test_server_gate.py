@@ -6,7 +6,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +75,8 @@ def site(*, limit: int | None = None, proxies: tuple[str, ...] = (), **more: Any
             **more,
         )
         app = create_app(service, guard, proxies=proxies, hosts=Hosts("127.0.0.1", ["bul.example"]))
-        yield Site(Browser(app, None, keys), folder, model)
-        guard.close()
+        with closing(guard):
+            yield Site(Browser(app, None, keys), folder, model)
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def refused(response: httpx.Response, status: int) -> dict[str, Any]:
 
 # ---- who ----------------------------------------------------------------------------------------
 
-OPEN = ("/", "/healthz", "/readyz", "/version")
+OPEN = ("/", "/healthz", "/readyz", "/version")  # and /openapi.json
 
 
 def test_what_is_open_needs_no_key(bul: Site) -> None:
@@ -369,3 +369,40 @@ def test_a_digest_of_another_body_of_the_same_length_is_refused(bul: Site) -> No
     refused(bul.send(made, "POST", "/query", QUERY, sent=other), 401)
     change = {"headers": {"Content-Digest": content_digest(other)}, "sent": other}
     refused(bul.send(made, "POST", "/query", QUERY, **change), 401)
+
+
+# ---- the document of all this -------------------------------------------------------------------
+
+
+def test_the_interface_is_described_as_it_is(bul: Site) -> None:
+    document = bul.browser.get("/openapi.json").json()
+    with running(Scripted()) as service:
+        for door in Face(service).doors():
+            operation = document["paths"][door.path][door.method.lower()]
+            assert operation["summary"].endswith((".", "not."))
+            assert ("security" in operation) == (door.scope is not None)
+    query = document["components"]["schemas"]["QueryRequest"]
+    assert query["required"] == ["query"]
+    assert {"format", "priority", "company_name"} <= set(query["properties"])
+    names = [
+        operation["operationId"]
+        for path in document["paths"].values()
+        for operation in path.values()
+    ]
+    assert len(names) == len(set(names))
+    text = json.dumps(document)
+    assert all(
+        f'"{name}"' in text
+        for name in (reference.rpartition("/")[2] for reference in references(document))
+    )
+
+
+def references(node: object) -> Iterator[str]:
+    if isinstance(node, dict):
+        if isinstance(node.get("$ref"), str):
+            yield node["$ref"]
+        for value in node.values():
+            yield from references(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from references(value)

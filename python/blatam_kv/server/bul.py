@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -36,6 +37,7 @@ from blatam_kv.server.envelope import Envelope
 from blatam_kv.server.gate import Door, Gate
 from blatam_kv.server.hosts import Hosts
 from blatam_kv.server.openai import OpenAIFace
+from blatam_kv.server.openapi import describe
 from blatam_kv.server.problem import Problem, respond
 
 log = logging.getLogger("blatam_kv.server")
@@ -53,6 +55,7 @@ INDEX = {
     "GET /readyz": "200 when documents can be written",
     "GET /metrics": "Prometheus metrics",
     "GET /version": "version and model",
+    "GET /openapi.json": "all of this for programs",
 }
 
 
@@ -69,7 +72,15 @@ def create_app(
     )
     openai = OpenAIFace(chats, service.metrics, ttl=settings.cache_ttl)
     gate = Gate(guard, service.metrics, proxies=proxies)
-    routes = [gate.route(door) for door in (*Face(service).doors(), *openai.doors())]
+    doors = [*Face(service).doors(), *openai.doors()]
+    # Not by orjson: limits of integers are larger than it writes.
+    document = json.dumps(describe(doors, version=service.version)).encode()
+
+    async def interface(request: Request, caller: Caller, wanted: None) -> Response:
+        return Response(document, media_type="application/json")
+
+    doors.append(Door(path="/openapi.json", answer=interface, scope=None))
+    routes = [gate.route(door) for door in doors]
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -114,11 +125,17 @@ class Face:
                 method="POST",
                 answer=self.query,
                 read=read_query,
+                body=QueryRequest,
                 scope=Scope.WRITE,
                 policy="write",
             ),
             Door(path="/task/{id}/status", answer=self.status, scope=Scope.READ),
-            Door(path="/task/{id}/documents", answer=self.documents, scope=Scope.READ),
+            Door(
+                path="/task/{id}/documents",
+                answer=self.documents,
+                scope=Scope.READ,
+                options=("format", "download"),
+            ),
             Door(path="/stats", answer=self.stats, scope=Scope.METRICS),
             Door(path="/metrics", answer=self.metrics, scope=Scope.METRICS, local=True),
             Door(path=f"{cache}/stats", answer=self.cache_stats, scope=Scope.METRICS),

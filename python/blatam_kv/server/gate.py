@@ -13,6 +13,7 @@ from ipaddress import ip_address, ip_network
 from time import perf_counter
 from typing import Any
 
+from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
@@ -40,7 +41,8 @@ _FORWARDED = ("x-forwarded-for", "forwarded", "via")
 class Door:
     """One method of one path. scope: None for what anyone may see.
 
-    policy: the limit it counts against. local: open to this machine without a key.
+    policy: the limit it counts against. local: open to this machine without a key. body, options:
+    what the document of the interface says of the body and the query.
     """
 
     path: str
@@ -50,6 +52,8 @@ class Door:
     read: Read | None = None
     policy: str = "read"
     local: bool = False
+    body: type[BaseModel] | None = None
+    options: tuple[str, ...] = ()
 
 
 class Gate:
