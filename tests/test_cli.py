@@ -152,6 +152,14 @@ def test_stats_health_and_clear_talk_to_the_running_service(
         assert capsys.readouterr().out == "forgot 0 cached answers\n"
         assert cli.main(["clear", "--json", "--url", url]) == 0
         assert json.loads(capsys.readouterr().out) == {"cleared": 0}
+        assert cli.main(["monitor", "--url", url, "--count", "2", "--interval", "0.05"]) == 0
+        head, *lines = capsys.readouterr().out.splitlines()
+        assert "P99 ms" in head
+        assert len(lines) == 2
+        assert cli.main(["monitor", "--url", url, "--count", "1", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["requests"] == 0
+        assert cli.main(["monitor", "--url", url, "--interval", "0"]) == 2
+        assert "--interval takes" in capsys.readouterr().err
         # Without the data directory's secret it takes a key, and one with that right.
         assert cli.main(["keys", "create", "--tenant", "acme", "--json"]) == 0
         key = json.loads(capsys.readouterr().out)["api_key"]
@@ -162,6 +170,34 @@ def test_stats_health_and_clear_talk_to_the_running_service(
         assert cli.main(["stats", "--url", url]) == 0
         assert cli.main(["clear", "--url", url]) == 1
         assert "403" in capsys.readouterr().err
+
+
+def test_config_says_who_said_what_and_shows_no_secret(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "bul.yaml"
+    file.write_text("bul: {cache_ttl: 77}\n")
+    secret = "9f2c1d7e5b8a4c3d6e0f1a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f"
+    monkeypatch.setenv("BUL_HMAC_SECRET", secret)
+    monkeypatch.setenv("BUL_API_PORT", "8100")
+    flags = ["config", "--config", str(file), "--data-dir", str(tmp_path)]
+    assert cli.main([*flags, "--json"]) == 0
+    text = capsys.readouterr().out
+    lines = {line["setting"]: line for line in json.loads(text)["settings"]}
+    assert (lines["bul.cache_ttl"]["value"], lines["bul.cache_ttl"]["origin"]) == (
+        77.0,
+        f"{file}: bul.cache_ttl",
+    )
+    assert lines["bul.api_port"]["origin"] == "environment variable BUL_API_PORT"
+    assert lines["bul.data_dir"]["origin"] == "--data-dir"
+    assert lines["bul.model"]["origin"] == "default"
+    assert lines["bul.hmac_secret"]["value"] == "(set)"
+    assert cli.main([*flags, "--show-origin"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"bul.api_port +8100 +environment variable BUL_API_PORT", shown)
+    assert secret not in text + shown
+    assert cli.main(flags) == 0
+    assert "environment" not in capsys.readouterr().out
 
 
 def test_keys_are_made_listed_renewed_and_revoked(capsys: Captured, tmp_path: Path) -> None:

@@ -263,20 +263,23 @@ def load(
     file: Path | None = None,
     environ: Mapping[str, str] | None = None,
     flags: Mapping[str, object] | None = None,
+    origins: dict[str, str] | None = None,
 ) -> Settings:
     """Settings from all four sources.
 
-    flags: values by field name of ``Settings``; None means "not given". Raises ConfigError with
-    the place, the name and the fix.
+    flags: values by field name of ``Settings``; None means "not given". origins: is told where each
+    field that is not the default came from. Raises ConfigError with the place, the name and the fix.
     """
     values: dict[str, object] = {}
+    said = {} if origins is None else origins
     if file is not None:
-        values.update(_from_file(file))
-    values.update(_from_environment(os.environ if environ is None else environ))
+        values.update(_from_file(file, said))
+    values.update(_from_environment(os.environ if environ is None else environ, said))
     readers = {variable.field: variable for variable in VARIABLES.values()}
     for name, value in (flags or {}).items():
         if value is not None:
             values[name] = _read(readers[name], value, where=_flag(name))
+            said[name] = _flag(name)
     if "model" not in values:
         for name in ("openai_base_url", "openai_model"):
             if name in values:
@@ -292,7 +295,7 @@ def _flag(field: str) -> str:
     return "--" + short.get(field, field).replace("_", "-")
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
+def _from_environment(environ: Mapping[str, str], said: dict[str, str]) -> dict[str, object]:
     values: dict[str, object] = {}
     for name in sorted(environ):
         if not name.startswith(tuple(_SECTIONS.values())):
@@ -300,6 +303,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
         where = f"environment variable {name}"
         if name in VARIABLES:
             _put(values, VARIABLES[name], environ[name], where=where)
+            said[VARIABLES[name].field] = where
             continue
         if name in _NO_EFFECT:
             raise ConfigError(f"{where} has no effect in this version; unset it")
@@ -307,7 +311,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
     return values
 
 
-def _from_file(file: Path) -> dict[str, object]:
+def _from_file(file: Path, said: dict[str, str]) -> dict[str, object]:
     document = _parse(file)
     if not isinstance(document, dict):
         raise ConfigError(f"{file}: must hold sections of settings, for example bul: or kv_cache:")
@@ -325,6 +329,7 @@ def _from_file(file: Path) -> dict[str, object]:
             name = _ALIASES.get(name, name)
             if name in VARIABLES:
                 _put(values, VARIABLES[name], value, where=where)
+                said[VARIABLES[name].field] = where
             elif name in _NO_EFFECT:
                 raise ConfigError(f"{where} has no effect in this version; remove it")
             else:
@@ -384,6 +389,26 @@ def _read(variable: Variable, value: object, *, where: str) -> object:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def described(settings: Settings, origins: Mapping[str, str]) -> list[dict[str, object]]:
+    """Every setting by its name in the file, with its variable, value and origin; no secret shows."""
+    lines: list[dict[str, object]] = []
+    for name, variable in VARIABLES.items():
+        value = getattr(settings, variable.field)
+        if isinstance(value, Secret):
+            value = "(set)"
+        elif isinstance(value, Path):
+            value = str(value)
+        lines.append(
+            {
+                "setting": _file_key(name),
+                "variable": name,
+                "value": list(value) if isinstance(value, tuple) else value,
+                "origin": origins.get(variable.field, "default"),
+            }
+        )
+    return lines
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -27,6 +27,7 @@ examples:
   blatam-kv serve --model openai --openai-base-url http://127.0.0.1:8000/v1 --openai-model NAME
                                        the service in front of a model server
   blatam-kv keys create --tenant acme   who may ask: an API key and a signing key
+  blatam-kv config --show-origin        what the service would run with, and why
   blatam-kv stats --json               what the running service has done
   blatam-kv clear                      forget every cached answer of the running service
   blatam-kv simulate t.u32.xz --policy lru --policy belady --capacity 1%
@@ -86,6 +87,22 @@ def _run(args: argparse.Namespace) -> int:
             from blatam_kv.cli.remote import clear
 
             return clear(args.url, _settings(args), as_json=args.json)
+        case "monitor":
+            from blatam_kv.cli.monitor import monitor
+
+            return monitor(
+                args.url,
+                _settings(args),
+                interval=args.interval,
+                count=args.count,
+                as_json=args.json,
+            )
+        case "config":
+            from blatam_kv.cli.settings import config
+
+            origins: dict[str, str] = {}
+            settings = _settings(args, origins)
+            return config(settings, origins, show_origin=args.show_origin, as_json=args.json)
         case "keys":
             return _keys(args)
         case "sign":
@@ -156,10 +173,10 @@ def _keys(args: argparse.Namespace) -> int:
             return keys.list_keys(settings, as_json=args.json)
 
 
-def _settings(args: argparse.Namespace) -> Settings:
+def _settings(args: argparse.Namespace, origins: dict[str, str] | None = None) -> Settings:
     """Settings with the flags this command has; a flag's dest is the name of its setting."""
     flags = {name: value for name, value in vars(args).items() if name in Settings.__slots__}
-    return load(file=args.config, flags=flags)
+    return load(file=args.config, flags=flags, origins=origins)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -209,12 +226,22 @@ def _parser() -> argparse.ArgumentParser:
         ("stats", "what the running service has done"),
         ("health", "whether the running service is well"),
         ("clear", "forget every cached answer of the running service"),
+        ("monitor", "a line every few seconds on how the running service does"),
     ):
         remote = commands.add_parser(name, help=text)
         remote.add_argument("--url", default=DEFAULT_URL, help=f"the service ({DEFAULT_URL})")
         _config_flag(remote)
         _data_dir_flag(remote)
         _json_flag(remote)
+        if name == "monitor":
+            remote.add_argument("--interval", type=float, default=5.0, help="seconds (5)")
+            remote.add_argument("--count", type=int, metavar="N", help="lines to print (no end)")
+
+    settings = commands.add_parser("config", help="what the service would run with")
+    _config_flag(settings)
+    _data_dir_flag(settings)
+    settings.add_argument("--show-origin", action="store_true", help="and who said so")
+    _json_flag(settings)
 
     _keys_command(commands)
     sign = commands.add_parser(
