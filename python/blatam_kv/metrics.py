@@ -159,6 +159,7 @@ class ServiceMetrics:
             ["status", "tier"],
             registry=registry,
         )
+        self._request_children: dict[tuple[str, str], prom.Counter] = {}
         self._latency = prom.Histogram(
             "kv_cache_latency_seconds",
             "Time from a valid request to its answer, cached or computed.",
@@ -192,13 +193,18 @@ class ServiceMetrics:
             buckets=_HTTP_BUCKETS,
             registry=registry,
         )
+        self._http_children: dict[tuple[str, str, int], prom.Histogram] = {}
         build = prom.Gauge("bul_build_info", "Always 1.", ["version"], registry=registry)
         build.labels(version).set(1)
         registry.register(self)
 
     def cache_request(self, status: str, *, tier: str) -> None:
         """Count one request: status is hit, miss or collapsed; tier is memory or none."""
-        self._requests.labels(status, tier).inc()
+        child = self._request_children.get((status, tier))
+        if child is None:
+            child = self._requests.labels(status, tier)
+            self._request_children[status, tier] = child
+        child.inc()
 
     def answered(self, seconds: float) -> None:
         """Time one request from its arrival to its answer."""
@@ -230,7 +236,11 @@ class ServiceMetrics:
 
     def http(self, method: str, route: str, status: int, seconds: float) -> None:
         """Time one HTTP exchange; ``route`` is the template, never the path."""
-        self._http.labels(method, route, str(status)).observe(seconds)
+        child = self._http_children.get((method, route, status))
+        if child is None:
+            child = self._http.labels(method, route, str(status))
+            self._http_children[method, route, status] = child
+        child.observe(seconds)
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry at each scrape: the gauges and counters that live elsewhere."""

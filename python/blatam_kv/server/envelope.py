@@ -6,12 +6,11 @@ covered too.
 
 from __future__ import annotations
 
+import os
 import re
 import time
-import uuid
 from collections.abc import Callable, Mapping
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blatam_kv.metrics import ServiceMetrics
@@ -19,6 +18,8 @@ from blatam_kv.server.hosts import Hosts
 from blatam_kv.server.problem import problem_response
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_NO_SNIFF = (b"x-content-type-options", b"nosniff")
+_NO_STORE = (b"cache-control", b"no-store")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -44,23 +45,26 @@ class Envelope:
             return
         start = time.perf_counter()
         status = 500
-        headers = Headers(scope=scope)
-        claimed = headers.get("x-request-id", "")
-        request_id = claimed if _REQUEST_ID.fullmatch(claimed) else uuid.uuid4().hex
+        found: dict[bytes, list[str]] = {b"host": [], b"origin": [], b"x-request-id": []}
+        for name, value in scope["headers"]:
+            if name in found:
+                found[name].append(value.decode("latin-1"))
+        claimed = found[b"x-request-id"][0] if found[b"x-request-id"] else ""
+        request_id = claimed if _REQUEST_ID.fullmatch(claimed) else os.urandom(16).hex()
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                added = MutableHeaders(scope=message)
-                added["X-Request-ID"] = request_id
-                added["X-Content-Type-Options"] = "nosniff"
-                added.setdefault("Cache-Control", "no-store")
+                added = [*message["headers"], (b"x-request-id", request_id.encode()), _NO_SNIFF]
+                if not any(name == b"cache-control" for name, _ in added):
+                    added.append(_NO_STORE)
+                message["headers"] = added
             await send(message)
 
         try:
-            refusal = self._refusal(headers)
+            refusal = self._refusal(found[b"host"], found[b"origin"])
             if refusal is None:
                 await self._app(scope, receive, send_with_headers)
             else:
@@ -74,12 +78,10 @@ class Envelope:
             route = self._routes.get(scope.get("endpoint", _nowhere), "unmatched")
             self._metrics.http(method, route, status, time.perf_counter() - start)
 
-    def _refusal(self, headers: Headers) -> tuple[int, str] | None:
-        names = headers.getlist("host")
+    def _refusal(self, names: list[str], origins: list[str]) -> tuple[int, str] | None:
         if len(names) != 1 or not self._hosts.take(names[0]):
             return 421, "this service does not answer to that name; BUL_ALLOWED_HOSTS adds names"
-        origin = headers.get("origin")
-        if origin is not None and not self._hosts.take_origin(origin):
+        if not all(map(self._hosts.take_origin, origins)):
             return 403, "pages of other sites may not call this service"
         return None
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from blatam_kv.errors import ConfigError
 
@@ -29,8 +30,10 @@ class Hosts:
                 raise ConfigError(f"allowed_hosts: {name!r} is not a host name; leave out the port")
         self._names = frozenset(name.lower() for name in names)
         self._any = not names and not is_loopback(bound)
+        # Callers name the same few hosts again and again.
+        self.take = lru_cache(maxsize=256)(self._take)
 
-    def take(self, authority: str) -> bool:
+    def _take(self, authority: str) -> bool:
         """Whether ``host``, ``host:port`` or ``[v6]:port`` is one of ours."""
         host = host_of(authority)
         if host is None:
