@@ -238,6 +238,7 @@ class Chats:
             if chunk.finish_reason is not None and chunk.usage is not None:
                 return Answer(
                     title="",
+                    model=self.model.model_id,
                     text="".join(pieces),
                     finish_reason=chunk.finish_reason,
                     usage=chunk.usage,

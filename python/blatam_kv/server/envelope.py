@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,24 +23,24 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 class Envelope:
-    """Wraps an application. routes: from an endpoint to its path template, for the metrics."""
+    """Wraps an application. life: what hears of start and end in its place."""
 
     def __init__(
         self,
         app: ASGIApp,
         *,
+        life: ASGIApp,
         metrics: ServiceMetrics,
         hosts: Hosts,
-        routes: Mapping[Callable[..., object], str],
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._hosts = hosts
-        self._routes = routes
+        self._life = life
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._life(scope, receive, send)
             return
         start = time.perf_counter()
         status = 500
@@ -75,7 +74,7 @@ class Envelope:
                 await response(scope, receive, send_with_headers)
         finally:
             method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
-            route = self._routes.get(scope.get("endpoint", _nowhere), "unmatched")
+            route = scope.get("template", "unmatched")
             self._metrics.http(method, route, status, time.perf_counter() - start)
 
     def _refusal(self, names: list[str], origins: list[str]) -> tuple[int, str] | None:
@@ -84,7 +83,3 @@ class Envelope:
         if not all(map(self._hosts.take_origin, origins)):
             return 403, "pages of other sites may not call this service"
         return None
-
-
-def _nowhere() -> None:
-    """The endpoint of a request that matched no route."""

@@ -17,7 +17,6 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
-from starlette.routing import Route
 
 from blatam_kv.bul.caller import ITSELF, Caller, Scope
 from blatam_kv.bul.security.guard import Guard, Pending, Refusal, Request
@@ -61,7 +60,7 @@ class Door:
 
 
 class Gate:
-    """Makes routes of doors. proxies: networks whose X-Forwarded-For is believed."""
+    """Takes requests through doors. proxies: networks whose X-Forwarded-For is believed."""
 
     def __init__(
         self, guard: Guard, metrics: ServiceMetrics, *, proxies: Sequence[str] = ()
@@ -70,16 +69,8 @@ class Gate:
         self._metrics = metrics
         self._proxies = tuple(ip_network(text) for text in proxies)
 
-    def route(self, door: Door) -> Route:
-        """The route of a door."""
-
-        async def endpoint(request: HTTPRequest) -> Response:
-            return await self._through(door, request)
-
-        endpoint.__doc__ = door.answer.__doc__
-        return Route(door.path, endpoint, methods=[door.method])
-
-    async def _through(self, door: Door, request: HTTPRequest) -> Response:
+    async def through(self, door: Door, request: HTTPRequest) -> Response:
+        """Take a request through the stages of its door. Raises Problem where one refuses it."""
         if door.scope is None or (door.local and self._is_local(request)):
             return await _call(door.answer, request, ITSELF, None)
         start = perf_counter()
@@ -88,6 +79,7 @@ class Gate:
             authenticated = perf_counter()
             verdict = self._guard.limit(known, door.policy)
             limited = perf_counter()
+            request.state.caller = known.caller
             wanted = None if door.read is None else await door.read(request)
             sanitised = perf_counter()
             self._guard.allow(known.caller, door.scope, path=request.scope["path"])

@@ -24,7 +24,7 @@ from blatam_kv.bul.chat import (
     ChatOrder,
     ChatRequest,
     CompletionRequest,
-    orders,
+    Wanted,
     parse,
 )
 from blatam_kv.bul.chats import Chats, Listener, Telling, TooManyChats
@@ -33,7 +33,7 @@ from blatam_kv.bul.request import RequestRejected
 from blatam_kv.bul.tasks import CacheResult
 from blatam_kv.errors import InvalidRequest, ModelError
 from blatam_kv.metrics import ServiceMetrics
-from blatam_kv.server.body import read_json
+from blatam_kv.server.body import Recent
 from blatam_kv.server.gate import Door
 from blatam_kv.server.problem import Problem
 
@@ -85,7 +85,7 @@ class OpenAIFace:
                 path="/v1/chat/completions",
                 method="POST",
                 answer=self.chat,
-                read=read_chat,
+                read=Recent(lambda payload: _wanted(payload, ChatRequest)),
                 body=ChatRequest,
                 scope=Scope.CHAT,
                 policy="write",
@@ -94,7 +94,7 @@ class OpenAIFace:
                 path="/v1/completions",
                 method="POST",
                 answer=self.completion,
-                read=read_completion,
+                read=Recent(lambda payload: _wanted(payload, CompletionRequest)),
                 body=CompletionRequest,
                 scope=Scope.CHAT,
                 policy="write",
@@ -103,15 +103,13 @@ class OpenAIFace:
             Door(path="/v1/models/{id:path}", answer=self.model, scope=Scope.CHAT),
         ]
 
-    async def chat(self, request: Request, caller: Caller, asked: ChatRequest) -> Response:
+    async def chat(self, request: Request, caller: Caller, wanted: Wanted) -> Response:
         """Answer a conversation."""
-        return await self._answer(request, caller, asked, _CHAT)
+        return await self._answer(request, caller, wanted, _CHAT)
 
-    async def completion(
-        self, request: Request, caller: Caller, asked: CompletionRequest
-    ) -> Response:
+    async def completion(self, request: Request, caller: Caller, wanted: Wanted) -> Response:
         """Answer a prompt."""
-        return await self._answer(request, caller, asked, _COMPLETION)
+        return await self._answer(request, caller, wanted, _COMPLETION)
 
     async def models(self, request: Request, caller: Caller, wanted: None) -> Response:
         """Every name that ``model`` may be."""
@@ -125,23 +123,24 @@ class OpenAIFace:
     # ---- an answer ------------------------------------------------------------------------------
 
     async def _answer(
-        self, request: Request, caller: Caller, asked: Asked, dialect: Dialect
+        self, request: Request, caller: Caller, wanted: Wanted, dialect: Dialect
     ) -> Response:
         arrived = time.perf_counter()
+        asked = wanted.asked
         name = self._known(asked.model)
-        wanted = orders(asked, self._chats.model, caller)
+        orders = wanted.orders(self._chats.model, caller)
         look, keep = _wishes(request, asked)
-        found = [self._chats.lookup(order) if look else None for order in wanted]
+        found = [self._chats.lookup(order) if look else None for order in orders]
         answers = [answer for answer in found if answer is not None]
         head = {"id": dialect.prefix + secrets.token_hex(12), "model": name}
-        if len(answers) == len(wanted):
+        if len(answers) == len(orders):
             self._count("hit", arrived)
             if asked.stream:
                 heard = [Telling.of(answer).listener() for answer in answers]
                 status = self._cache_status("hit", answers[0])
                 return self._streamed(head, asked, dialect, heard, "hit", status, arrived)
             return self._whole(head, answers, dialect, "hit")
-        heard, how = await self._listen(wanted, join=look, keep=keep)
+        heard, how = await self._listen(orders, join=look, keep=keep)
         if asked.stream:
             status = self._cache_status(how, None)
             return self._streamed(head, asked, dialect, heard, how, status, arrived)
@@ -156,13 +155,13 @@ class OpenAIFace:
         return self._whole(head, answers, dialect, how)
 
     async def _listen(
-        self, wanted: Sequence[ChatOrder], *, join: bool, keep: bool
+        self, orders: Sequence[ChatOrder], *, join: bool, keep: bool
     ) -> tuple[list[Listener], CacheResult]:
         """Listeners to all answers, begun by now, and what the cache knew of the first."""
         heard: list[Listener] = []
         results: list[CacheResult] = []
         try:
-            for order in wanted:
+            for order in orders:
                 telling, how = await run_in_threadpool(self._chats.ask, order, join=join, keep=keep)
                 heard.append(telling.listener())
                 results.append(how)
@@ -283,19 +282,9 @@ class OpenAIFace:
         return f"blatam-kv; hit; ttl={max(0, int(answer.born + self._ttl - time.time()))}"
 
 
-async def read_chat(request: Request) -> Asked:
-    """The checked conversation in a body. Raises Problem."""
-    return _parsed(await read_json(request), ChatRequest)
-
-
-async def read_completion(request: Request) -> Asked:
-    """The checked prompt in a body. Raises Problem."""
-    return _parsed(await read_json(request), CompletionRequest)
-
-
-def _parsed(payload: object, kind: type[ChatRequest] | type[CompletionRequest]) -> Asked:
+def _wanted(payload: object, kind: type[ChatRequest] | type[CompletionRequest]) -> Wanted:
     try:
-        return parse(payload, kind)
+        return Wanted(parse(payload, kind))
     except RequestRejected as error:
         fields = [(problem.field, problem.detail) for problem in error.problems]
         raise Problem(400, str(error), errors=fields) from None
