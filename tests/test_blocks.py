@@ -418,3 +418,4 @@ def test_counters_say_where_tokens_came_from(store: kv.KVStore) -> None:
     assert stats.hit_ratio == 0.5
     assert stats.tokens_from_tier == stats.tier_failures == stats.damaged == 0
     assert stats.tier is None
+    assert repr(store) == f"<KVStore 2 blocks, {2 * WEIGHT} of 1048576 bytes>"

@@ -79,7 +79,6 @@ def test_a_block_that_left_is_no_longer_begun_with() -> None:
     assert load_partly(store, asked) == SIZE
     store.clear()
     assert load_partly(store, asked) == 0
-    assert not store._levels.residents._followers
     check(store)
 
 
