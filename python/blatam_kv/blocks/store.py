@@ -316,7 +316,7 @@ class KVStore:
     def clear(self, *, tenant: bytes | None = None) -> None:
         """Forget all blocks under these tags, in memory and on disk, pinned ones too.
 
-        tenant: a salt, to forget that tenant's in place of one's own. Raises TierUnavailable for a
+        tenant: a salt, to forget that tenant's instead of one's own. Raises TierUnavailable for a
         read-only store, whose folder is another's.
         """
         self._require_open()
