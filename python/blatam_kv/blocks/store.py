@@ -351,7 +351,7 @@ class KVStore:
             tokens_from_memory=count["tokens_from_memory"],
             tokens_from_tier=count["tokens_from_tier"],
             saved=count["saved"],
-            evicted=memory.evictions["capacity"],
+            evicted=memory.evicted,
             spilled=count["spilled"],
             promoted=count["promoted"],
             refused=count["refused"],
@@ -386,8 +386,9 @@ class KVStore:
         self.close()
 
     def __repr__(self) -> str:
-        held = self._levels.residents.stats()
-        return f"<KVStore {held.entries} blocks, {held.bytes} of {held.capacity_bytes} bytes>"
+        residents = self._levels.residents
+        held = residents.stats()
+        return f"<KVStore {held.entries} blocks, {held.bytes} of {residents.capacity_bytes} bytes>"
 
     # ---- inside ---------------------------------------------------------------------------------
 

@@ -94,6 +94,7 @@ class Service:
             cache=lambda: self.reports.cache_snapshot(),
             queue_depth=lambda: self.queue.depths(),
             unsaved=lambda: self.tasks.unsaved_count,
+            blocks=lambda: self.reports.blocks_snapshot(),
         )
         self.queue: PriorityQueue[Writing] = PriorityQueue(
             capacity=settings.max_queued_tasks,
