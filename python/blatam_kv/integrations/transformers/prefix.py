@@ -59,38 +59,41 @@ def rows_of(input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None)
     return rows
 
 
-def restore(cache: KVCache, store: KVStore, rows: Sequence[Row], *, reserve: int = 0) -> int:
+def restore(
+    cache: KVCache, store: KVStore, rows: Sequence[Row], *, reserve: int = 0, multiple: int = 1
+) -> int:
     """Fill an empty cache with the longest beginning that the store has of all rows.
 
     The rows share their number of columns, so the row with the least decides; the last column is
-    never filled, because its token's logits are wanted. reserve: columns to have room for. Sets
-    ``cache.reused``, the tokens of each row that need not be computed, and returns the columns
-    filled. Raises Unsupported if the cache has other layers than the store's layout.
+    never filled, because its token's logits are wanted. reserve: columns to have room for.
+    multiple: fill a multiple of so many columns. Sets ``cache.reused``, the tokens of each row that
+    need not be computed, and returns the columns filled. Raises Unsupported if the cache has other
+    layers than the store's layout.
     """
     layout = store.layout
     layers = cache.keeping
     if len(layers) != layout.layers:
         raise Unsupported(f"the model has {len(layers)} layers with keys, {_shape(layout)}")
     columns = rows[0].padding + len(rows[0].tokens)
-    matches = [min(store.match_prefix(row.tokens), len(row.tokens) - 1) for row in rows]
-    filled = _columns(rows, matches)
+    found = [min(store.match_prefix(row.tokens, partial=True), len(row.tokens) - 1) for row in rows]
+    filled = _columns(rows, found, multiple)
     if not filled:
         return 0
-    blocks = [_whole(filled - row.padding, layout.block_tokens) for row in rows]
-    room = max(row.padding + n for row, n in zip(rows, blocks, strict=True))
-    shape = layout.layers, len(rows), layout.kv_heads, max(room, columns, reserve), layout.head_dim
+    shape = layout.layers, len(rows), layout.kv_heads, max(columns, reserve), layout.head_dim
     dtype = getattr(torch, layout.dtype)
     with torch.inference_mode(False):
         slab = torch.empty((2, *shape), dtype=dtype)
-    for number, (row, wanted) in enumerate(zip(rows, blocks, strict=True)):
+    for number, row in enumerate(rows):
         # The mask hides padding, but what is hidden must be numbers.
         slab[:, :, number, :, : min(row.padding, filled)] = 0
-        place = slab[:, :, number, :, row.padding : row.padding + wanted].transpose(2, 3)
-        matches[number] = wanted and store.load_prefix(
-            row.tokens[:wanted], out=(place[0], place[1])
+        # All of a block that is wanted in part: only whole ones are on disk.
+        tokens = row.tokens[: _whole(filled - row.padding, layout.block_tokens)]
+        place = slab[:, :, number, :, row.padding : row.padding + len(tokens)].transpose(2, 3)
+        found[number] = len(tokens) and store.load_prefix(
+            tokens, out=(place[0], place[1]), partial=True
         )
     # Blocks may have gone since they were matched, so the second answer is the one that counts.
-    filled = min(filled, _columns(rows, matches))
+    filled = min(filled, _columns(rows, found, multiple))
     if filled:
         for layer, keys, values in zip(layers, slab[0], slab[1], strict=True):
             layer.adopt(keys, values, filled)
@@ -126,9 +129,10 @@ def keep(cache: KVCache, store: KVStore, rows: Sequence[Row]) -> int:
     return kept
 
 
-def _columns(rows: Sequence[Row], tokens: Sequence[int]) -> int:
+def _columns(rows: Sequence[Row], tokens: Sequence[int], multiple: int) -> int:
     """The columns that these many tokens of each row fill; 0 if no row gains by it."""
     filled = min(row.padding + n for row, n in zip(rows, tokens, strict=True))
+    filled -= filled % multiple
     return filled if any(filled > row.padding for row in rows) else 0
 
 
