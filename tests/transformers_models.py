@@ -123,3 +123,45 @@ def prompts(*lengths: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         ids[row, most - length :] = text[:length]
         mask[row, most - length :] = 1
     return ids, mask
+
+
+# A template with marks of its own, as chat models have them.
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+# One that takes turns of user and assistant only.
+STRICT = (
+    "{% if messages[0].role != 'user' %}{{ raise_exception('only users begin') }}{% endif %}"
+    + TEMPLATE
+)
+
+
+def save_model(folder: Any, family: str = "llama", *, template: str | None = TEMPLATE) -> Any:
+    """Write a model with a tokenizer of bytes into a folder, as transformers reads them; returns the
+    model. Its largest context is 512 tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    marks = ["<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        ["A plan for a bakery, with a plan for its customers."],
+        trainers.BpeTrainer(
+            vocab_size=290, initial_alphabet=alphabet, special_tokens=marks, show_progress=False
+        ),
+    )
+    fast: Any = PreTrainedTokenizerFast
+    fast(
+        tokenizer_object=tokenizer,
+        bos_token=marks[0],
+        eos_token=marks[1],
+        additional_special_tokens=marks[2:],
+        chat_template=template,
+    ).save_pretrained(folder)
+    model = build(family, vocab_size=290, eos_token_id=1, bos_token_id=0, pad_token_id=None)
+    model.save_pretrained(folder)
+    return model

@@ -10,8 +10,8 @@ from blatam_kv.errors import MissingExtra
 try:
     from blatam_kv.integrations.transformers.cache import KVCache
     from blatam_kv.integrations.transformers.fingerprint import fingerprint
-    from blatam_kv.integrations.transformers.generation import generate
-    from blatam_kv.integrations.transformers.prefix import keep, restore, rows_of
+    from blatam_kv.integrations.transformers.generation import forward, generate
+    from blatam_kv.integrations.transformers.prefix import Row, keep, restore, rows_of
     from blatam_kv.integrations.transformers.shapes import layout_of
 except ModuleNotFoundError as error:
     library = (error.name or "").partition(".")[0]
@@ -19,4 +19,14 @@ except ModuleNotFoundError as error:
         raise
     raise MissingExtra(library, extra="local") from error
 
-__all__ = ["KVCache", "fingerprint", "generate", "keep", "layout_of", "restore", "rows_of"]
+__all__ = [
+    "KVCache",
+    "Row",
+    "fingerprint",
+    "forward",
+    "generate",
+    "keep",
+    "layout_of",
+    "restore",
+    "rows_of",
+]

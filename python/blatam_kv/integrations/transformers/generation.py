@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -66,6 +67,17 @@ def generate(
     except _SETBACKS as reason:  # the answer is there, and stays
         _warn(reason)
     return answer
+
+
+def forward(model: Any, tokens: Sequence[int], cache: KVCache) -> torch.Tensor:
+    """Let the model read one row of tokens after those in the cache; the last one's logits."""
+    known = inspect.signature(model.forward).parameters
+    few = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
+    ids = torch.tensor([tokens], device=model.device)
+    logits: torch.Tensor = model(
+        ids, use_cache=True, **{cache_argument(model): cache}, **few
+    ).logits
+    return logits[0, -1]
 
 
 def cache_argument(model: Any) -> str:

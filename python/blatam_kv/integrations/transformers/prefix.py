@@ -14,7 +14,7 @@ from blatam_kv.errors import InvalidRequest, Unsupported
 from blatam_kv.integrations.transformers.cache import KVCache
 from blatam_kv.integrations.transformers.shapes import dtype_name
 
-Ids = npt.NDArray[np.int64]
+Ids = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
