@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from transformers.cache_utils import CacheLayerMixin
 
-from blatam_kv import codecs
+from blatam_kv import codecs, tensors
 from blatam_kv.errors import Unsupported
 from blatam_kv.integrations.transformers.layers import check_states, cropped
+from blatam_kv.integrations.transformers.shapes import dtype_name
 from blatam_kv.pages import Pages
+from blatam_kv.tensors import Array
 
 
 class Scratch:
@@ -21,22 +23,27 @@ class Scratch:
     """
 
     def __init__(self) -> None:
-        self._parts: dict[tuple[str, torch.dtype], torch.Tensor] = {}
+        self._parts: dict[tuple[str, str], tuple[torch.Tensor, Array]] = {}
 
-    def take(self, part: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """A contiguous tensor of the host, not initialised."""
+    def take(self, part: str, shape: tuple[int, ...], dtype: str) -> tuple[torch.Tensor, Array]:
+        """A contiguous tensor of the host, not initialised, twice: the same memory as an array.
+
+        Pages are decoded through the array, whose slices cost a fraction of a tensor's.
+        """
         size = torch.Size(shape).numel()
         memory = self._parts.get((part, dtype))
-        if memory is None or memory.numel() < size:
+        if memory is None or len(memory[1]) < size:
+            array = tensors.empty((size + size // 2,), dtype)
             with torch.inference_mode(False):
-                memory = torch.empty(size + size // 2, dtype=dtype)
+                memory = torch.from_numpy(array).view(getattr(torch, dtype)), array
             self._parts[part, dtype] = memory
-        return memory[:size].view(shape)
+        tensor, array = memory
+        return tensor[:size].view(shape), array[:size].reshape(shape)
 
     @property
     def nbytes(self) -> int:
         """Bytes taken."""
-        return sum(x.numel() * x.element_size() for x in self._parts.values())
+        return sum(array.nbytes for _, array in self._parts.values())
 
 
 class SealedLayer(CacheLayerMixin):
@@ -57,7 +64,7 @@ class SealedLayer(CacheLayerMixin):
         self._options = pages
         self._rows: list[tuple[Pages, Pages]] = []
         self._seen = 0
-        self._dtype = torch.float32
+        self._dtype = ""
 
     @property
     def rows(self) -> int:
@@ -71,7 +78,7 @@ class SealedLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Begin pages for tokens such as these. Raises Unsupported for another dtype than a codec's."""
-        self._dtype = key_states.dtype
+        self._dtype = dtype_name(key_states.dtype)
         self._rows = [
             (self._pages(key_states, "key"), self._pages(value_states, "value"))
             for _ in range(key_states.shape[0])
@@ -102,9 +109,10 @@ class SealedLayer(CacheLayerMixin):
         shown = []
         for part, x in enumerate((key_states, value_states)):
             rows, heads, new, dim = x.shape
-            out = self._scratch.take("kv"[part], (rows, heads, past + new, dim), self._dtype)
+            shape = rows, heads, past + new, dim
+            out, array = self._scratch.take("kv"[part], shape, self._dtype)
             for row, pages in enumerate(self._rows):
-                pages[part].read(out=out[row, :, :past].transpose(0, 1))
+                pages[part].read(out=array[row, :, :past].swapaxes(0, 1))
             out[:, :, past:].copy_(x)
             shown.append(out.to(x.device))
         self._append(key_states, value_states)
@@ -160,14 +168,13 @@ class SealedLayer(CacheLayerMixin):
         found = []
         for pages in self._rows[row]:
             heads, dim = pages.shape
-            out = torch.empty((last - first, heads, dim), dtype=self._dtype)
+            out = torch.empty((last - first, heads, dim), dtype=getattr(torch, self._dtype))
             found.append(pages.read(first, last, out=out).transpose(0, 1))
         return found[0], found[1]
 
     def _pages(self, x: torch.Tensor, kind: codecs.Kind) -> Pages:
-        dtype = str(x.dtype).removeprefix("torch.")
         return Pages(
-            kv_heads=x.shape[1], head_dim=x.shape[3], dtype=dtype, kind=kind, **self._options
+            kv_heads=x.shape[1], head_dim=x.shape[3], dtype=self._dtype, kind=kind, **self._options
         )
 
     def _append(self, *states: torch.Tensor) -> None:
