@@ -766,7 +766,7 @@ def test_the_settings_choose_the_model(fake: Fake) -> None:
         assert model._endpoint.retries.attempts == 2
         assert model.generate(MESSAGES, sampling=SAMPLING).text == TEXT
     assert load(settings=Settings()).model_id == "truthgpt-mini"
-    with pytest.raises(ConfigError, match=r"known: mini, openai \(did you mean openai\?\)"):
+    with pytest.raises(ConfigError, match=r"known: mini, local, openai \(did you mean openai\?\)"):
         load("opnai")
 
 

@@ -19,8 +19,9 @@ from blatam_kv.codecs import NAMES as CODECS
 from blatam_kv.errors import ConfigError, MissingExtra
 
 STRATEGIES = ("lru", "lfu", "fifo", "s3fifo", "sieve", "tinylfu", "arc", "lirs", "gdsf")
+LOCAL_DTYPES = ("auto", "bfloat16", "float16", "float32")
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
-MODELS = ("mini", "openai")
+MODELS = ("mini", "local", "openai")
 
 
 def default_data_dir() -> Path:
@@ -60,8 +61,9 @@ class Settings:
     kv_memory_mb, kv_disk_mb: MiB for keys and values of prompts, in memory and in data_dir; 0 keeps
     none there, a disk of None is 8 times the memory and at most half of what is free.
 
-    model: what writes. The ``openai_`` settings belong to the model of that name: timeouts are in
-    seconds, openai_context_tokens of None asks the endpoint.
+    model: what writes. The ``local_`` and ``openai_`` settings belong to the models of those names.
+    local_model is a folder, local_device as torch names it; timeouts are in seconds; context_tokens
+    of None asks the folder or the endpoint.
     """
 
     api_host: str = "127.0.0.1"
@@ -96,6 +98,10 @@ class Settings:
     kv_codec: str = "raw"
     kv_policy: str = "lru"
     model: str = "mini"
+    local_model: Path | None = None
+    local_dtype: str = "auto"
+    local_device: str = "cpu"
+    local_context_tokens: int | None = None
     openai_base_url: str | None = None
     openai_model: str | None = None
     openai_api_key: Secret | None = None
@@ -250,6 +256,10 @@ VARIABLES: Mapping[str, Variable] = {
     "BUL_RATE_LIMIT_ENABLED": Variable("rate_limit_enabled", _switch),
     "BUL_RATE_LIMIT_REQUESTS": Variable("rate_limit_requests", _integer(1, 1_000_000_000)),
     "BUL_RATE_LIMIT_WINDOW": Variable("rate_limit_window", _timeout),
+    "BUL_LOCAL_MODEL": Variable("local_model", _directory),
+    "BUL_LOCAL_DTYPE": Variable("local_dtype", _choice(LOCAL_DTYPES)),
+    "BUL_LOCAL_DEVICE": Variable("local_device", _text),
+    "BUL_LOCAL_CONTEXT_TOKENS": Variable("local_context_tokens", _integer(64, 100_000_000)),
     "BUL_OPENAI_BASE_URL": Variable("openai_base_url", _text),
     "BUL_OPENAI_MODEL": Variable("openai_model", _text),
     "BUL_OPENAI_API_KEY": Variable("openai_api_key", _secret, secret=True),
@@ -312,11 +322,12 @@ def load(
             values[name] = _read(readers[name], value, where=_flag(name))
             said[name] = _flag(name)
     if "model" not in values:
-        for name in ("openai_base_url", "openai_model"):
+        for name in ("local_model", "openai_base_url", "openai_model"):
             if name in values:
+                meant = name.partition("_")[0]
                 raise ConfigError(
                     f"{name} is set but the model is {Settings().model}, which ignores it; choose "
-                    "the endpoint with --model openai, BUL_MODEL or bul.model"
+                    f"the other one with --model {meant}, BUL_MODEL or bul.model"
                 )
     return Settings(**values)  # type: ignore[arg-type]  # each reader returns its field's type
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from blatam_kv import __version__
 from blatam_kv.codecs import NAMES as CODECS
-from blatam_kv.config import LOG_LEVELS, MODELS, STRATEGIES, Settings, load
+from blatam_kv.config import LOCAL_DTYPES, LOG_LEVELS, MODELS, STRATEGIES, Settings, load
 from blatam_kv.errors import ConfigError, Error, InvalidRequest
 from blatam_kv.simulation import DEFAULT_CAPACITY, DEFAULT_POLICY
 
@@ -26,6 +26,8 @@ examples:
   blatam-kv serve --port 8002          the service
   blatam-kv serve --model openai --openai-base-url http://127.0.0.1:8000/v1 --openai-model NAME
                                        the service in front of a model server
+  blatam-kv serve --model local --local-model models/writer
+                                       the service with a transformers model of this machine
   blatam-kv keys create --tenant acme   who may ask: an API key and a signing key
   blatam-kv config --show-origin        what the service would run with, and why
   blatam-kv stats --json               what the running service has done
@@ -351,6 +353,16 @@ def _data_dir_flag(command: argparse.ArgumentParser) -> None:
 def _model_flags(command: argparse.ArgumentParser) -> None:
     """What writes. The key has no flag: every user of the machine can read command lines."""
     command.add_argument("--model", help=f"what writes, one of {', '.join(MODELS)} (mini)")
+    command.add_argument(
+        "--local-model", metavar="DIR", help="the folder of --model local, a transformers model"
+    )
+    command.add_argument("--local-dtype", help=f"one of {', '.join(LOCAL_DTYPES)} (auto)")
+    command.add_argument("--local-device", metavar="NAME", help="as torch names it (cpu)")
+    command.add_argument(
+        "--local-context-tokens",
+        metavar="N",
+        help="tokens that prompt and answer may have (what the model's configuration says)",
+    )
     command.add_argument(
         "--openai-base-url",
         metavar="URL",

@@ -45,6 +45,7 @@ class Mini:
     """
 
     model_id = "truthgpt-mini"
+    kv_dtype = "float32"
 
     def __init__(self, store: PrefixStore | None = None, *, weights: Path | None = None) -> None:
         self._store = store

@@ -12,7 +12,7 @@ import threading
 
 from blatam_kv.blocks import KVLayout, KVStore
 from blatam_kv.config import Settings
-from blatam_kv.errors import Error, TierUnavailable, Unavailable
+from blatam_kv.errors import Error, TierUnavailable, Unavailable, Unsupported
 from blatam_kv.truthgpt.decoder import CHUNK, Memory
 from blatam_kv.truthgpt.protocol import KeepsPrefixes, PrefixStore, Tokens
 
@@ -86,15 +86,20 @@ def reusable(tokens: int) -> int:
 
 
 def open_store(model: KeepsPrefixes, settings: Settings) -> KVStore | None:
-    """A store for this model as the settings want it, in the model's use; None if they want none.
+    """A store for this model as the settings want it, in the model's use; None if they want none or
+    the model's prefixes cannot be kept, which a warning says.
 
     A folder that another process is writing is read beside it, with a warning. Raises ConfigError
     for sizes that do not fit the model, and TierUnavailable for a folder that cannot be used.
     """
     if not settings.kv_memory_mb:
         return None
-    layers, kv_heads, head_dim = model.kv_shape
-    layout = KVLayout(layers=layers, kv_heads=kv_heads, head_dim=head_dim, dtype="float32")
+    try:
+        layers, kv_heads, head_dim = model.kv_shape
+    except Unsupported as reason:
+        log.warning("prefixes are not kept: %s", reason)
+        return None
+    layout = KVLayout(layers=layers, kv_heads=kv_heads, head_dim=head_dim, dtype=model.kv_dtype)
     path = settings.data_dir / FOLDER if settings.kv_disk_mb != 0 else None
     disk_bytes = settings.kv_disk_mb << 20 if settings.kv_disk_mb else None
 

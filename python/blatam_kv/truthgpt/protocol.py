@@ -1,7 +1,7 @@
 """The one protocol behind which any language model stands: TruthGPT.
 
-The pipeline knows nothing else about a model. ``mini`` (embedded) implements it today; a local
-Hugging Face model and an OpenAI-compatible endpoint implement the same few methods. A model that
+The pipeline knows nothing else about a model. ``mini`` (embedded), ``local`` (a Hugging Face model)
+and ``openai`` (any compatible endpoint) implement the same few methods. A model that
 can show its attention keys and values also implements ``PrefixModel``, and then a ``PrefixStore``
 (the ``KVStore``) lets it skip the part of a prompt that was computed before.
 """
@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from blatam_kv.blocks import KVStore
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length"]
@@ -185,7 +188,11 @@ class KeepsPrefixes(Protocol):
 
     @property
     def kv_shape(self) -> tuple[int, int, int]:
-        """As in ``PrefixModel``; keys and values are float32."""
+        """As in ``PrefixModel``. Raises Unsupported where no prefix of the model can be kept."""
 
-    def keep_prefixes(self, store: PrefixStore) -> None:
+    @property
+    def kv_dtype(self) -> str:
+        """Of keys and values: "float32", "float16" or "bfloat16". Raises as ``kv_shape``."""
+
+    def keep_prefixes(self, store: KVStore) -> None:
         """Look for prefixes there, and keep them there, from now on."""
