@@ -11,6 +11,7 @@
 #include "bindings/buffer.h"
 #include "bindings/cache_type.h"
 #include "bindings/codecs.h"
+#include "bindings/places.h"
 #include "bindings/simulation.h"
 #include "core/crc32c.h"
 #include "core/digest.h"
@@ -151,6 +152,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
 
   add_simulation(module);
   add_codecs(module);
+  add_places(module);
 
   PyObject* cache = make_cache_type(module.ptr());
   if (cache == nullptr) throw py::error_already_set();
