@@ -63,7 +63,7 @@ def load(store: KVStore, tokens: Sequence[int]) -> int:
 
 
 def resident(store: KVStore) -> list[Block]:
-    return store._residents.all()
+    return store._levels.residents.all()
 
 
 def check(store: KVStore) -> None:
@@ -75,7 +75,9 @@ def check(store: KVStore) -> None:
     assert stats.blocks == len(blocks)
     assert stats.bytes == sum(block.weight for block in blocks.values()) <= stats.capacity_bytes
     parents = {block.parent for block in blocks.values() if block.position}
-    assert store._residents.stats().pinned == len(parents | store._residents._pins.keys())
+    assert store._levels.residents.stats().pinned == len(
+        parents | store._levels.residents._pins.keys()
+    )
 
 
 def disk(path: Path, **options: Any) -> DiskTier:

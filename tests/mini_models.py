@@ -55,6 +55,9 @@ class DictStore:
         self.loads: list[int] = []
         self.lose_after_match = False
 
+    def bind(self, model: str) -> bool:
+        return True
+
     def match_prefix(self, tokens: Tokens) -> int:
         found = 0
         while found + 64 <= len(tokens) and tuple(tokens[: found + 64].tolist()) in self.blocks:

@@ -197,8 +197,8 @@ def test_running_out_of_memory_stores_less_and_fails_nothing(
     store: kv.KVStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(store, prompt_of([1]))
-    monkeypatch.setattr(store, "_portion", 1)
-    encode, calls = store._packing.encode, []
+    monkeypatch.setattr(store._levels, "portion", 1)
+    encode, calls = store._levels.packing.encode, []
 
     def short(*arguments: Any) -> Any:
         calls.append(arguments)
@@ -206,6 +206,6 @@ def test_running_out_of_memory_stores_less_and_fails_nothing(
             raise MemoryError
         return encode(*arguments)
 
-    monkeypatch.setattr(store._packing, "encode", short)
+    monkeypatch.setattr(store._levels.packing, "encode", short)
     assert save(store, prompt_of([1, 2, 3, 4, 5])) == 3 * SIZE
     check(store)

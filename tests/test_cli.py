@@ -22,7 +22,7 @@ from test_server_process import serving
 
 import blatam_kv
 from blatam_kv import cli
-from blatam_kv.cli import bench, demo
+from blatam_kv.cli import bench, demo, started
 
 Captured = pytest.CaptureFixture[str]
 
@@ -187,6 +187,10 @@ def test_the_demo_writes_every_document_twice_the_same_and_ends_with_0(tmp_path:
     assert len(files) == summary["files"] == 4 * len(demo.QUERIES)
     assert {name.split("_")[1] for name in files} == {"es", "en"}
     assert all((tmp_path / "out" / name).stat().st_size > 100 for name in files)
+    briefing = summary["briefing"]
+    assert briefing["documents"] == 3
+    assert briefing["cached_tokens"] == 2 * 128
+    assert briefing["first_text_ms"].keys() == {"computed", "memory", "disk"}
     assert f"{2 * len(demo.QUERIES)}/{2 * len(demo.QUERIES)}  cached" in done.stderr
     assert "\x1b" not in done.stderr
 
@@ -234,7 +238,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(demo.DemoFailed, match="No space left"):
+    with pytest.raises(started.DemoFailed, match="No space left"):
         demo.write_whole(target, b"new")
     assert target.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.md"]

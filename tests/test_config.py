@@ -180,3 +180,13 @@ def test_any_json_is_settings_or_a_config_error(document: object) -> None:
         except ConfigError as error:
             outcome = str(error)
         assert outcome.startswith(("Settings(", str(file)))
+
+
+def test_what_prompts_leave_can_be_bounded_and_switched_off() -> None:
+    environ = {"BUL_KV_MEMORY_MB": "0", "BUL_KV_DISK_MB": "64", "BUL_KV_CODEC": "exp4"}
+    settings = load(environ=environ, flags={"kv_policy": "lfu"})
+    found = (settings.kv_memory_mb, settings.kv_disk_mb, settings.kv_codec, settings.kv_policy)
+    assert found == (0, 64, "exp4", "lfu")
+    for name, value in (("MEMORY_MB", "-1"), ("DISK_MB", "much"), ("CODEC", "zip")):
+        with pytest.raises(ConfigError, match=f"BUL_KV_{name}"):
+            load(environ={f"BUL_KV_{name}": value})

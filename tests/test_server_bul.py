@@ -67,6 +67,8 @@ def test_a_document_is_queued_written_and_fetched(browser: Browser) -> None:
     assert document["media_type"] == "text/html; charset=utf-8"
     assert document["content"].startswith("<!DOCTYPE html>")
     assert document["usage"]["completion_tokens"] == 7
+    assert document["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
+    assert 0 < document["seconds_to_first_text"] <= document["seconds"]
     assert document["finish_reason"] == "stop"
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from blatam_kv.codecs import NAMES as CODECS
 from blatam_kv.errors import ConfigError, MissingExtra
 
 STRATEGIES = ("lru", "lfu", "fifo", "s3fifo", "sieve", "tinylfu", "arc", "lirs", "gdsf")
@@ -43,6 +44,9 @@ class Secret:
 class Settings:
     """What the service runs with. cache_ttl is in seconds; None keeps answers until evicted.
 
+    kv_memory_mb, kv_disk_mb: MiB for keys and values of prompts, in memory and in data_dir; 0 keeps
+    none there, a disk of None is 8 times the memory and at most half of what is free.
+
     model: what writes. The ``openai_`` settings belong to the model of that name: timeouts are in
     seconds, openai_context_tokens of None asks the endpoint.
     """
@@ -58,6 +62,10 @@ class Settings:
     max_concurrent_tasks: int = 2
     max_queued_tasks: int = 100
     max_kept_tasks: int = 1000
+    kv_memory_mb: int = 256
+    kv_disk_mb: int | None = None
+    kv_codec: str = "raw"
+    kv_policy: str = "lru"
     model: str = "mini"
     openai_base_url: str | None = None
     openai_model: str | None = None
@@ -167,6 +175,10 @@ VARIABLES: Mapping[str, Variable] = {
     "BUL_MAX_CONCURRENT_TASKS": Variable("max_concurrent_tasks", _integer(1, 64)),
     "BUL_MAX_QUEUED_TASKS": Variable("max_queued_tasks", _integer(1, 100_000)),
     "BUL_MAX_KEPT_TASKS": Variable("max_kept_tasks", _integer(1, 1_000_000)),
+    "BUL_KV_MEMORY_MB": Variable("kv_memory_mb", _integer(0, 1_000_000)),
+    "BUL_KV_DISK_MB": Variable("kv_disk_mb", _integer(0, 100_000_000)),
+    "BUL_KV_CODEC": Variable("kv_codec", _choice(CODECS)),
+    "BUL_KV_POLICY": Variable("kv_policy", _choice(STRATEGIES)),
     "BUL_MODEL": Variable("model", _choice(MODELS)),
     "BUL_OPENAI_BASE_URL": Variable("openai_base_url", _text),
     "BUL_OPENAI_MODEL": Variable("openai_model", _text),

@@ -2,7 +2,8 @@
 
 from blatam_kv.blocks.counts import KVStoreStats
 from blatam_kv.blocks.events import BlockEvent
+from blatam_kv.blocks.layers import LayerLoad
 from blatam_kv.blocks.layout import KVLayout
 from blatam_kv.blocks.store import KVStore
 
-__all__ = ["BlockEvent", "KVLayout", "KVStore", "KVStoreStats"]
+__all__ = ["BlockEvent", "KVLayout", "KVStore", "KVStoreStats", "LayerLoad"]

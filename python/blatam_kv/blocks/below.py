@@ -23,7 +23,8 @@ _REFRESH_SECONDS = 1.0
 class Below:
     """The tier of a store, or none. Safe from any thread; raises nothing but on ``close``.
 
-    A call that the tier cannot serve is counted and answered as if nothing were there.
+    A call that the tier cannot serve is counted and answered as if nothing were there. closing: set
+    by the store when it takes no more calls.
     """
 
     def __init__(self, tier: Tier | None, *, read_only: bool, clock: Callable[[], float]) -> None:
@@ -35,6 +36,7 @@ class Below:
         self._lock = threading.Lock()  # guards failures and _refresh_at
         self.writable = tier is not None and not read_only
         self.failures = 0
+        self.closing = False
 
     def known(self, names: Sequence[bytes]) -> list[bool]:
         """Whether each is there, without reading it."""

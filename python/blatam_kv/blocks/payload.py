@@ -15,6 +15,7 @@ from blatam_kv import _core, codecs
 from blatam_kv.blocks.layout import KVLayout
 from blatam_kv.errors import ConfigError, CorruptBlob, InvalidRequest
 from blatam_kv.record import Bytes, filled
+from blatam_kv.tensors import STORAGE
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -86,20 +87,37 @@ class Packing:
         Raises CorruptBlob, Unsupported or InvalidRequest for bytes that are no block of this
         layout; the place of the block in the tensors is then unspecified.
         """
-        layout = self.layout
-        last = first + layout.block_tokens
-        view = memoryview(payload)
         at = 0
-        for layer in range(layout.layers):
-            for out in (keys, values):
-                blob = at + codecs.HEADER_BYTES
-                end = blob + int.from_bytes(view[at:blob][_PAYLOAD_BYTES], "little")
-                if end > len(view):
-                    raise CorruptBlob("the block is shorter than its blobs")
-                self._decode(view[at:end], out[layer, first:last])
-                at = filled(end)
-        if at != len(view):
+        for layer in range(self.layout.layers):
+            at = self.decode_layer(payload, at, layer, keys, values, first)
+
+    def decode_layer(
+        self, payload: Bytes, at: int, layer: int, keys: Any, values: Any, first: int
+    ) -> int:
+        """One layer of ``decode``, whose blobs begin at byte ``at``; returns where they end.
+
+        Layers come in order, the first one at 0.
+        """
+        last = first + self.layout.block_tokens
+        view = memoryview(payload)
+        for out in (keys, values):
+            blob = at + codecs.HEADER_BYTES
+            end = blob + int.from_bytes(view[at:blob][_PAYLOAD_BYTES], "little")
+            if end > len(view):
+                raise CorruptBlob("the block is shorter than its blobs")
+            self._decode(view[at:end], out[layer, first:last])
+            at = filled(end)
+        if layer == self.layout.layers - 1 and at != len(view):
             raise CorruptBlob("bytes follow the block's last blob")
+        return at
+
+    def repacked(self, payload: Bytes) -> memoryview:
+        """A block in any codec as this one writes it. Raises as ``decode``."""
+        layout = self.layout
+        shape = (2, *layout.shape(layout.block_tokens))
+        keys, values = np.empty(shape, STORAGE[layout.dtype])
+        self.decode(payload, keys, values, 0)
+        return self.encode(keys, values, 0)
 
     def _encode(self, x: Any, key: bool, out: npt.NDArray[np.uint8]) -> int:
         return _core.encode_blob(x, out, self.codec, key, self.layout.dtype, 0, self.threads, True)

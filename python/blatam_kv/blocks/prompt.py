@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,6 +46,13 @@ def token_ids(tokens: Any) -> npt.NDArray[np.uint32]:
     return np.ascontiguousarray(ids, "<u4")
 
 
+def common_tokens(one: bytes, two: bytes) -> int:
+    """How many leading ids two sequences of little-endian uint32 have in common."""
+    size = min(len(one), len(two)) // 4
+    same = np.frombuffer(one, "<u4", size) == np.frombuffer(two, "<u4", size)
+    return size if same.all() else int(same.argmin())
+
+
 class Prompt:
     """The whole blocks of a prompt. Owned by one thread.
 
@@ -78,9 +86,7 @@ class Prompt:
                 parent=known[-1] if known else self.root,
                 key=self._salt,
             )
-            known += [
-                digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES)
-            ]
+            known += struct.unpack(f"{DIGEST_BYTES}s" * (end - begin), digests)
         return known[first:last]
 
     def parent(self, block: int) -> bytes:
@@ -91,6 +97,11 @@ class Prompt:
         """The ids of one block, or of blocks [first, last), as little-endian uint32."""
         size = 4 * self.block_tokens
         return self._bytes[first * size : (first + 1 if last is None else last) * size]
+
+    def rest(self, first: int) -> bytes:
+        """The ids from block ``first`` on, at most a block of them."""
+        size = 4 * self.block_tokens
+        return self._bytes[first * size : (first + 1) * size]
 
     def portions(self, first: int, last: int) -> Iterator[tuple[int, list[bytes]]]:
         """Blocks [first, last) as (number of the first, names), a portion at a time."""

@@ -11,16 +11,20 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from blatam_kv.blocks.events import BlockEvent, News
-from blatam_kv.blocks.prompt import Prompt
+from blatam_kv.blocks.prompt import Prompt, common_tokens
 from blatam_kv.cache import Cache, CacheStats
 from blatam_kv.errors import EntryTooLarge, NoRoom
 from blatam_kv.record import Bytes, Kind, Record
 
 # What a block weighs beside its payload and twice its tokens (a payload read from disk holds on to
 # the record around it): objects, names, the slot, the pin. Measured by tests/test_blocks_memory.py.
-BLOCK_OVERHEAD_BYTES = 768
+BLOCK_OVERHEAD_BYTES = 1024
+# How many followers of a block are compared where none is the one wanted. Where many prompts begin
+# with the same few tokens, any of them will do.
+_NEAREST_OF = 16
 
 
 class Block:
@@ -46,6 +50,18 @@ class Block:
         self.tokens, self.codec, self.tags = tokens, codec, tags
         self.payload = memoryview(payload).toreadonly()
         self.weight = block_weight(self.payload.nbytes, len(tokens))
+
+    def packed(self, payload: Bytes, codec: str) -> Block:
+        """The same block in another codec."""
+        return Block(
+            name=self.name,
+            parent=self.parent,
+            position=self.position,
+            tokens=self.tokens,
+            payload=payload,
+            codec=codec,
+            tags=self.tags,
+        )
 
     def record(self, now_us: int) -> Record:
         """The same for a tier."""
@@ -97,6 +113,8 @@ class Residents:
         self._bytes = 0
         self._evicted: list[Block] = []
         self._pins: dict[bytes, float] = {}
+        # What continues a block, or begins under some tags; the newest last.
+        self._followers: dict[bytes, dict[bytes, Block]] = {}
         self._next_end = math.inf
 
     def walk(self, prompt: Prompt, last: int) -> list[Block]:
@@ -125,6 +143,18 @@ class Residents:
         touch = self._blocks.touch
         for block in reversed(blocks):
             touch(block.name)
+
+    def nearest(self, parent: bytes, tokens: bytes) -> tuple[Block | None, int]:
+        """Of the newest blocks that continue ``parent`` the one that begins most like ``tokens``,
+        and how many tokens they share; counts no use."""
+        with self._lock:
+            newest = list(islice(reversed(self._followers.get(parent, {}).values()), _NEAREST_OF))
+        best, most = None, 0
+        for block in newest:
+            common = common_tokens(block.tokens, tokens)
+            if common > most:
+                best, most = block, common
+        return best, most
 
     def add(self, blocks: Sequence[Block]) -> tuple[int, list[Block]]:
         """Insert successive blocks of one prompt, the first ones first, as far as there is room.
@@ -179,13 +209,31 @@ class Residents:
                     self._pins.pop(block.name, None)
                     self._blocks.delete(block.name)
 
-    def clear(self) -> list[Block]:
-        """Take everything out, pinned or not, and return it."""
+    def clear(self, tags: bytes | None = None) -> list[Block]:
+        """Take out, pinned or not, everything or what has these tags; returns it, the ends of
+        prompts first."""
         with self._lock:
-            self._pins.clear()
-            gone = self.all()
-            self._blocks.clear()
+            gone = sorted(self.all(), key=lambda block: -block.position)
+            if tags is None:
+                self._pins.clear()
+                self._followers.clear()
+                self._blocks.clear()
+                return gone
+            gone = [block for block in gone if block.tags == tags]
+            for block in gone:
+                self._pins.pop(block.name, None)
+                self._blocks.delete(block.name)
         return gone
+
+    def resize(self, capacity_bytes: int) -> list[Block]:
+        """Change the bound; returns what left for it, the first to leave first."""
+        with self._lock:
+            self.capacity_bytes = capacity_bytes
+            self._blocks.resize(capacity_bytes=capacity_bytes)
+            while self._bytes > capacity_bytes and self._evict_one():
+                pass
+            evicted, self._evicted = self._evicted, []
+        return evicted
 
     def all(self) -> list[Block]:
         """Every block, in no particular order."""
@@ -222,6 +270,7 @@ class Residents:
                 self._blocks.unpin(block.parent)
             return False
         self._bytes += block.weight
+        self._followers.setdefault(block.parent, {})[block.name] = block
         self._note("stored", block)
         return True
 
@@ -235,8 +284,13 @@ class Residents:
 
     def _has_left(self, name: bytes, block: Block, reason: str) -> None:
         self._bytes -= block.weight
-        if block.position and reason != "cleared":
-            self._blocks.unpin(block.parent)
+        if reason != "cleared":
+            followers = self._followers[block.parent]
+            del followers[name]
+            if not followers:
+                del self._followers[block.parent]
+            if block.position:
+                self._blocks.unpin(block.parent)
         if reason == "capacity":
             self._evicted.append(block)
         self._note("removed", block, reason)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -14,27 +17,20 @@ from blatam_kv.blocks.arguments import checked_pair, checked_ttl
 from blatam_kv.blocks.below import Below, open_disk
 from blatam_kv.blocks.counts import Counts, KVStoreStats
 from blatam_kv.blocks.events import Listener, News
+from blatam_kv.blocks.layers import LayerLoad
 from blatam_kv.blocks.layout import KVLayout
+from blatam_kv.blocks.levels import Levels
 from blatam_kv.blocks.payload import Packing
 from blatam_kv.blocks.prompt import Prompt, token_ids
 from blatam_kv.blocks.residents import Block, Residents, block_weight
-from blatam_kv.blocks.tags import Tags, Words, tags_of
-from blatam_kv.errors import (
-    ConfigError,
-    CorruptBlob,
-    InvalidRequest,
-    TierUnavailable,
-    Unavailable,
-    Unsupported,
-)
-from blatam_kv.record import Kind, Record, record_bytes
+from blatam_kv.blocks.tags import Tags, Words, checked_salt, tags_of
+from blatam_kv.cache import byte_count
+from blatam_kv.errors import ConfigError, InvalidRequest, TierUnavailable, Unavailable
+from blatam_kv.record import record_bytes
 from blatam_kv.tiers import Tier
 
-# How much is encoded, or read from a tier, before it is handed on: what a call holds in memory
-# beyond the store's bound.
-PORTION_BYTES = 16 << 20
-# Saves of prompts that share a missing block take the same lock, others mostly not.
-_SAVE_LOCKS = 16
+# What ``codec="auto"`` writes below memory: as fast as memory, and smaller.
+COLD_CODEC = "exp4"
 
 
 class KVStore:
@@ -43,8 +39,9 @@ class KVStore:
     layout: what the model's keys and values look like. capacity_bytes: most bytes in memory, an int
     or ``"8GiB"``. path: a folder where blocks outlive the process; without one there is memory
     only. disk_bytes: most bytes in it, by default 8 times ``capacity_bytes`` and at most half of
-    what is free. codec: how new blocks are encoded, one of ``codecs.NAMES``. Codecs that lose nothing
-    serve one another's blocks, others only their own. write: "save" puts blocks on disk at once, "evict"
+    what is free. codec: how new blocks are encoded, one of ``codecs.NAMES``, or "auto": raw in memory,
+    where blocks are hot, and exp4 below it, where they are cold and lose nothing either. Codecs
+    that lose nothing serve one another's blocks, others only their own. write: "save" puts blocks on disk at once, "evict"
     when memory is needed or the store is closed. durable: whether saving waits until they would
     survive a power cut. read_only: open the folder beside its writer and leave it as it is; what is
     saved stays in memory. tier: another Tier in place of a folder; closed with the store. policy:
@@ -84,8 +81,10 @@ class KVStore:
     ) -> None:
         if not isinstance(layout, KVLayout):
             raise TypeError(f"layout must be a KVLayout, not {type(layout).__name__}")
-        self._packing = Packing(layout, codec, threads=threads)
-        fidelity = "lossless" if self._packing.lossless else codec
+        auto = codec == "auto"
+        packing = Packing(layout, "raw" if auto else codec, threads=threads)
+        cold = Packing(layout, COLD_CODEC, threads=threads) if auto else None
+        fidelity = "lossless" if packing.lossless else codec
         words: dict[str, Words] = {"model": model, "tokenizer": tokenizer, "lora": lora}
         tags = tags_of(layout, fidelity, salt=salt, rope=rope, **words)
         if write not in ("save", "evict"):
@@ -96,84 +95,95 @@ class KVStore:
         if path is not None and tier is not None:
             raise ConfigError("path and tier are two places for the same blocks; pass one")
         self.layout = layout
+        self._codec = codec
         self._news = News()
         self._counts = Counts()
-        self._residents = Residents(
-            capacity_bytes=capacity_bytes, policy=policy, news=self._news, clock=clock
-        )
-        capacity = self._residents.capacity_bytes
-        least = block_weight(self._packing.most_bytes, 4 * layout.block_tokens)
-        if path is None and tier is None and capacity < least:
+        self._pool = partial(Residents, policy=policy, news=self._news, clock=clock)
+        residents = self._pool(capacity_bytes=capacity_bytes)
+        self._least_bytes = block_weight(packing.most_bytes, 4 * layout.block_tokens)
+        if path is None and tier is None and residents.capacity_bytes < self._least_bytes:
             raise ConfigError(
-                f"capacity_bytes must be at least {least}, one block of this layout, not {capacity}"
+                f"capacity_bytes must be at least {self._least_bytes}, one block of this layout, "
+                f"not {residents.capacity_bytes}"
             )
         if path is not None:
+            most = max(packing.most_bytes, cold.most_bytes if cold is not None else 0)
             tier = open_disk(
                 Path(path),
-                record_bytes(layout.block_tokens, self._packing.most_bytes),
-                capacity_bytes=capacity,
+                record_bytes(layout.block_tokens, most),
+                capacity_bytes=residents.capacity_bytes,
                 disk_bytes=disk_bytes,
                 read_only=read_only,
             )
-        self._below = Below(tier, read_only=read_only, clock=clock)
-        self._below.describe(layout, codec, tags.model)
-        self._write, self._durable = write, durable
-        self._portion = max(1, PORTION_BYTES // self._packing.most_bytes)
-        self._tags = tags if tags.model else tags.bound_to(self._below.model)
-        self._tags_lock = threading.Lock()  # they change once at most
-        self._save_locks = tuple(threading.Lock() for _ in range(_SAVE_LOCKS))
-        self._closed = False
+        below = Below(tier, read_only=read_only, clock=clock)
+        below.describe(layout, codec, tags.model)
+        self._levels = Levels(
+            packing,
+            residents,
+            below,
+            self._counts,
+            cold=cold,
+            at_once=write == "save",
+            durable=durable,
+        )
+        self._tags = tags if tags.model else tags.bound_to(below.model)
+        self._tags_lock = threading.RLock()
+        self._tenants: dict[bytes, KVStore] = {}
+        self._owner: KVStore | None = None
 
     # ---- prefixes -------------------------------------------------------------------------------
 
-    def match_prefix(self, tokens: Any) -> int:
-        """How many leading tokens are cached, a multiple of ``block_tokens``.
+    def match_prefix(self, tokens: Any, *, partial: bool = False) -> int:
+        """How many leading tokens are cached, a multiple of ``block_tokens`` unless ``partial``.
 
-        tokens: a list of ints, or a 1-D integer array or CPU tensor, ids 0 ... 2**32 - 1. Reads no
-        block and counts no use. Another thread, or damage on disk, may leave less for
-        ``load_prefix``, whose answer is the one that counts.
+        tokens: a list of ints, or a 1-D integer array or CPU tensor, ids 0 ... 2**32 - 1. partial:
+        as in ``load_prefix``. Reads no block and counts no use. Another thread, or damage on disk,
+        may leave less for ``load_prefix``, whose answer is the one that counts.
         """
         prompt = self._prompt(tokens)
-        found = len(self._residents.walk(prompt, prompt.blocks))
-        for _, names in prompt.portions(found, prompt.blocks):
-            known = self._below.known(names)
-            found += known.index(False) if False in known else len(known)
-            if not all(known):
-                break
-        return found * self.layout.block_tokens
+        found = self._levels.match(prompt)
+        within = self._levels.match_within(prompt, found) if partial else 0
+        return found * self.layout.block_tokens + within
 
-    def load_prefix(self, tokens: Any, *, out: tuple[Any, Any]) -> int:
+    def load_prefix(self, tokens: Any, *, out: tuple[Any, Any], partial: bool = False) -> int:
         """Decode the longest cached prefix into the caller's tensors; returns the tokens filled.
 
         out: (keys, values), each ``[layers, n, kv_heads, head_dim]`` of the layout's dtype (numpy,
         torch on the CPU, or bits as uint16), with any outer strides and the inner dimension
         contiguous. They are filled from the front as far as whole blocks go; what lies behind is
-        unspecified.
+        unspecified. partial: also use the beginning of a block in memory that goes on differently,
+        or further than the prompt; the answer may then be any number.
         """
         room, keys, values = checked_pair(self.layout, out, writable=True)
         prompt = self._prompt(tokens)
-        last = min(prompt.blocks, room // self.layout.block_tokens)
-        resident = self._residents.walk(prompt, last)
-        self._residents.use(resident)
-        filled = 0
-        for block in resident:
-            if not self._decoded(block, keys, values):
-                self._residents.discard(block.name)
-                break
-            filled += 1
-        from_memory = filled
-        for blocks in self._fetched(prompt, filled, last, (keys, values)):
-            self._admit(blocks, promoted=True)
-            filled += len(blocks)
-        self._news.deliver()
         size = self.layout.block_tokens
-        self._counts.add(
-            lookups=1,
-            tokens_asked=size * last,
-            tokens_from_memory=size * from_memory,
-            tokens_from_tier=size * (filled - from_memory),
-        )
-        return size * filled
+        last = min(prompt.blocks, room // size)
+        filled = self._levels.load(prompt, last, keys, values)
+        count = size * filled
+        if partial and filled == last:
+            count += self._levels.load_within(prompt, filled, room - count, keys, values)
+        elif partial:
+            count += self._levels.load_within(prompt, filled, size, keys, values)
+        self._news.deliver()
+        return count
+
+    def load_layers(self, tokens: Any, *, out: tuple[Any, Any]) -> LayerLoad:
+        """Begin to load the longest cached prefix, layer by layer; see ``LayerLoad``.
+
+        out: as for ``load_prefix``. What is on disk is read, and verified as a record, before this
+        returns; only then is it known how many tokens will come.
+        """
+        room, keys, values = checked_pair(self.layout, out, writable=True)
+        prompt = self._prompt(tokens)
+        levels = self._levels
+        blocks = levels.here(prompt, min(prompt.blocks, room // self.layout.block_tokens))
+        self._news.deliver()
+
+        def damaged(block: Block) -> None:
+            levels.throw_away(block)
+            self._news.deliver()
+
+        return LayerLoad(levels.packing, blocks, (keys, values), damaged)
 
     def save_prefix(self, tokens: Any, keys: Any, values: Any) -> int:
         """Keep the whole blocks of a prompt; returns how many leading tokens are cached now.
@@ -188,11 +198,7 @@ class KVStore:
             raise InvalidRequest(
                 f"keys and values have {given} tokens, tokens has {prompt.tokens}", field="keys"
             )
-        present = len(self._residents.walk(prompt, prompt.blocks))
-        # Of those who save the same at once the first one does it, and the rest find it done.
-        first = prompt.names(present, present + 1) or [prompt.root]
-        with self._save_locks[first[0][0] % _SAVE_LOCKS]:
-            saved = self._save(prompt, keys, values)
+        saved = self._levels.save(prompt, keys, values)
         self._news.deliver()
         return self.layout.block_tokens * saved
 
@@ -204,18 +210,15 @@ class KVStore:
         """
         checked_ttl(ttl)
         prompt = self._prompt(tokens)
-        found = len(self._residents.walk(prompt, prompt.blocks))
-        for below in self._fetched(prompt, found, prompt.blocks, None):
-            self._admit(below, promoted=True)
+        pinned = self._levels.pin(prompt, ttl)
         self._news.deliver()
-        blocks = self._residents.walk(prompt, prompt.blocks)
-        return self._residents.pin(blocks, ttl) * self.layout.block_tokens
+        return pinned * self.layout.block_tokens
 
     def unpin_prefix(self, tokens: Any) -> int:
         """Let go of the longest pinned prefix of these tokens; returns its tokens, 0 if none is."""
         prompt = self._prompt(tokens)
         names = prompt.names(0, prompt.blocks)
-        return self._residents.unpin(names) * self.layout.block_tokens
+        return self._levels.residents.unpin(names) * self.layout.block_tokens
 
     # ---- the store as a whole -------------------------------------------------------------------
 
@@ -228,10 +231,12 @@ class KVStore:
         """
         if not isinstance(model, str) or not model:
             raise ConfigError(f"model must be a fingerprint, not {model!r}")
+        if self._owner is not None:
+            return self._owner.bind(model)
         with self._tags_lock:
             if not self._tags.model:
                 self._tags = self._tags.bound_to(model)
-                self._below.describe(self.layout, self._packing.codec, model)
+                self._levels.below.describe(self.layout, self._codec, model)
             bound = self._tags.model
         if bound != model:
             warnings.warn(
@@ -247,9 +252,14 @@ class KVStore:
         return self._current_tags().model or None
 
     @property
+    def read_only(self) -> bool:
+        """Whether the folder is another's."""
+        return self._levels.below.read_only
+
+    @property
     def codec(self) -> str:
         """How new blocks are encoded."""
-        return self._packing.codec
+        return self._codec
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call ``listener(event)`` for every block that comes into memory or leaves it.
@@ -262,38 +272,76 @@ class KVStore:
     def refresh(self) -> None:
         """Of a read-only store: see what the writer has written since. Happens by itself, at most
         once a second, when something is not found."""
-        self._below.refresh()
+        self._levels.below.refresh()
 
     def flush(self, *, durable: bool = False) -> None:
         """Write what is only in memory to the tier. durable: return when it is safe there."""
         self._require_open()
-        self._flush(durable=durable)
+        for levels in self._all_levels():
+            levels.flush(durable=False)
+        if durable:
+            self._levels.below.sync()
 
-    def clear(self) -> None:
-        """Forget all blocks under these tags, in memory and on disk, pinned ones too.
+    def tenant(self, salt: bytes, *, quota_bytes: int | str | None = None) -> KVStore:
+        """The same store for a tenant: the same memory, folder and options, and names that nobody
+        who does not know the salt can tell. Asking again gives the same one.
 
-        Raises TierUnavailable for a read-only store, whose folder is another's.
+        salt: the tenant's secret, 1 to 64 bytes. quota_bytes: bytes of memory set aside, which are
+        then the most that the tenant has and no other tenant's to take; None shares what nobody
+        has set aside. Naming a quota again changes it. Closing a tenant closes nothing.
+
+        Raises TypeError or ConfigError for a salt or a quota that does not fit.
         """
         self._require_open()
-        if self._below.read_only:
+        if self._owner is not None:
+            raise ConfigError("a tenant has no tenants; ask the store itself")
+        checked_salt(salt)
+        if not salt:
+            raise ConfigError("a tenant's salt must not be empty: that is the store without one")
+        if salt == self._tags.salt:
+            raise ConfigError("this salt is the store's own; use the store itself")
+        with self._tags_lock:
+            tenant = self._tenants.get(salt)
+            if tenant is None:
+                tenant = copy.copy(self)
+                tenant._owner = self
+                tenant._counts = Counts()
+                tenant._levels = self._levels.over(self._levels.residents, tenant._counts)
+                tenant._tags = replace(self._tags, salt=salt)
+                self._tenants[salt] = tenant
+            if quota_bytes is not None:
+                tenant._set_aside(byte_count("quota_bytes", quota_bytes))
+        return tenant
+
+    def clear(self, *, tenant: bytes | None = None) -> None:
+        """Forget all blocks under these tags, in memory and on disk, pinned ones too.
+
+        tenant: a salt, to forget that tenant's in place of one's own. Raises TierUnavailable for a
+        read-only store, whose folder is another's.
+        """
+        self._require_open()
+        if self._levels.below.read_only:
             raise TierUnavailable(
                 Unavailable.READ_ONLY,
                 "the store was opened read-only; clear it where it is written",
             )
-        gone = self._residents.clear()
-        self._below.forget([block.name for block in gone])
-        self._below.forget_tagged(self._current_tags().digest)
+        if tenant is not None:
+            self.tenant(tenant).clear()
+            return
+        self._levels.clear(self._current_tags().digest)
         self._news.deliver()
 
     def stats(self) -> KVStoreStats:
-        """Exact counters."""
-        memory, count = self._residents.stats(), self._counts
+        """Exact counters of one's own calls, and what one's pool of memory holds: that is everybody's
+        who has none set aside. The tier's are the whole store's."""
+        residents, below, count = self._levels.residents, self._levels.below, self._counts
+        memory = residents.stats()
         return KVStoreStats(
             policy=memory.policy,
-            capacity_bytes=self._residents.capacity_bytes,
+            capacity_bytes=residents.capacity_bytes,
             blocks=memory.entries,
             bytes=memory.bytes,
-            pinned=self._residents.pinned(),
+            pinned=residents.pinned(),
             lookups=count["lookups"],
             tokens_asked=count["tokens_asked"],
             tokens_from_memory=count["tokens_from_memory"],
@@ -305,19 +353,22 @@ class KVStore:
             refused=count["refused"],
             damaged=count["damaged"],
             foreign=count["foreign"],
-            tier_failures=self._below.failures,
+            tier_failures=below.failures,
             listener_failures=self._news.failures,
-            tier=self._below.stats(),
+            tier=below.stats(),
         )
 
     def close(self) -> None:
         """Write what was accepted and let go of the folder. Closing twice is harmless."""
-        if not self._closed:
-            self._closed = True
-            self._flush(durable=False)
-            self._residents.clear()
-            self._news.deliver()
-            self._below.close()
+        below = self._levels.below
+        if self._owner is not None or below.closing:
+            return
+        below.closing = True
+        for levels in self._all_levels():
+            levels.flush(durable=False)
+            levels.residents.clear()
+        self._news.deliver()
+        below.close()
 
     def __enter__(self) -> Self:
         return self
@@ -331,21 +382,24 @@ class KVStore:
         self.close()
 
     def __repr__(self) -> str:
-        held = self._residents.stats()
+        held = self._levels.residents.stats()
         return f"<KVStore {held.entries} blocks, {held.bytes} of {held.capacity_bytes} bytes>"
 
     # ---- inside ---------------------------------------------------------------------------------
 
     def _require_open(self) -> None:
-        if self._closed:
+        if self._levels.below.closing:
             raise TierUnavailable(Unavailable.CLOSED, "the store is closed")
 
     def _current_tags(self) -> Tags:
-        # A read-only store that is unbound follows the writer.
-        if not self._tags.model and self._below.model:
-            with self._tags_lock:
-                if not self._tags.model:
-                    self._tags = self._tags.bound_to(self._below.model)
+        """One's tags, with the model that the store was bound to since."""
+        if not self._tags.model:
+            owner = self._owner
+            model = owner._current_tags().model if owner is not None else self._levels.below.model
+            if model:
+                with self._tags_lock:
+                    if not self._tags.model:
+                        self._tags = self._tags.bound_to(model)
         return self._tags
 
     def _prompt(self, tokens: Any) -> Prompt:
@@ -354,143 +408,31 @@ class KVStore:
         ids = token_ids(tokens)
         return Prompt(ids, self.layout.block_tokens, root=tags.digest, salt=tags.salt)
 
-    def _decoded(self, block: Block, keys: Any, values: Any) -> bool:
-        """Put a block where it belongs; False, counted, if it is damaged."""
-        try:
-            first = block.position * self.layout.block_tokens
-            self._packing.decode(block.payload, keys, values, first)
-        except (CorruptBlob, Unsupported):
-            self._counts.add(damaged=1)
-            return False
-        return True
+    def _all_levels(self) -> list[Levels]:
+        """Every pool of memory of the whole store."""
+        owner = self._owner or self
+        with self._tags_lock:
+            own = [each._levels for each in owner._tenants.values()]
+        return list({each.residents: each for each in (owner._levels, *own)}.values())
 
-    def _fetched(
-        self, prompt: Prompt, first: int, last: int, out: tuple[Any, Any] | None
-    ) -> Iterator[list[Block]]:
-        """Blocks from first on as the tier has them, verified and decoded into ``out``, a portion
-        at a time, until one is missing or ``last`` is reached."""
-        while first < last:
-            names = prompt.names(first, min(first + self._portion, last))
-            known = self._below.known(names)
-            wanted = names[: known.index(False)] if False in known else names
-            blocks: list[Block] = []
-            for name, record in zip(wanted, self._below.fetch(wanted), strict=True):
-                block = self._believed(record, prompt, first + len(blocks))
-                if block is None or (out is not None and not self._decoded(block, *out)):
-                    if record is not None:
-                        self._below.forget([name])
-                    break
-                blocks.append(block)
-            if blocks:
-                yield blocks
-            if len(blocks) < len(names):
-                return
-            first += len(blocks)
-
-    def _believed(self, record: Record | None, prompt: Prompt, position: int) -> Block | None:
-        """The block that a tier's record holds, if it is the one that was asked for."""
-        if record is None:
-            return None
-        tokens = prompt.block(position)
-        if (
-            record.kind is not Kind.BLOCK
-            or record.tags != prompt.root
-            or record.tokens != tokens
-            or not self._packing.accepts(record.codec)
-        ):
-            self._counts.add(foreign=1)
-            return None
-        return Block(
-            name=record.key,
-            parent=prompt.parent(position),
-            position=position,
-            tokens=tokens,
-            payload=record.payload,
-            codec=record.codec,
-            tags=prompt.root,
-        )
-
-    def _admit(self, blocks: Sequence[Block], *, promoted: bool = False) -> int:
-        """Take successive blocks into memory as far as there is room; what leaves goes below.
-        Returns how many are in memory now."""
-        taken, evicted = self._residents.add(blocks)
-        unknown = self._unknown(evicted)
-        spilled = self._below.keep(unknown) if unknown else False
-        self._counts.add(
-            refused=len(blocks) - taken,
-            promoted=taken if promoted else 0,
-            spilled=len(unknown) if spilled else 0,
-        )
-        return taken
-
-    def _unknown(self, blocks: Sequence[Block]) -> list[Record]:
-        """Records of those blocks that are not below yet, where there is a below to write to."""
-        if not blocks or not self._below.writable:
-            return []
-        known = self._below.known([block.name for block in blocks])
-        now_us = time.time_ns() // 1000
-        return [
-            block.record(now_us) for block, there in zip(blocks, known, strict=True) if not there
-        ]
-
-    def _save(self, prompt: Prompt, keys: Any, values: Any) -> int:
-        """Store what is missing; returns how many leading blocks are in memory or below."""
-        resident = self._residents.walk(prompt, prompt.blocks)
-        there = self._below.known(prompt.names(0, prompt.blocks))
-        at_once = self._write == "save"
-        if at_once:
-            self._keep(list(reversed(resident)))
-        kept = [at < len(resident) or known for at, known in enumerate(there)]
-        room = True
-        for first in range(len(resident), prompt.blocks, self._portion):
-            wanted = range(first, min(first + self._portion, prompt.blocks))
-            if not room and not self._below.writable:
-                break
-            try:
-                blocks = [
-                    self._encoded(prompt, at, keys, values)
-                    for at in wanted
-                    if room or not there[at]
-                ]
-            except MemoryError:
-                self._counts.add(refused=len(wanted))
-                break
-            taken = self._admit(blocks) if room else 0
-            room = room and taken == len(blocks)
-            for block in blocks[:taken]:
-                kept[block.position] = True
-            below = [block for block in (blocks if at_once else blocks[taken:])]
-            if self._keep(list(reversed(below))):
-                for block in below:
-                    kept[block.position] = True
-            self._counts.add(saved=sum(kept[block.position] for block in blocks))
-        self._residents.use(self._residents.walk(prompt, prompt.blocks))
-        return kept.index(False) if False in kept else len(kept)
-
-    def _keep(self, blocks: Sequence[Block]) -> bool:
-        """See to it that the tier has these; True if it has."""
-        unknown = self._unknown(blocks)
-        return self._below.writable and (
-            not unknown or self._below.keep(unknown, durable=self._durable)
-        )
-
-    def _encoded(self, prompt: Prompt, position: int, keys: Any, values: Any) -> Block:
-        first = position * self.layout.block_tokens
-        return Block(
-            name=prompt.names(position, position + 1)[0],
-            parent=prompt.parent(position),
-            position=position,
-            tokens=prompt.block(position),
-            payload=self._packing.encode(keys, values, first),
-            codec=self._packing.codec,
-            tags=prompt.root,
-        )
-
-    def _flush(self, *, durable: bool) -> None:
-        # The ends of prompts first: what is oldest on disk leaves first there too.
-        blocks = sorted(self._residents.all(), key=lambda block: -block.position)
-        for first in range(0, len(blocks), self._portion):
-            if unknown := self._unknown(blocks[first : first + self._portion]):
-                self._below.keep(unknown)
-        if durable:
-            self._below.sync()
+    def _set_aside(self, quota: int) -> None:
+        """Give this tenant a pool of its own of so many bytes, taken from the common one."""
+        assert self._owner is not None
+        common, own = self._owner._levels, self._levels
+        apart = own.residents is not common.residents
+        held = own.residents.capacity_bytes if apart else 0
+        left = common.residents.capacity_bytes + held - quota
+        if min(quota, left) < self._least_bytes:
+            raise ConfigError(
+                f"quota_bytes must leave at least {self._least_bytes}, one block, to the tenant and "
+                f"to all others; {quota} leaves {left}"
+            )
+        evicted = common.residents.resize(left)
+        if apart:
+            evicted += own.residents.resize(quota)
+        else:
+            pool = self._pool(capacity_bytes=quota)
+            self._levels = common.over(pool, self._counts)
+            common.move(self._current_tags().digest, self._levels)
+        common.spill(evicted)
+        self._news.deliver()

@@ -51,11 +51,16 @@ def tags_of(layout: KVLayout, fidelity: str, *, salt: bytes, **words: Words) -> 
 
     Raises TypeError or ConfigError, naming the option.
     """
+    checked_salt(salt)
+    return Tags(layout, fidelity, salt, **{name: _text(name, word) for name, word in words.items()})
+
+
+def checked_salt(salt: bytes) -> None:
+    """Raises TypeError or ConfigError unless it can key a digest."""
     if not isinstance(salt, bytes):
         raise TypeError(f"salt must be bytes, not {type(salt).__name__}")
     if len(salt) > MOST_SALT_BYTES:
         raise ConfigError(f"salt must have at most {MOST_SALT_BYTES} bytes, not {len(salt)}")
-    return Tags(layout, fidelity, salt, **{name: _text(name, word) for name, word in words.items()})
 
 
 def _text(name: str, word: Words) -> str:

@@ -25,13 +25,15 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What the model wrote. seconds: how long that took; born: when it was done, Unix time."""
+    """What the model wrote. seconds: how long that took, seconds_to_first_text: how long until its
+    first piece, which is what reading the prompt took; born: when it was done, Unix time."""
 
     title: str
     text: str
     finish_reason: str
     usage: Usage
     seconds: float
+    seconds_to_first_text: float
     born: float
 
     @property
@@ -102,11 +104,14 @@ class Pipeline:
         room = self.check_room(order)
         sampling = replace(order.sampling, max_tokens=room)
         pieces: list[str] = []
+        first_text: float | None = None
         last: Chunk | None = None
         for last in self.model.stream(order.messages, sampling=sampling):
             if stop is not None and stop.is_set():
                 raise Stopped("the service is stopping; ask again when it is back")
             pieces.append(last.text)
+            if first_text is None:
+                first_text = time.perf_counter() - start
             progress(min(len(pieces) / room, 0.99))
         if last is None or last.finish_reason is None or last.usage is None:
             raise ModelError(f"{self.model.model_id} broke off in the middle of the answer")
@@ -120,5 +125,6 @@ class Pipeline:
             finish_reason=last.finish_reason,
             usage=last.usage,
             seconds=seconds,
+            seconds_to_first_text=seconds if first_text is None else first_text,
             born=self._clock(),
         )

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from blatam_kv.blocks import KVStore
 from blatam_kv.bul.document import Rendered, render
 from blatam_kv.bul.order import Order, place
 from blatam_kv.bul.pipeline import Answer, Pipeline
@@ -56,12 +57,23 @@ class _Writing:
 
 
 class Service:
-    """The pipeline, its tasks and its writers. Safe from any thread; close it when done."""
+    """The pipeline, its tasks and its writers. Safe from any thread; close it when done.
 
-    def __init__(self, model: TruthGPT, settings: Settings, *, version: str) -> None:
+    blocks: where the model keeps prefixes, to be told of and cleared; closed by who opened it.
+    """
+
+    def __init__(
+        self,
+        model: TruthGPT,
+        settings: Settings,
+        *,
+        version: str,
+        blocks: KVStore | None = None,
+    ) -> None:
         self.settings = settings
         self.version = version
         self.model = model
+        self._blocks = blocks
         cache: Cache[bytes, Answer] = Cache(
             capacity_bytes=settings.cache_max_memory_mb << 20,
             sizeof=lambda answer: answer.size_bytes,
@@ -147,9 +159,12 @@ class Service:
         return rendered
 
     def clear(self) -> int:
-        """Forget every cached answer; returns how many there were. Tasks keep theirs."""
+        """Forget every cached answer and prefix; returns how many answers there were. Tasks keep
+        theirs, and a folder that another process writes keeps its blocks."""
         entries = len(self.pipeline.cache)
         self.pipeline.cache.clear()
+        if self._blocks is not None and not self._blocks.read_only:
+            self._blocks.clear()
         return entries
 
     def close(self, *, seconds: float = 10.0) -> None:
@@ -305,7 +320,33 @@ class Service:
             "memory_usage": now.memory_bytes,
             "memory_limit": now.memory_limit_bytes,
             "evictions": dict(now.evictions),
+            "blocks": self._blocks_now(),
         }
+
+    def _blocks_now(self) -> dict[str, object] | None:
+        """The prefixes' totals; None where the model keeps none."""
+        if self._blocks is None:
+            return None
+        now = self._blocks.stats()
+        return {
+            "policy": now.policy,
+            "codec": self._blocks.codec,
+            "entries": now.blocks,
+            "memory_usage": now.bytes,
+            "memory_limit": now.capacity_bytes,
+            "disk_usage": now.tier.bytes if now.tier is not None else 0,
+            "disk_limit": now.tier.disk_bytes if now.tier is not None else 0,
+            "tokens_asked": now.tokens_asked,
+            "tokens_from_memory": now.tokens_from_memory,
+            "tokens_from_disk": now.tokens_from_tier,
+            "hit_rate": round(now.hit_ratio, 6),
+            "damaged": now.damaged,
+        }
+
+    def _persistence(self) -> str:
+        on_disk = self._blocks is not None and self._blocks.stats().tier is not None
+        blocks = "prefixes are kept on disk; " if on_disk else ""
+        return f"{blocks}answers are kept in memory"
 
     def cache_health(self) -> dict[str, object]:
         """The cache's state, for ``GET /api/v1/kv-cache/health``."""
@@ -317,7 +358,7 @@ class Service:
                 "cache": "healthy",
                 "writers": "healthy" if alive else "stopped",
                 "gpu": "not used in this version",
-                "persistence": "not in this version: answers are kept in memory",
+                "persistence": self._persistence(),
             },
             "metrics": {
                 "memory_usage": now.memory_bytes,

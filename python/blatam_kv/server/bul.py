@@ -35,7 +35,7 @@ INDEX = {
     "GET /stats": "totals of the service",
     "GET /api/v1/kv-cache/stats": "totals and latencies of the cache",
     "GET /api/v1/kv-cache/health": "state of the cache",
-    "POST /api/v1/kv-cache/clear": "forget every cached answer",
+    "POST /api/v1/kv-cache/clear": "forget every cached answer and prefix",
     "GET /healthz": "200 while the process lives",
     "GET /metrics": "Prometheus metrics",
     "GET /version": "version and model",
@@ -148,8 +148,10 @@ class Face:
             "usage": {
                 "prompt_tokens": task.answer.usage.prompt_tokens,
                 "completion_tokens": task.answer.usage.completion_tokens,
-                "cached_tokens": task.answer.usage.cached_tokens,
+                "prompt_tokens_details": {"cached_tokens": task.answer.usage.cached_tokens},
             },
+            "seconds": round(task.answer.seconds, 6),
+            "seconds_to_first_text": round(task.answer.seconds_to_first_text, 6),
             "content": rendered.content.decode(),
         }
         return self._json(self._summary(task) | {"documents": [entry]}, task=task)
@@ -189,7 +191,7 @@ class Face:
         return self._json(health, status=200 if health["status"] == "healthy" else 503)
 
     async def clear(self, request: Request) -> Response:
-        """Forget every cached answer."""
+        """Forget every cached answer, and every prefix."""
         return self._json({"cleared": self._service.clear()})
 
     def metrics(self, request: Request) -> Response:

@@ -8,10 +8,15 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 from blatam_kv.config import Settings
 from blatam_kv.errors import ConfigError, Error, MissingExtra
 from blatam_kv.server.loopback import WHY, loopback_address
+
+if TYPE_CHECKING:
+    from blatam_kv.blocks import KVStore
+    from blatam_kv.truthgpt.protocol import TruthGPT
 
 DRAIN_SECONDS = 10
 
@@ -24,7 +29,8 @@ def serve(settings: Settings, *, version: str) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status, 0 after a graceful stop.
 
     Raises ConfigError for a host that is not loopback or a port that may not be taken, PortInUse,
-    MissingExtra, and ModelError if the model cannot be loaded.
+    MissingExtra, ModelError if the model cannot be loaded, and TierUnavailable for a data directory
+    that cannot be used.
     """
     try:
         # The two fast parts are imported to say which extra brings them; uvicorn would quietly
@@ -52,7 +58,10 @@ def serve(settings: Settings, *, version: str) -> int:
             opened.enter_context(model)
         # Reads the weights, or asks the endpoint: if there is nothing, say so now.
         _ = model.fingerprint, model.context_tokens
-        service = Service(model, settings, version=version)
+        blocks = _blocks(model, settings)
+        if blocks is not None:
+            opened.enter_context(blocks)
+        service = Service(model, settings, version=version, blocks=blocks)
         try:
             config = uvicorn.Config(
                 create_app(service),
@@ -72,6 +81,17 @@ def serve(settings: Settings, *, version: str) -> int:
         finally:
             service.close()
     return 0
+
+
+def _blocks(model: TruthGPT, settings: Settings) -> KVStore | None:
+    """Where prompts' keys and values are kept, for a model that shows them."""
+    from blatam_kv.truthgpt.protocol import KeepsPrefixes
+
+    if not isinstance(model, KeepsPrefixes):
+        return None
+    from blatam_kv.truthgpt.prefixes import open_store
+
+    return open_store(model, settings)
 
 
 @contextmanager

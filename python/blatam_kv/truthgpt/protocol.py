@@ -116,6 +116,9 @@ class PrefixStore(Protocol):
     keys and values: float32 ``[layers, tokens, kv_heads, head_dim]``, tokens a multiple of 64.
     """
 
+    def bind(self, model: str) -> bool:
+        """Whether the model with this fingerprint may use it; the first one always may."""
+
     def match_prefix(self, tokens: Tokens) -> int:
         """Leading tokens that are stored."""
 
@@ -160,3 +163,19 @@ class PrefixModel(Protocol):
         prefix: keys and values of the first n tokens, n a multiple of 64. The logits are the
         same bits with and without it.
         """
+
+
+@runtime_checkable
+class KeepsPrefixes(Protocol):
+    """A model that takes its store after it is loaded, for a store needs to know the model."""
+
+    @property
+    def fingerprint(self) -> str:
+        """As in ``TruthGPT``."""
+
+    @property
+    def kv_shape(self) -> tuple[int, int, int]:
+        """As in ``PrefixModel``; keys and values are float32."""
+
+    def keep_prefixes(self, store: PrefixStore) -> None:
+        """Look for prefixes there, and keep them there, from now on."""
