@@ -287,10 +287,12 @@ class Log:
         return self._written
 
     def drop_oldest(self) -> None:
-        """Remove the oldest segment, which is not the head."""
+        """Remove the oldest segment, which is not the head, durably: who deletes a key that was in
+        it must not find it again after a power cut."""
         with suppress(FileNotFoundError):
             self.files.remove(self._entries / segment_name(self.segments[0].number))
         del self.segments[0]
+        self.files.sync_folder(self._entries)
 
     def write_manifest(self) -> None:
         """Replace the manifest by one that names the segments and tags of now."""
