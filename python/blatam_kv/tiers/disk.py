@@ -132,8 +132,11 @@ class DiskTier:
         records are large, ask for few at a time.
         """
         self._require_open()
-        with self._translated(), self._windows.batch() as batch:
-            return [self._get(key, batch, owned=True) for key in keys]
+        try:  # a context manager would take as long as all the rest of a small read
+            with self._windows.batch() as batch:
+                return [self._get(key, batch, owned=True) for key in keys]
+        except OSError as error:
+            raise self._unavailable(error) from error
 
     def put_many(self, records: Iterable[Record], *, durable: bool = False) -> int:
         """Append records in order; returns how many.
@@ -414,10 +417,13 @@ class DiskTier:
         try:
             yield
         except OSError as error:
-            reason = self._counts.failed(error)
+            unavailable = self._unavailable(error)
             if writing:
-                self._failing = reason
-            raise TierUnavailable(reason, f"the disk tier at {self.path}: {error}") from error
+                self._failing = unavailable.reason
+            raise unavailable from error
+
+    def _unavailable(self, error: OSError) -> TierUnavailable:
+        return TierUnavailable(self._counts.failed(error), f"the disk tier at {self.path}: {error}")
 
     def _require_open(self) -> None:
         if self._log.forked:
