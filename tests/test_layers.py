@@ -61,8 +61,8 @@ ADAPTERS, ADAPTERS_USER = "integrations", "truthgpt.local"
 # Never at module level, whoever imports them: they cost seconds or may be missing.
 HEAVY = frozenset({
     "torch", "transformers", "tokenizers", "redis", "sqlalchemy", "alembic", "psycopg", "pynvml",
-    "typst", "docx", "zstandard", "opentelemetry", "matplotlib", "pandas", "scipy", "triton",
-    "vllm", "sglang", "lmcache",
+    "typst", "docx", "zstandard", "cryptography", "opentelemetry", "matplotlib", "pandas", "scipy",
+    "triton", "vllm", "sglang", "lmcache",
 })  # fmt: skip
 
 # A room behind a door: its modules may name these at their top, and nobody outside may import them

@@ -11,6 +11,7 @@
 #include "bindings/buffer.h"
 #include "bindings/cache_type.h"
 #include "bindings/codecs.h"
+#include "bindings/places.h"
 #include "bindings/prefix_index.h"
 #include "bindings/simulation.h"
 #include "core/crc32c.h"
@@ -153,6 +154,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   add_prefix_index(module);
   add_simulation(module);
   add_codecs(module);
+  add_places(module);
 
   PyObject* cache = make_cache_type(module.ptr());
   if (cache == nullptr) throw py::error_already_set();

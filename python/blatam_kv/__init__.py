@@ -7,6 +7,7 @@ from blatam_kv._core import __version__
 from blatam_kv.cache import Cache, CacheStats
 from blatam_kv.cached import cached
 from blatam_kv.errors import (
+    BackupDamaged,
     ConfigError,
     CorruptBlob,
     CorruptRecord,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from blatam_kv.simulation import Simulation, SimulationResult, simulate
 
 __all__ = [
+    "BackupDamaged",
     "BlobInfo",
     "BlockEvent",
     "Cache",

@@ -35,6 +35,7 @@ examples:
   blatam-kv simulate t.u32.xz --policy lru --policy belady --capacity 1%
                                        hit ratios of policies on a trace
   blatam-kv quality --plot codecs.png  what each codec costs in bits and keeps in quality
+  blatam-kv backup create DIR BACKUPS  a verified copy of a cache, while it is in use
   blatam-kv bench                      the speed tables
   blatam-kv doctor                     what this machine has and lacks
 
@@ -59,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output went away, as in `blatam-kv stats | head`.
         sys.stderr.close()
         return FAILED
+    except OSError as error:  # a full disk, a folder that may not be written
+        return _complain(error, FAILED)
 
 
 def _complain(error: Exception, status: int) -> int:
@@ -142,6 +145,8 @@ def _run(args: argparse.Namespace) -> int:
                 as_json=args.json,
                 plot=args.plot,
             )
+        case "backup":
+            return _backup(args)
         case "bench":
             from blatam_kv.cli.bench import bench
 
@@ -150,6 +155,30 @@ def _run(args: argparse.Namespace) -> int:
             from blatam_kv.cli.doctor import doctor
 
             return doctor(_settings(args), as_json=args.json)
+
+
+def _backup(args: argparse.Namespace) -> int:
+    from blatam_kv.cli import backup
+
+    match args.action:
+        case "create":
+            return backup.create_backup(
+                args.source,
+                args.root,
+                compress=args.compress,
+                key_file=args.key_file,
+                keep=args.keep,
+                days=args.days,
+                as_json=args.json,
+            )
+        case "list":
+            return backup.list_backups(args.root, as_json=args.json)
+        case "verify":
+            return backup.verify_backup(args.path, key_file=args.key_file, as_json=args.json)
+        case _:
+            return backup.restore_backup(
+                args.path, args.target, key_file=args.key_file, as_json=args.json
+            )
 
 
 def _keys(args: argparse.Namespace) -> int:
@@ -304,6 +333,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     _json_flag(quality)
 
+    _backup_commands(commands.add_parser("backup", help="copies of a cache, and back"))
+
     bench = commands.add_parser("bench", help="run the speed tables of the source checkout")
     bench.add_argument("names", nargs="*", metavar="NAME", help="tables to run (all)")
 
@@ -348,6 +379,29 @@ def _keys_command(commands: Any) -> None:
 
 def _data_dir_flag(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data-dir", metavar="DIR", help="the data directory of the service")
+
+
+def _backup_commands(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    create = actions.add_parser("create", help="copy a cache; its writer may go on meanwhile")
+    create.add_argument("source", type=Path, metavar="CACHE", help="the folder of the cache")
+    create.add_argument("root", type=Path, metavar="BACKUPS", help="where backups lie")
+    create.add_argument("--compress", action="store_true", help="with zstd")
+    create.add_argument("--keep", type=int, metavar="N", help="afterwards keep the newest N")
+    create.add_argument("--days", type=float, metavar="D", help="and none older than D days")
+    listing = actions.add_parser("list", help="which backups there are")
+    listing.add_argument("root", type=Path, metavar="BACKUPS", help="where backups lie")
+    verify = actions.add_parser("verify", help="read every byte of a backup")
+    restore = actions.add_parser("restore", help="put a backup in a cache's place")
+    for command in (verify, restore):
+        command.add_argument("path", type=Path, metavar="BACKUP", help="BACKUPS/cache_...")
+    restore.add_argument("target", type=Path, metavar="CACHE", help="the folder of the cache")
+    for command in (create, verify, restore):
+        command.add_argument(
+            "--key-file", type=Path, metavar="FILE", help="encrypted under the secret in this file"
+        )
+    for command in (create, listing, verify, restore):
+        _json_flag(command)
 
 
 def _model_flags(command: argparse.ArgumentParser) -> None:
