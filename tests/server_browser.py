@@ -20,11 +20,14 @@ from blatam_kv.bul.security.audit import AuditLog
 from blatam_kv.bul.security.guard import Guard
 from blatam_kv.bul.security.keys import KeyRing
 from blatam_kv.bul.security.master import Master
+from blatam_kv.bul.service import Service
 from blatam_kv.server.bul import create_app
 
 
 class Browser:
     """Requests straight into an ASGI application, no socket in between."""
+
+    service: Service  # behind the application, for tests that need it
 
     def __init__(self, app: ASGIApp, key: str | None, keys: KeyRing) -> None:
         self.app = app
@@ -56,10 +59,11 @@ class Browser:
         return self.post("/query", json=fields)
 
     def finished(self, task_id: str) -> dict[str, Any]:
-        """The status of a task once it is completed or failed."""
+        """The status of a task once it has ended."""
         while True:
             status: dict[str, Any] = self.get(f"/task/{task_id}/status").json()
-            if status["status"] in ("completed", "failed"):
+            assert "task_id" in status, status
+            if status["status"] in ("completed", "failed", "cancelled"):
                 return status
 
 
@@ -73,4 +77,6 @@ def browsing(model: Scripted, **settings: Any) -> Iterator[Browser]:
         )
         with closing(guard):
             made = keys.create("acme", role="admin")
-            yield Browser(create_app(service, guard), made.api_key, keys)
+            browser = Browser(create_app(service, guard), made.api_key, keys)
+            browser.service = service
+            yield browser

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
-    consumes,
     invariant,
     precondition,
     rule,
@@ -20,7 +19,7 @@ from hypothesis.stateful import (
 
 from blatam_kv.bul.queue import PriorityQueue, QueueFull, Ticket
 
-CAPACITY, TENANT_CAPACITY, AGEING = 8, 5, 10.0
+CAPACITY, TENANT_CAPACITY, AGEING = 9, 5, 10.0
 
 
 class Clock:
@@ -143,6 +142,8 @@ class Reference:
 # A moment at which several things happen at once is as likely as one between them.
 MOMENTS = st.sampled_from([1.0, 4.0, 5.0, 9.5, 10.0, 20.0, 33.0])
 DEADLINES = st.none() | MOMENTS
+# Turns are only taken where several tenants meet in one level.
+PRIORITIES = st.sampled_from([1, 1, 1, 2, 0, 4])
 
 
 class AgainstTheReference(RuleBasedStateMachine):
@@ -174,10 +175,10 @@ class AgainstTheReference(RuleBasedStateMachine):
     @rule(
         target=tickets,
         tenant=st.sampled_from("abc"),
-        priority=st.integers(0, 4),
+        priority=PRIORITIES,
         seconds=DEADLINES,
-        waited=st.sampled_from([0.0, 0.0, 10.0, 25.0]),
-        held=st.booleans(),
+        waited=st.sampled_from([0.0, 0.0, 0.0, 10.0, 25.0]),
+        held=st.sampled_from([False, False, False, True]),
     )
     def push(
         self, tenant: str, priority: int, seconds: float | None, waited: float, held: bool
@@ -200,6 +201,11 @@ class AgainstTheReference(RuleBasedStateMachine):
             self.reference.enter(entry, self.clock.now)
         self.pairs[item] = ticket, entry
         return item
+
+    @rule(tenants=st.permutations("abc"))
+    def several_come_at_once(self, tenants: list[str]) -> None:
+        for tenant in [*tenants, *tenants[:2]]:
+            self.push(tenant, 1, None, 0.0, False)
 
     @rule(item=tickets)
     def release(self, item: str) -> None:
@@ -240,8 +246,12 @@ class AgainstTheReference(RuleBasedStateMachine):
             if entry in self.reference.entries:
                 self.reference.forget(entry)
 
-    @rule()
-    def take(self) -> None:
+    @rule(times=st.integers(1, 3))
+    def take(self, times: int) -> None:
+        for _ in range(times):
+            self.take_one()
+
+    def take_one(self) -> None:
         self.look()
         ticket = self.queue.take(timeout=0)
         entry = None if self.paused else self.reference.take()
@@ -258,10 +268,6 @@ class AgainstTheReference(RuleBasedStateMachine):
         self.queue.put_back(ticket, seconds=seconds)
         entry.state, entry.returns = "later", self.clock.now + seconds
         self.reference.entries.append(entry)
-
-    @rule(item=consumes(tickets))
-    def lose_interest(self, item: str) -> None:
-        """The ticket is never named again."""
 
     @rule(seconds=MOMENTS)
     def pass_time(self, seconds: float) -> None:
@@ -304,7 +310,8 @@ def clock() -> Clock:
 
 
 def make(clock: Clock, **options: Any) -> PriorityQueue[str]:
-    return PriorityQueue(**{"capacity": 100, "ageing_seconds": 10.0, "clock": clock} | options)
+    usual: dict[str, Any] = {"capacity": 100, "ageing_seconds": 10.0, "clock": clock}
+    return PriorityQueue(**usual | options)
 
 
 def emptied(queue: PriorityQueue[str]) -> list[str]:

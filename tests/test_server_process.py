@@ -170,3 +170,60 @@ def test_a_configuration_file_is_used(tmp_path: Path) -> None:
     with serving("--config", str(file)) as (_, client):
         stats = client.request("GET", "/api/v1/kv-cache/stats").json()
     assert stats["strategy"] == "fifo"
+
+
+# What outlives the process.
+
+
+def asked(client: Client, query: str) -> str:
+    reply = client.request("POST", "/query", {"query": query, "max_length": 40})
+    task_id: str = reply.json("task_id")["task_id"]
+    return task_id
+
+
+def completed(client: Client, task_id: str) -> bool:
+    path = f"/task/{task_id}/status"
+    while (task := client.request("GET", path).json())["status"] not in ("completed", "failed"):
+        pass
+    return bool(task["status"] == "completed")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_unfinished_tasks_go_on_after_a_restart(tmp_path: Path, number: signal.Signals) -> None:
+    with serving(data_dir=tmp_path, BUL_CONTINUOUS_MODE="false") as (process, client):
+        tasks = [asked(client, f"Plan de negocio {n}") for n in range(3)]
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode in (0, -signal.SIGKILL), errors
+    with serving(data_dir=tmp_path) as (_, client):
+        assert all(completed(client, task) for task in tasks)
+
+
+def test_hits_are_on_record_when_a_signal_ends_the_service(tmp_path: Path) -> None:
+    with serving(data_dir=tmp_path) as (process, client):
+        assert completed(client, asked(client, "Plan de negocio"))
+        hits = [asked(client, "Plan de negocio") for _ in range(20)]
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    with serving(data_dir=tmp_path) as (_, client):
+        assert client.request("GET", "/tasks").json()["total"] == 21
+        assert client.request("GET", "/documents").json()["total"] == 1
+        assert completed(client, hits[-1])
+
+
+def test_a_second_service_in_a_data_directory_is_refused_with_the_fix(tmp_path: Path) -> None:
+    with serving(data_dir=tmp_path):
+        done = serve("--port", "0", "--data-dir", str(tmp_path))
+    assert done.returncode == 1
+    assert f"another service runs in {tmp_path}" in done.stderr
+    assert "--data-dir" in done.stderr
+
+
+def test_a_database_that_is_not_there_is_named_without_its_password(tmp_path: Path) -> None:
+    url = f"postgresql://bul:s3cret@/bul?host={tmp_path}"
+    done = serve("--port", "0", "--data-dir", str(tmp_path / "data"), BUL_DATABASE_URL=url)
+    assert done.returncode == 1
+    assert "the database postgresql" in done.stderr
+    assert "s3cret" not in done.stderr
+    assert "Traceback" not in done.stderr

@@ -44,6 +44,15 @@ class Secret:
 class Settings:
     """What the service runs with. cache_ttl is in seconds; None keeps answers until evicted.
 
+    max_queued_tasks: answers that may wait to be written; of one tenant, max_queued_per_tenant.
+    max_unfinished_tasks: tasks that may wait for them. queue_ageing: seconds of waiting that make a
+    task one level more urgent. task_timeout: seconds that writing one answer may take.
+    retry_attempts: how often an answer that failed is tried again, first after retry_delay seconds.
+    continuous_mode: False waits for POST /processor/start. drain_seconds: what a stop may take.
+
+    database_url: None is SQLite in data_dir. max_kept_tasks: finished ones of each tenant, for at
+    most keep_days.
+
     hmac_secret: what all keys are derived from, None for the one in the data directory.
     allowed_hosts: further names the service answers to. trusted_proxies: networks whose
     X-Forwarded-For is believed. rate_limit_requests: of a tenant and class of route in
@@ -64,8 +73,18 @@ class Settings:
     cache_strategy: str = "lru"
     cache_max_memory_mb: int = 256
     max_concurrent_tasks: int = 2
-    max_queued_tasks: int = 100
-    max_kept_tasks: int = 1000
+    max_queued_tasks: int = 4000
+    max_queued_per_tenant: int = 2000
+    max_unfinished_tasks: int = 10_000
+    queue_ageing: float = 60.0
+    task_timeout: float = 300.0
+    retry_attempts: int = 3
+    retry_delay: float = 5.0
+    continuous_mode: bool = True
+    drain_seconds: float = 15.0
+    database_url: Secret | None = None
+    max_kept_tasks: int = 10_000
+    keep_days: float = 30.0
     hmac_secret: Secret | None = None
     allowed_hosts: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
@@ -208,7 +227,17 @@ VARIABLES: Mapping[str, Variable] = {
     "BUL_CACHE_TTL": Variable("cache_ttl", _seconds),
     "BUL_MAX_CONCURRENT_TASKS": Variable("max_concurrent_tasks", _integer(1, 64)),
     "BUL_MAX_QUEUED_TASKS": Variable("max_queued_tasks", _integer(1, 100_000)),
-    "BUL_MAX_KEPT_TASKS": Variable("max_kept_tasks", _integer(1, 1_000_000)),
+    "BUL_MAX_QUEUED_PER_TENANT": Variable("max_queued_per_tenant", _integer(1, 100_000)),
+    "BUL_MAX_UNFINISHED_TASKS": Variable("max_unfinished_tasks", _integer(1, 1_000_000)),
+    "BUL_QUEUE_AGEING": Variable("queue_ageing", _timeout),
+    "BUL_TASK_TIMEOUT": Variable("task_timeout", _timeout),
+    "BUL_RETRY_ATTEMPTS": Variable("retry_attempts", _integer(0, 100)),
+    "BUL_RETRY_DELAY": Variable("retry_delay", _timeout),
+    "BUL_CONTINUOUS_MODE": Variable("continuous_mode", _switch),
+    "BUL_DRAIN_SECONDS": Variable("drain_seconds", _timeout),
+    "BUL_DATABASE_URL": Variable("database_url", _secret, secret=True),
+    "BUL_MAX_KEPT_TASKS": Variable("max_kept_tasks", _integer(1, 10_000_000)),
+    "BUL_KEEP_DAYS": Variable("keep_days", _timeout),
     "BUL_KV_MEMORY_MB": Variable("kv_memory_mb", _integer(0, 1_000_000)),
     "BUL_KV_DISK_MB": Variable("kv_disk_mb", _integer(0, 100_000_000)),
     "BUL_KV_CODEC": Variable("kv_codec", _choice(CODECS)),
@@ -239,9 +268,8 @@ _ALIASES = {"KV_CACHE_CACHE_STRATEGY": "KV_CACHE_STRATEGY"}
 
 # Names the original documents that change nothing in this version.
 _NO_EFFECT_BUL = """
-    DEBUG API_WORKERS DATABASE_URL CACHE_ENABLED API_KEY_REQUIRED API_KEY TASK_TIMEOUT RETRY_ATTEMPTS RETRY_DELAY CONTINUOUS_MODE
-    AUTO_SAVE_INTERVAL MAX_DOCUMENT_SIZE BACKUP_ENABLED COMPRESSION_ENABLED ENABLED_AREAS
-    ENDPOINT DRAIN_SECONDS
+    DEBUG API_WORKERS CACHE_ENABLED API_KEY_REQUIRED API_KEY AUTO_SAVE_INTERVAL MAX_DOCUMENT_SIZE
+    BACKUP_ENABLED COMPRESSION_ENABLED ENABLED_AREAS ENDPOINT
 """
 _NO_EFFECT_KV_CACHE = """
     ENABLED SIZE MAX_TOKENS COMPRESSION USE_COMPRESSION COMPRESSION_RATIO COMPRESSION_METHOD
@@ -254,6 +282,9 @@ _NO_EFFECT_KV_CACHE = """
 _NO_EFFECT = frozenset(f"BUL_{name}" for name in _NO_EFFECT_BUL.split()) | frozenset(
     f"KV_CACHE_{name}" for name in _NO_EFFECT_KV_CACHE.split()
 )
+
+# The one name without a prefix that has an effect, where the one with it is not set.
+_DATABASE = "DATABASE_URL"
 
 _SECTIONS = {"bul": "BUL_", "kv_cache": "KV_CACHE_"}
 
@@ -297,6 +328,9 @@ def _flag(field: str) -> str:
 
 def _from_environment(environ: Mapping[str, str], said: dict[str, str]) -> dict[str, object]:
     values: dict[str, object] = {}
+    if _DATABASE in environ and f"BUL_{_DATABASE}" not in environ:
+        variable = VARIABLES[f"BUL_{_DATABASE}"]
+        _put(values, variable, environ[_DATABASE], where=f"environment variable {_DATABASE}")
     for name in sorted(environ):
         if not name.startswith(tuple(_SECTIONS.values())):
             continue

@@ -93,7 +93,12 @@ class MissingExtra(Error, ImportError):
 
 
 class ModelError(Error, RuntimeError):
-    """The language model failed or is unusable (weights missing, context exceeded, ...)."""
+    """The language model failed or is unusable (weights missing, context exceeded, ...).
+
+    transient: whether the same request may succeed a little later.
+    """
+
+    transient = True
 
 
 class EntryTooLarge(Error, ValueError):

@@ -123,6 +123,22 @@ _CACHE_BUCKETS = (
     *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005),
     *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
+_WAIT_BUCKETS = (
+    0.001,
+    0.01,
+    0.1,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    120.0,
+    300.0,
+    900.0,
+    3600.0,
+)
 # OpenTelemetry's buckets, with finer ones below: a hit takes less than their first.
 _HTTP_BUCKETS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075),
@@ -133,7 +149,7 @@ _HTTP_BUCKETS = (
 class ServiceMetrics:
     """The Prometheus registry of one service. Safe from any thread; needs the extra ``server``.
 
-    cache and queue_depth are asked at each scrape, so a gauge can never be stale. No label holds
+    cache, queue_depth and unsaved are asked at each scrape, so a gauge can never be stale. No label holds
     anything a caller chooses: the number of series is fixed by the code.
     """
 
@@ -143,6 +159,7 @@ class ServiceMetrics:
         version: str,
         cache: Callable[[], CacheSnapshot],
         queue_depth: Callable[[], Mapping[int, int]],
+        unsaved: Callable[[], int] = lambda: 0,
     ) -> None:
         try:
             import prometheus_client as prom
@@ -152,6 +169,7 @@ class ServiceMetrics:
         prom.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._cache = cache
         self._queue_depth = queue_depth
+        self._unsaved = unsaved
         self._registry = registry = prom.CollectorRegistry()
         self._requests = prom.Counter(
             "kv_cache_requests",
@@ -178,6 +196,22 @@ class ServiceMetrics:
             "bul_rejected",
             "Requests refused, by stage and reason.",
             ["stage", "reason"],
+            registry=registry,
+        )
+        self._waits = prom.Histogram(
+            "bul_queue_wait_seconds",
+            "Time from a request to the first try at writing, by the priority asked for.",
+            ["priority"],
+            buckets=_WAIT_BUCKETS,
+            registry=registry,
+        )
+        self._retries = prom.Counter(
+            "bul_retries", "Answers that failed and are tried again.", registry=registry
+        )
+        self._storage_errors = prom.Counter(
+            "bul_storage_errors",
+            "Database failures by what was to be done.",
+            ["operation"],
             registry=registry,
         )
         self._documents = prom.Counter(
@@ -230,6 +264,18 @@ class ServiceMetrics:
         """Count one request that a stage refused."""
         self._rejected.labels(stage, reason).inc()
 
+    def waited(self, priority: int, seconds: float) -> None:
+        """Time the wait of one answer for a writer."""
+        self._waits.labels(str(int(priority))).observe(seconds)
+
+    def retried(self) -> None:
+        """Count one answer that failed and is tried again."""
+        self._retries.inc()
+
+    def storage_failed(self, operation: str) -> None:
+        """Count one failure of the database: operation is add, save, read or retain."""
+        self._storage_errors.labels(operation).inc()
+
     def document(self, format: str, *, ok: bool) -> None:
         """Count one document."""
         self._documents.labels(format, "ok" if ok else "error").inc()
@@ -263,6 +309,8 @@ class ServiceMetrics:
         for priority, waiting in sorted(self._queue_depth().items()):
             depth.add_metric([str(priority)], waiting)
         yield depth
+        text = "Finished tasks whose rows are still to be written."
+        yield GaugeMetricFamily("bul_unsaved_tasks", text, value=self._unsaved())
 
     def expose(self) -> tuple[bytes, str]:
         """The text Prometheus scrapes, and its media type."""

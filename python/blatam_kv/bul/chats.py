@@ -244,6 +244,7 @@ class Chats:
                     seconds=time.perf_counter() - start,
                     seconds_to_first_text=first,
                     born=self._clock(),
+                    model=self.model.model_id,
                 )
         raise ModelError(f"{self.model.model_id} broke off in the middle of the answer")
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from blatam_kv.bul.document import title_of
 from blatam_kv.bul.order import Order
@@ -28,6 +29,7 @@ class Answer:
     """What the model wrote. seconds: how long that took, seconds_to_first_text: how long until its
     first piece, which is what reading the prompt took; born: when it was done, Unix time."""
 
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
     title: str
     text: str
     finish_reason: str
@@ -35,6 +37,7 @@ class Answer:
     seconds: float
     seconds_to_first_text: float
     born: float
+    model: str
 
     @property
     def size_bytes(self) -> int:
@@ -127,4 +130,5 @@ class Pipeline:
             seconds=seconds,
             seconds_to_first_text=seconds if first_text is None else first_text,
             born=self._clock(),
+            model=self.model.model_id,
         )

@@ -261,6 +261,10 @@ class PriorityQueue(Generic[T]):
     def paused(self) -> bool:
         return self._paused
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def depths(self) -> dict[int, int]:
         """Places taken, by the priority asked for."""
         with self._changed:

@@ -25,6 +25,8 @@ try:
 except ImportError as error:
     raise MissingExtra("pydantic", extra="server") from error
 
+# However many are found in a batch, so many are named.
+_MAX_PROBLEMS = 20
 MAX_QUERY_CHARS = 10_000
 MAX_FIELD_CHARS = 200
 FORMATS = ("markdown", "html", "txt", "json")
@@ -68,7 +70,8 @@ Line = Annotated[str, AfterValidator(_line)]
 class QueryRequest(BaseModel):
     """One document asked for. What is None is worked out from the query.
 
-    priority: 0 (critical) to 4 (background), lower sooner. max_length: at most this many tokens.
+    priority: 0 (critical) to 4 (background), lower sooner. deadline_seconds: from now; what is not
+    written by then fails. max_length: at most this many tokens.
     seed: leave it out and the same request always gets the same document.
     """
 
@@ -84,6 +87,7 @@ class QueryRequest(BaseModel):
     company_size: Line | None = None
     target_audience: Line | None = None
     priority: Annotated[int, Field(ge=0, le=4)] = 1
+    deadline_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = None
     max_length: Annotated[int, Field(ge=1, le=10_000)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
@@ -126,6 +130,53 @@ def parse_request(payload: object) -> QueryRequest:
     if problems:
         raise RequestRejected(problems)
     return request
+
+
+MAX_BATCH = 1_000
+# Documents of a batch that do not say how urgent they are.
+BATCH_PRIORITY = 3
+
+
+class BatchRequest(BaseModel):
+    """Documents asked for at once, and how urgent those are that do not say so."""
+
+    documents: Annotated[list[QueryRequest], Field(min_length=1, max_length=MAX_BATCH)]
+    priority: Annotated[int, Field(ge=0, le=4)] = BATCH_PRIORITY
+
+
+def parse_batch(payload: object) -> list[QueryRequest]:
+    """The requests of ``{"documents": [...], "priority": 3}``. Raises RequestRejected."""
+    known = ("documents", "priority")
+    if not isinstance(payload, dict) or not isinstance(payload.get("documents"), list):
+        example = '{"documents": [{"query": "..."}]}'
+        raise RequestRejected([FieldProblem("documents", f"must be a list, as in {example}")])
+    problems = [
+        FieldProblem(str(name)[:100], f"is not a known field{did_you_mean(str(name)[:100], known)}")
+        for name in payload
+        if name not in known
+    ]
+    priority = payload.get("priority", BATCH_PRIORITY)
+    if type(priority) is not int or not 0 <= priority <= 4:
+        problems.append(FieldProblem("priority", "must be a whole number from 0 to 4"))
+    documents = payload["documents"]
+    if not 1 <= len(documents) <= MAX_BATCH:
+        text = f"has {len(documents):,} items; a batch is 1 to {MAX_BATCH:,} documents"
+        raise RequestRejected([*problems, FieldProblem("documents", text)])
+    requests = []
+    for number, document in enumerate(documents):
+        if isinstance(document, dict):
+            document = {"priority": priority} | document
+        try:
+            requests.append(parse_request(document))
+        except RequestRejected as error:
+            for problem in error.problems:
+                field = f"documents.{number}.{problem.field}".rstrip(".")
+                problems.append(FieldProblem(field, problem.detail))
+        if len(problems) >= _MAX_PROBLEMS:
+            break
+    if problems:
+        raise RequestRejected(problems[:_MAX_PROBLEMS])
+    return requests
 
 
 def one_of(value: object, allowed: tuple[str, ...]) -> str:

@@ -211,7 +211,10 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--kv-codec", metavar="NAME", help=f"one of {', '.join(CODECS)} (raw)")
     serve.add_argument("--kv-policy", metavar="NAME", help="what leaves memory first (lru)")
     serve.add_argument("--max-concurrent-tasks", help="documents written at a time (2)")
-    serve.add_argument("--max-queued-tasks", help="documents that may wait (100)")
+    serve.add_argument("--max-queued-tasks", help="documents that may wait (4000)")
+    serve.add_argument(
+        "--drain-seconds", metavar="N", help="what a stop may take to finish what is begun (15)"
+    )
     _model_flags(serve)
     serve.add_argument("--log-level", help=f"one of {', '.join(LOG_LEVELS)} (info)")
 

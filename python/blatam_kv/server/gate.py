@@ -70,14 +70,23 @@ class Gate:
         self._metrics = metrics
         self._proxies = tuple(ip_network(text) for text in proxies)
 
-    def route(self, door: Door) -> Route:
-        """The route of a door."""
+    def routes(self, doors: Sequence[Door]) -> list[Route]:
+        """The routes of the doors, one for each path, so that 405 can name all its methods."""
+        by_path: dict[str, list[Door]] = {}
+        for door in doors:
+            by_path.setdefault(door.path, []).append(door)
+        return [self._route(path, found) for path, found in by_path.items()]
+
+    def _route(self, path: str, doors: Sequence[Door]) -> Route:
+        by_method = {door.method: door for door in doors}
+        if "GET" in by_method:
+            by_method["HEAD"] = by_method["GET"]
 
         async def endpoint(request: HTTPRequest) -> Response:
-            return await self._through(door, request)
+            return await self._through(by_method[request.method], request)
 
-        endpoint.__doc__ = door.answer.__doc__
-        return Route(door.path, endpoint, methods=[door.method])
+        endpoint.__doc__ = doors[0].answer.__doc__
+        return Route(path, endpoint, methods=list(by_method))
 
     async def _through(self, door: Door, request: HTTPRequest) -> Response:
         if door.scope is None or (door.local and self._is_local(request)):

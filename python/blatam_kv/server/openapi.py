@@ -87,7 +87,7 @@ def _operation(door: Door, schemas: dict[str, Any]) -> dict[str, Any]:
     error = "OpenAIError" if compatible else "Problem"
     media_type = "application/json" if compatible else MEDIA_TYPE
     operation: dict[str, Any] = {
-        "operationId": f"{door.method.lower()}_{door.answer.__name__}",
+        "operationId": "_".join([door.method.lower(), *re.findall(r"\w+", door.path)]),
         "summary": (door.answer.__doc__ or "").partition("\n")[0],
         "parameters": [
             _parameter(name, "path", required=True) for name in _PARAMETER.findall(door.path)

@@ -1,7 +1,8 @@
 """Errors as RFC 9457 problem documents, with the original system's codes.
 
-A002 bad request, A003 not found, S001 the service cannot do it now, A001 not allowed. The text is
-always ours: no exception's text and no stack trace of unknown origin reaches a caller.
+A002 bad request, A003 not found, S001 the service cannot do it now, S002 its database, A001 not
+allowed. The text is always ours: no exception's text and no stack trace of unknown origin reaches a
+caller.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 MEDIA_TYPE = "application/problem+json"
-NOT_ALLOWED, BAD_REQUEST, NOT_FOUND, UNAVAILABLE = "A001", "A002", "A003", "S001"
+NOT_ALLOWED, BAD_REQUEST, NOT_FOUND = "A001", "A002", "A003"
+UNAVAILABLE, DATABASE = "S001", "S002"
 
 _CODES = {
     401: NOT_ALLOWED,
@@ -42,7 +44,10 @@ _OPENAI = {
 
 
 class Problem(Exception):
-    """Raised by an endpoint to answer with an error. errors: pairs of field and detail."""
+    """Raised by an endpoint to answer with an error.
+
+    errors: pairs of field and detail. code: None for the usual one of the status.
+    """
 
     def __init__(
         self,
@@ -51,12 +56,14 @@ class Problem(Exception):
         *,
         errors: Sequence[tuple[str, str]] = (),
         headers: Mapping[str, str] | None = None,
+        code: str | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.errors = errors
         self.headers = headers
+        self.code = code
 
 
 def _openai_body(status: int, detail: str, errors: Sequence[tuple[str, str]]) -> dict[str, object]:
@@ -74,6 +81,7 @@ def problem_response(
     request_id: str,
     errors: Sequence[tuple[str, str]] = (),
     headers: Mapping[str, str] | None = None,
+    code: str | None = None,
 ) -> Response:
     """The problem document as a response; under ``/v1/`` in OpenAI's form."""
     if path.startswith("/v1/"):
@@ -85,7 +93,7 @@ def problem_response(
         "status": status,
         "detail": detail,
         "instance": path[:200],
-        "code": _CODES.get(status, BAD_REQUEST),
+        "code": code or _CODES.get(status, BAD_REQUEST),
         "request_id": request_id,
     }
     if errors:
@@ -102,4 +110,5 @@ def respond(request: Request, problem: Problem) -> Response:
         request_id=request.state.request_id,
         errors=problem.errors,
         headers=problem.headers,
+        code=problem.code,
     )

@@ -6,19 +6,23 @@ import errno
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from blatam_kv.config import Settings
 from blatam_kv.errors import ConfigError, Error, MissingExtra
 from blatam_kv.server.hosts import Hosts, bind_address, is_loopback
+from blatam_kv.server.instance import instance
 
 if TYPE_CHECKING:
     from blatam_kv.blocks import KVStore
     from blatam_kv.truthgpt.protocol import TruthGPT
 
-DRAIN_SECONDS = 10
+# What a stop gives to requests that are being answered; the rest of drain_seconds is the writers'.
+_REQUESTS_SHARE = 0.6
 _CLEAR_TEXT = (
     "API keys travel as they are; put TLS in front (nginx), or let callers sign their requests"
 )
@@ -32,8 +36,8 @@ def serve(settings: Settings, *, version: str) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status, 0 after a graceful stop.
 
     Raises ConfigError for an address or a port that cannot be taken, or a weak secret, PortInUse,
-    MissingExtra, ModelError if the model cannot be loaded, and TierUnavailable for a data directory
-    that cannot be used.
+    DirectoryInUse, MissingExtra, StorageUnavailable, ModelError if the model cannot be loaded, and
+    TierUnavailable for a data directory that cannot be used.
     """
     try:
         # The two fast parts are imported to say which extra brings them; uvicorn would quietly
@@ -45,6 +49,7 @@ def serve(settings: Settings, *, version: str) -> int:
         raise MissingExtra(error.name or "uvicorn", extra="server") from error
     from blatam_kv.bul.security import make_guard, open_keys
     from blatam_kv.bul.service import Service
+    from blatam_kv.bul.storage import open_storage
     from blatam_kv.server.bul import create_app
     from blatam_kv.truthgpt import load
 
@@ -55,11 +60,20 @@ def serve(settings: Settings, *, version: str) -> int:
             if not is_loopback(address):
                 print(f"blatam-kv: {_CLEAR_TEXT}", flush=True)
 
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            super().handle_exit(sig, frame)
+            # The writers drain while requests do. In a thread of its own: this is a signal handler,
+            # which may have interrupted somebody who holds the lock it would wait for.
+            threading.Thread(target=service.drain, name="bul-drain", daemon=True).start()
+
     with ExitStack() as opened:
         address = bind_address(settings.api_host)
         hosts = Hosts(address, settings.allowed_hosts)
         keys = open_keys(settings)
         listener = opened.enter_context(listen(address, settings.api_port))
+        node = opened.enter_context(instance(settings.data_dir))
+        archive = open_storage(database_url(settings), node=node)
+        opened.callback(archive.close)
         model = load(settings=settings)
         if isinstance(model, AbstractContextManager):
             opened.enter_context(model)
@@ -68,7 +82,14 @@ def serve(settings: Settings, *, version: str) -> int:
         blocks = _blocks(model, settings)
         if blocks is not None:
             opened.enter_context(blocks)
-        service = Service(model, settings, version=version, blocks=blocks)
+        service = Service(
+            model,
+            settings,
+            version=version,
+            blocks=blocks,
+            archive=archive,
+            salt_of=keys.salt_of,
+        )
         guard = make_guard(settings, keys, count=service.metrics.rejected)
         try:
             config = uvicorn.Config(
@@ -82,7 +103,7 @@ def serve(settings: Settings, *, version: str) -> int:
                 proxy_headers=False,
                 log_level=settings.log_level,
                 use_colors=False if os.environ.get("NO_COLOR") else None,
-                timeout_graceful_shutdown=DRAIN_SECONDS,
+                timeout_graceful_shutdown=max(1, round(_REQUESTS_SHARE * settings.drain_seconds)),
             )
             with _signals_swallowed():
                 Server(config).run(sockets=[listener])
@@ -101,6 +122,13 @@ def _blocks(model: TruthGPT, settings: Settings) -> KVStore | None:
     from blatam_kv.truthgpt.prefixes import open_store
 
     return open_store(model, settings)
+
+
+def database_url(settings: Settings) -> str:
+    """Where tasks and documents are kept."""
+    if settings.database_url is not None:
+        return settings.database_url.reveal()
+    return f"sqlite:///{settings.data_dir.absolute() / 'bul.db'}"
 
 
 @contextmanager

@@ -130,6 +130,10 @@ class KeyRing:
             return None
         return known if known.key.works(self._clock()) else None
 
+    def salt_of(self, tenant: str) -> bytes:
+        """What keys the digests of a tenant, for work that outlived its request."""
+        return self._master.tenant_salt(tenant)
+
     def all(self) -> list[Key]:
         """Every key ever made that is still on file, the oldest first."""
         keys = [known.key for known in self._current().values() if known.key.key_id != LOCAL_KEY_ID]
