@@ -5,6 +5,7 @@
 #include <string>
 #include <type_traits>
 
+#include "core/adaptive.h"
 #include "core/policy_fifo.h"
 #include "core/policy_lfu.h"
 #include "core/policy_lru.h"
@@ -31,6 +32,9 @@ constexpr std::array kRegistry = {
     Registered{"lru", make<Lru>},
     Registered{"lfu", make<Lfu>},
     Registered{"fifo", make<Fifo>},
+    Registered{"density", make<Density>},
+    Registered{"adaptive", make<Adaptive>},
+    Registered{"pattern", make<ByPattern>},
 };
 
 constexpr auto kNames = [] {
