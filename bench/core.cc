@@ -8,11 +8,14 @@
 #include <list>
 #include <random>
 #include <string>
+#include <type_traits>
 #include <unordered_map>
 #include <vector>
 
 #include "core/cache.h"
+#include "core/mix.h"
 #include "core/policy.h"
+#include "core/shard.h"
 
 namespace blatam {
 namespace {
@@ -25,16 +28,17 @@ struct PrefixHash {
 };
 
 // The peer: an LRU cache as everyone writes it.
+template <class Key, class Hash>
 class StandardLru {
  public:
   explicit StandardLru(size_t capacity) : capacity_(capacity) {}
-  void* get(const Digest& key) {
+  void* get(const Key& key) {
     const auto found = index_.find(key);
     if (found == index_.end()) return nullptr;
     order_.splice(order_.begin(), order_, found->second);
     return found->second->second;
   }
-  void put(const Digest& key, void* value) {
+  void put(const Key& key, void* value) {
     if (const auto found = index_.find(key); found != index_.end()) {
       found->second->second = value;
       order_.splice(order_.begin(), order_, found->second);
@@ -49,12 +53,13 @@ class StandardLru {
   }
 
  private:
-  using Order = std::list<std::pair<Digest, void*>>;
+  using Order = std::list<std::pair<Key, void*>>;
   size_t capacity_;
   Order order_;
-  std::unordered_map<Digest, Order::iterator, PrefixHash> index_;
+  std::unordered_map<Key, typename Order::iterator, Hash> index_;
 };
 
+// The cache that is shared between threads, from digest to value.
 class OurLru {
  public:
   explicit OurLru(size_t capacity)
@@ -69,11 +74,45 @@ class OurLru {
   Cache cache_;
 };
 
-std::vector<Digest> make_keys(size_t count) {
-  std::vector<Digest> keys(count);
+// A shard alone, from number to pointer: what is under the Python type and under each stripe.
+class OurShard {
+ public:
+  explicit OurShard(size_t capacity) : shard_({.limits = {.entries = capacity}}) {}
+  void* get(uint64_t key) {
+    const Slot slot = find(key);
+    if (slot != kNoSlot) return shard_.hit(slot, 0);
+    shard_.miss();
+    return nullptr;
+  }
+  void put(uint64_t key, void* value) {
+    Numbers::Removals removals;
+    const Slot slot = find(key);
+    const PutResult result = slot == kNoSlot ? shard_.insert(mix(key), key, value, {}, removals)
+                                             : shard_.replace(slot, key, value, {}, removals);
+    if (result > PutResult::kReplaced) std::abort();
+  }
+
+ private:
+  using Numbers = Shard<uint64_t, void*>;
+  [[nodiscard]] Slot find(uint64_t key) const {
+    return shard_
+        .find(mix(key), [&](uint64_t stored,
+                            const uint64_t&) { return stored == key ? Match::kYes : Match::kNo; })
+        .slot;
+  }
+  Numbers shard_;
+};
+
+template <class Key>
+std::vector<Key> make_keys(size_t count) {
+  std::vector<Key> keys(count);
   const DigestKey plain;
   for (uint64_t i = 0; i < count; ++i) {
-    keys[i] = plain.hash({reinterpret_cast<const uint8_t*>(&i), sizeof i});
+    if constexpr (std::is_same_v<Key, Digest>) {
+      keys[i] = plain.hash({reinterpret_cast<const uint8_t*>(&i), sizeof i});
+    } else {
+      keys[i] = mix(i);  // an identity hash would walk the peer's buckets in order
+    }
   }
   return keys;
 }
@@ -92,11 +131,11 @@ std::vector<uint32_t> zipf(size_t keys, size_t count) {
 constexpr size_t kCapacity = 100'000;
 constexpr size_t kSequence = 1 << 20;
 
-template <class Lru>
+template <class Lru, class Key>
 void get_hit(benchmark::State& state) {
-  static const auto keys = make_keys(kCapacity);
+  static const auto keys = make_keys<Key>(kCapacity);
   Lru lru(kCapacity);
-  for (const Digest& key : keys) lru.put(key, &something);
+  for (const Key& key : keys) lru.put(key, &something);
   std::mt19937_64 random(2);
   std::vector<uint32_t> sequence(kSequence);
   for (uint32_t& key : sequence) key = static_cast<uint32_t>(random() % kCapacity);
@@ -106,39 +145,43 @@ void get_hit(benchmark::State& state) {
   }
 }
 
-template <class Lru>
+template <class Lru, class Key>
 void put_evict(benchmark::State& state) {
-  static const auto keys = make_keys(kSequence);
+  static const auto keys = make_keys<Key>(kSequence);
   Lru lru(kCapacity);
-  for (const Digest& key : keys) lru.put(key, &something);
+  for (const Key& key : keys) lru.put(key, &something);
   size_t i = 0;
   for (auto _ : state) lru.put(keys[i++ % kSequence], &something);
 }
 
-template <class Lru>
+template <class Lru, class Key>
 void zipf_get_or_put(benchmark::State& state) {
-  static const auto keys = make_keys(1'000'000);
+  static const auto keys = make_keys<Key>(1'000'000);
   static const auto sequence = zipf(keys.size(), kSequence);
   Lru lru(kCapacity);
   size_t i = 0;
   for (auto _ : state) {
-    const Digest& key = keys[sequence[i++ % kSequence]];
+    const Key& key = keys[sequence[i++ % kSequence]];
     if (lru.get(key) == nullptr) lru.put(key, &something);
   }
 }
 
-BENCHMARK(get_hit<OurLru>)->Name("get hit/ours");
-BENCHMARK(get_hit<StandardLru>)->Name("get hit/unordered_map+list");
-BENCHMARK(put_evict<OurLru>)->Name("put+evict/ours");
-BENCHMARK(put_evict<StandardLru>)->Name("put+evict/unordered_map+list");
-BENCHMARK(zipf_get_or_put<OurLru>)->Name("zipf get-or-put/ours");
-BENCHMARK(zipf_get_or_put<StandardLru>)->Name("zipf get-or-put/unordered_map+list");
-
-uint64_t mix(uint64_t x) {  // splitmix64's: a key's hash without the hashing
-  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
-  x = (x ^ x >> 27) * 0x94d049bb133111ebull;
-  return x ^ x >> 31;
-}
+using StandardDigestLru = StandardLru<Digest, PrefixHash>;
+using StandardNumberLru = StandardLru<uint64_t, std::hash<uint64_t>>;
+BENCHMARK(get_hit<OurShard, uint64_t>)->Name("u64 get hit/ours");
+BENCHMARK(get_hit<StandardNumberLru, uint64_t>)->Name("u64 get hit/unordered_map+list");
+BENCHMARK(put_evict<OurShard, uint64_t>)->Name("u64 put+evict/ours");
+BENCHMARK(put_evict<StandardNumberLru, uint64_t>)->Name("u64 put+evict/unordered_map+list");
+BENCHMARK(zipf_get_or_put<OurShard, uint64_t>)->Name("u64 zipf get-or-put/ours");
+BENCHMARK(zipf_get_or_put<StandardNumberLru, uint64_t>)
+    ->Name("u64 zipf get-or-put/unordered_map+list");
+BENCHMARK(get_hit<OurLru, Digest>)->Name("digest get hit/ours");
+BENCHMARK(get_hit<StandardDigestLru, Digest>)->Name("digest get hit/unordered_map+list");
+BENCHMARK(put_evict<OurLru, Digest>)->Name("digest put+evict/ours");
+BENCHMARK(put_evict<StandardDigestLru, Digest>)->Name("digest put+evict/unordered_map+list");
+BENCHMARK(zipf_get_or_put<OurLru, Digest>)->Name("digest zipf get-or-put/ours");
+BENCHMARK(zipf_get_or_put<StandardDigestLru, Digest>)
+    ->Name("digest zipf get-or-put/unordered_map+list");
 
 // A policy alone: evict one slot, insert it again, touch another.
 void policy_turn(benchmark::State& state, std::string_view name) {

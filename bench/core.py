@@ -14,7 +14,7 @@ from pathlib import Path
 BINARY = Path(__file__).resolve().parent.parent / "build" / "release" / "core_bench"
 PEER = "unordered_map+list"
 # Name of the row: nanoseconds wanted, from ARCHITECTURE.md's table of targets.
-TARGETS = {"evict+insert+touch": 200.0}
+TARGETS = {"evict+insert+touch": 200.0, "u64 get hit": 20.0}
 FILTER = "get hit|put\\+evict|zipf|evict\\+insert"
 
 
@@ -78,7 +78,7 @@ def main() -> int:
     if options.json:
         print(json.dumps({"peer": PEER, "rows": rows}, indent=2))
         return 0
-    print(f"C++ core, CPU ns per operation, 100,000 entries of 32-byte keys; peer: {PEER}")
+    print(f"C++ core, CPU ns per operation, 100,000 entries but where it says 10 M; peer: {PEER}")
     print(f"{'':34}{'ours':>9}{'±':>7}{'peer':>9}{'faster':>9}{'target':>9}")
     for row in rows:
         peer_ns = f"{row['peer_ns']:.1f}" if row["peer_ns"] else ""

@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from endpoint_fake import MODEL, endpoint
 from test_server_process import serving
 
 import blatam_kv
@@ -324,6 +325,54 @@ def test_doctor_reports_everything_it_promises(tmp_path: Path, capsys: Captured)
     assert report["problems"] == []
     assert cli.main(["doctor"]) == 0
     assert "compiler" in capsys.readouterr().out
+
+
+def test_doctor_says_whether_the_endpoint_answers_and_has_the_model(capsys: Captured) -> None:
+    with endpoint() as fake:
+        flags = ["doctor", "--json", "--model", "openai", "--openai-base-url", fake.url]
+        assert cli.main([*flags, "--openai-model", MODEL]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert report["model"] == "openai"
+        assert report["openai"] == {
+            "model": MODEL,
+            "base_url": fake.url,
+            "fingerprint": report["openai"]["fingerprint"],
+            "context_tokens": 2048,
+            "reason": None,
+        }
+        assert fake.chats == []
+        assert cli.main([*flags, "--openai-model", "acme/writer"]) == 1
+        report = json.loads(capsys.readouterr().out)
+        assert report["problems"] == [
+            f"openai: the endpoint answers but does not list 'acme/writer' (did you mean {MODEL}?);"
+            f" it lists {MODEL}"
+        ]
+
+
+def test_doctor_says_when_nobody_answers_at_the_endpoint(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUL_OPENAI_ATTEMPTS", "1")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        flags = ["--model", "openai", "--openai-base-url", url, "--openai-model", "m"]
+        assert cli.main(["doctor", "--json", *flags]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["problems"][0].startswith(f"openai: nobody answers at {url}/v1")
+
+
+def test_serve_with_half_an_endpoint_says_what_is_missing(capsys: Captured) -> None:
+    flags = ["--port", "0", "--model", "openai", "--openai-model", "m"]
+    assert cli.main(["serve", *flags]) == 2
+    assert "--openai-base-url, BUL_OPENAI_BASE_URL" in capsys.readouterr().err
+
+
+def test_the_key_has_no_flag(capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["serve", "--openai-api-key", "sk-1"])
+    assert caught.value.code == 2
+    assert "unrecognized arguments" in capsys.readouterr().err
 
 
 def test_doctor_ends_with_1_on_an_unwritable_data_directory(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blatam_kv.config import Settings, load
+from blatam_kv.config import Secret, Settings, load
 from blatam_kv.errors import ConfigError
 
 
@@ -66,6 +66,11 @@ def test_other_variables_of_the_environment_are_nobodys_business() -> None:
         ({"BUL_CACHE_TTL": "-1"}, "above 0"),
         ({"BUL_CACHE_TTL": "nan"}, "above 0"),
         ({"BUL_LOG_LEVEL": "inof"}, "did you mean info?"),
+        ({"BUL_MODEL": "opnai"}, "did you mean openai?"),
+        ({"BUL_OPENAI_API_KY": "k"}, "did you mean BUL_OPENAI_API_KEY?"),
+        ({"BUL_OPENAI_API_KEY_FILE": "/no/such"}, "cannot be read as text (No such file"),
+        ({"BUL_OPENAI_READ_TIMEOUT": "none"}, "must be a number of seconds above 0"),
+        ({"BUL_OPENAI_CONTEXT_TOKENS": "1"}, "whole number from 64"),
         ({"KV_CACHE_STRATEGY": "adaptive"}, "not in this version; use one of lru, lfu, fifo"),
         ({"KV_CACHE_STRATEGY": "lur"}, "did you mean lru?"),
     ],
@@ -117,6 +122,43 @@ def test_file_that_is_not_text_is_named(tmp_path: Path) -> None:
 def test_bad_flag_is_named() -> None:
     with pytest.raises(ConfigError, match="--port must be a whole number"):
         load(environ={}, flags={"api_port": "x"})
+
+
+# The model behind an endpoint.
+
+
+def test_an_endpoint_is_chosen_by_any_source(tmp_path: Path) -> None:
+    file = write(tmp_path / "c.yaml", "bul: {model: openai, openai_base_url: http://h/v1}")
+    settings = load(
+        file=file,
+        environ={"BUL_OPENAI_API_KEY": "k", "BUL_OPENAI_TOTAL_TIMEOUT": "9"},
+        flags={"openai_model": "m"},
+    )
+    assert (settings.model, settings.openai_base_url) == ("openai", "http://h/v1")
+    assert (settings.openai_model, settings.openai_total_timeout) == ("m", 9.0)
+    assert settings.openai_api_key == Secret("k")
+
+
+def test_the_key_may_stand_in_a_file_of_its_own(tmp_path: Path) -> None:
+    key = write(tmp_path / "key", "sk-1\n")
+    assert load(environ={"BUL_OPENAI_API_KEY_FILE": str(key)}).openai_api_key == Secret("sk-1")
+    with pytest.raises(ConfigError, match="names an empty file"):
+        load(environ={"BUL_OPENAI_API_KEY_FILE": str(write(tmp_path / "empty", " \n"))})
+    with pytest.raises(ConfigError, match="a second time"):
+        load(environ={"BUL_OPENAI_API_KEY_FILE": str(key), "BUL_OPENAI_API_KEY": "sk-2"})
+
+
+def test_a_key_of_the_wrong_kind_is_not_repeated(tmp_path: Path) -> None:
+    file = write(tmp_path / "c.json", '{"bul": {"openai_api_key": [4711]}}')
+    with pytest.raises(ConfigError, match=r"openai_api_key must be a text that is not empty$"):
+        load(file=file, environ={})
+
+
+def test_an_endpoint_for_a_model_that_ignores_it_is_an_error() -> None:
+    environ = {"BUL_OPENAI_BASE_URL": "http://h/v1"}
+    with pytest.raises(ConfigError, match="--model openai"):
+        load(environ=environ)
+    assert load(environ=environ | {"BUL_MODEL": "mini"}).model == "mini"
 
 
 JSON = st.recursive(

@@ -29,8 +29,8 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"_core", "_cuda"}),
     frozenset(
         {
-            *("codecs", "config", "curves", "devices", "flights", "metrics", "parameters"),
-            *("record", "tensors", "traces"),
+            *("codecs", "config", "curves", "devices", "flights", "metrics", "pages", "parameters"),
+            *("probe", "record", "tensors", "traces"),
         }
     ),
     frozenset({"tiers"}),
@@ -82,7 +82,9 @@ CPP_MAY_INCLUDE: Mapping[str, frozenset[str]] = {
     "bindings": frozenset({"core", "kernels", "cuda", "bindings"}),
 }
 # Header-only arithmetic that host and device both compile, by name.
-CPP_SHARED_ARITHMETIC: frozenset[str] = frozenset()
+CPP_SHARED_ARITHMETIC: frozenset[str] = frozenset(
+    f"kernels/{name}.h" for name in ("arithmetic", "affine", "rotation", "lloyd_max", "exchange")
+)
 CPP_FOREIGN: Mapping[str, frozenset[str]] = {
     r"(pybind11/|Python\.h|numpy/|nanobind/)": frozenset({"bindings"}),
     r"(cuda|cub/|nv|cooperative_groups)": frozenset({"cuda"}),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import lzma
 from functools import cache
 from pathlib import Path
@@ -60,41 +59,65 @@ def test_victims_on_a_random_trace_are_the_references_step_by_step(
     replay(policy, capacity, trace)
 
 
+@pytest.mark.parametrize("capacity", [1, 2, 3, 7, 90])
+@pytest.mark.parametrize(
+    ("policy", "option", "value"),
+    [
+        *[("lfu", "decay", decay) for decay in (1e-9, 0.2, 0.5, 0.9, 0.999, 1.0)],
+        *[("tinylfu", "window", window) for window in (1e-9, 0.01, 0.3, 0.8, 1.0)],
+    ],
+)
+def test_victims_with_an_option_are_the_references_step_by_step(
+    policy: str, option: str, value: float, capacity: int
+) -> None:
+    rng = np.random.default_rng(7)
+    trace = (rng.zipf(1.3, 2500) % 200).tolist()
+    replay(policy, capacity, trace, **{option: value})
+
+
 @pytest.mark.parametrize("policy", policies())
 def test_victims_on_a_real_trace_are_the_references_step_by_step(policy: str) -> None:
     replay(policy, 60, trace_of("lirs_cpp")[:6000])
 
 
-# Name in hit_ratios.csv: our policy, its options, and the largest difference allowed. What is exact
-# must agree to the digit; for the others implementations differ, in what they remember above all.
-PUBLISHED: dict[str, tuple[str, dict[str, float], float]] = {
-    "LRU": ("lru", {}, 1e-6),
-    "LFU": ("lfu", {}, 1e-6),
-    "FIFO": ("fifo", {}, 1e-6),
-}
-
-
-def published() -> list[tuple[str, str, int, float]]:
-    with (DATA / "hit_ratios.csv").open() as file:
-        return [
-            (row["trace"], row["policy"], int(row["size"]), float(row["hit_ratio"]))
-            for row in csv.DictReader(file)
-            if row["policy"] in PUBLISHED
-        ]
-
-
-@pytest.mark.parametrize(("trace", "published_as", "capacity", "expected"), published())
-def test_hit_ratio_is_the_published_one(
-    trace: str, published_as: str, capacity: int, expected: float
-) -> None:
-    policy, options, tolerance = PUBLISHED[published_as]
-    cache: kv.Cache[int, bool] = kv.Cache(
+@pytest.mark.parametrize("policy", policies())
+@pytest.mark.parametrize("seed", range(4))
+def test_victims_are_the_references_whatever_is_done(policy: str, seed: int) -> None:
+    """Bytes and costs, updates, deletes, pins and new limits, many more steps than hypothesis has."""
+    rng = np.random.default_rng(seed)
+    removed: list[tuple[object, object, str]] = []
+    capacity, capacity_bytes = [(20, None), (None, 300), (12, 120), (40, 400)][seed]
+    cache: kv.Cache[int, int] = kv.Cache(
         capacity=capacity,
+        capacity_bytes=capacity_bytes,
         policy=policy,
-        **options,  # type: ignore[arg-type]
+        sizeof=lambda _: 1,
+        on_evict=lambda *entry: removed.append(entry),
     )
-    get, put = cache.get, cache.put
-    for key in trace_of(trace):
-        if get(key) is None:
-            put(key, True)
-    assert cache.stats().hit_ratio == pytest.approx(expected, abs=tolerance)
+    model = ReferenceCache(policy, capacity, capacity_bytes)
+    keys = (rng.zipf(1.2, 4000) % 90).tolist()
+    for step, key in enumerate(keys):
+        action = int(rng.integers(100))
+        size, cost = int(rng.integers(0, 40)), float(rng.integers(0, 5) * 1.7)
+        if action < 65:
+            assert cache.get(key) == model.get(key)
+        if action < 80 and (action >= 65 or key not in model.entries):
+            if model.put(key, step, size, cost=cost) == "stored":
+                cache.put(key, step, size=size, cost=cost)
+        elif action < 86 and key in model.entries:
+            cache.delete(key)
+            model.take(key, "deleted")
+        elif action < 91 and key in model.entries:
+            cache.pin(key)
+            model.entries[key].pins += 1
+        elif action < 98 and key in model.entries and model.entries[key].pins:
+            cache.unpin(key)
+            model.entries[key].pins -= 1
+        elif action == 99 and capacity is not None and step % 5 == 0:
+            capacity = int(rng.integers(1, 40))
+            cache.resize(capacity)
+            model.resize(capacity)
+        assert removed == model.removed, f"step {step}"
+        removed.clear()
+        model.removed.clear()
+    assert len(cache) == len(model.entries)

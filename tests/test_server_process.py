@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from endpoint_fake import MODEL, endpoint
 
 from blatam_kv.cli.client import Client
 
@@ -65,6 +66,31 @@ def test_it_serves_a_real_document_and_a_signal_ends_it_with_status_0(
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
         assert "Traceback" not in errors
+
+
+def test_it_serves_documents_that_an_endpoint_writes() -> None:
+    with endpoint() as fake:
+        flags = ["--model", "openai", "--openai-base-url", fake.url, "--openai-model", MODEL]
+        with (
+            serving(*flags, BUL_OPENAI_API_KEY="sk-4711", NO_PROXY="127.0.0.1") as (process, url),
+            Client(url) as client,
+        ):
+            task = client.request("POST", "/query", {"query": "Plan de negocio"}).json()
+            while task["status"] not in ("completed", "failed"):
+                task = client.request("GET", f"/task/{task['task_id']}/status").json()
+            assert task["status"] == "completed", task
+            asked = len(fake.requests)
+            again = client.request("POST", "/query", {"query": "Plan de negocio"})
+            assert "; hit" in again.headers["Cache-Status"]
+            assert len(fake.requests) == asked
+            assert client.request("GET", "/version").json()["model"] == MODEL
+            process.send_signal(signal.SIGTERM)
+            output, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        assert {request.headers.get("Authorization") for request in fake.requests} == {
+            "Bearer sk-4711"
+        }
+        assert "sk-4711" not in output + errors
 
 
 def test_a_signal_in_the_middle_of_a_document_ends_it_with_status_0() -> None:

@@ -11,12 +11,14 @@
 
 namespace blatam::python {
 
+namespace py = pybind11;
+
 // A contiguous view of a Python buffer, held while it is used.
 class Buffer {
  public:
-  Buffer(pybind11::handle object, int flags) {
+  Buffer(py::handle object, int flags) {
     if (PyObject_GetBuffer(object.ptr(), &view_, flags | PyBUF_C_CONTIGUOUS) != 0) {
-      throw pybind11::error_already_set();
+      throw py::error_already_set();
     }
   }
   Buffer(const Buffer&) = delete;
@@ -49,10 +51,13 @@ class Buffer {
   Py_buffer view_{};
 };
 
+// Below this, releasing the GIL costs more than the work.
+constexpr size_t kReleaseBytes = size_t{64} << 10;
+
 template <class F>
 auto without_gil(bool release, F&& work) {
   if (!release) return work();
-  const pybind11::gil_scoped_release released;
+  const py::gil_scoped_release released;
   return work();
 }
 

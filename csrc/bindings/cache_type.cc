@@ -81,8 +81,10 @@ template <class Act>
     Ref candidate;
     {
       const Held held(self);
-      const PyShard::Found found = self->shard->find(
-          probe.hash, [&](const Key& stored) { return verdicts.match(stored, probe); });
+      const PyShard::Found found =
+          self->shard->find(probe.hash, [&](const Key& stored, const uint64_t& stored_hash) {
+            return verdicts.match(stored, stored_hash, probe);
+          });
       if (found.ask == nullptr) {
         act(*self->shard, found.slot);
         return true;
@@ -101,7 +103,9 @@ bool find(CacheObject* self, const Probe& probe, Act&& act) {
   {
     const Held held(self);
     const PyShard::Found found =
-        self->shard->find(probe.hash, [&](const Key& stored) { return match(stored, probe); });
+        self->shard->find(probe.hash, [&](const Key& stored, const uint64_t& stored_hash) {
+          return match(stored, stored_hash, probe);
+        });
     if (found.ask == nullptr) [[likely]] {
       act(*self->shard, found.slot);
       return true;
@@ -550,7 +554,9 @@ bool read_batch(CacheObject* self, const Probe* probes, size_t count, Nanosecond
       for (size_t j = i; j < count; ++j) shard.prefetch(probes[j].hash);
       for (; i < count; ++i) {
         const PyShard::Found found =
-            shard.find(probes[i].hash, [&](const Key& stored) { return match(stored, probes[i]); });
+            shard.find(probes[i].hash, [&](const Key& stored, const uint64_t& stored_hash) {
+              return match(stored, stored_hash, probes[i]);
+            });
         if (found.ask != nullptr) break;
         if (found.slot == kNoSlot) {
           shard.miss();

@@ -60,7 +60,9 @@ struct Probe {
     key = object;
     Py_hash_t python_hash = -1;
     if (PyUnicode_CheckExact(object)) {
-      python_hash = reinterpret_cast<PyASCIIObject*>(object)->hash;
+      // Without a GIL another thread may be computing it now: -1 or the hash, never half of it.
+      python_hash =
+          __atomic_load_n(&reinterpret_cast<PyASCIIObject*>(object)->hash, __ATOMIC_RELAXED);
     } else if (PyLong_CheckExact(object)) {
       Py_ssize_t value;
       if (small_value(object, &value)) {
@@ -134,15 +136,17 @@ inline bool same_bytes(PyObject* a, PyObject* b) noexcept {
          std::memcmp(PyBytes_AS_STRING(a), PyBytes_AS_STRING(b), static_cast<size_t>(size)) == 0;
 }
 
-// Whether two keys of one hash are equal, as far as can be told without running Python code.
-inline Match match(const Key& stored, const Probe& probe) noexcept {
+// Whether two keys are equal, as far as can be told without running Python code. stored_hash is
+// read only where it decides, and no two keys of different hashes are ever handed to ==.
+inline Match match(const Key& stored, const uint64_t& stored_hash, const Probe& probe) noexcept {
+  if (stored.plain() && probe.plain) return stored_hash == probe.hash ? Match::kYes : Match::kNo;
   PyObject* const other = stored.get();
-  if (other == probe.key || (stored.plain() && probe.plain)) return Match::kYes;
+  if (other == probe.key) return Match::kYes;
   if (Py_TYPE(other) == Py_TYPE(probe.key)) {
     if (PyUnicode_CheckExact(other)) return same_text(other, probe.key) ? Match::kYes : Match::kNo;
     if (PyBytes_CheckExact(other)) return same_bytes(other, probe.key) ? Match::kYes : Match::kNo;
   }
-  return Match::kAsk;
+  return stored_hash == probe.hash ? Match::kAsk : Match::kNo;
 }
 
 // What Python said about keys that had to be compared with ==. The keys are held, so an address
@@ -161,8 +165,9 @@ class Verdicts {
     }
     return true;
   }
-  [[nodiscard]] Match match(const Key& stored, const Probe& probe) const noexcept {
-    const Match at_once = python::match(stored, probe);
+  [[nodiscard]] Match match(const Key& stored, const uint64_t& stored_hash,
+                            const Probe& probe) const noexcept {
+    const Match at_once = python::match(stored, stored_hash, probe);
     if (at_once != Match::kAsk) return at_once;
     for (const auto& [key, equal] : known_) {
       if (key.get() == stored.get()) return equal ? Match::kYes : Match::kNo;

@@ -10,6 +10,7 @@
 
 #include "bindings/buffer.h"
 #include "bindings/cache_type.h"
+#include "bindings/codecs.h"
 #include "bindings/simulation.h"
 #include "core/crc32c.h"
 #include "core/digest.h"
@@ -20,9 +21,6 @@ namespace py = pybind11;
 
 namespace blatam::python {
 namespace {
-
-// Below this, releasing the GIL costs more than the work.
-constexpr size_t kReleaseBytes = size_t{64} << 10;
 
 std::span<const uint8_t> span_of(const py::bytes& bytes) {
   return {reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(bytes.ptr())),
@@ -152,6 +150,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
              "CRC-32C of a buffer; pass the last result as crc to go on with the next piece.");
 
   add_simulation(module);
+  add_codecs(module);
 
   PyObject* cache = make_cache_type(module.ptr());
   if (cache == nullptr) throw py::error_already_set();

@@ -183,16 +183,16 @@ void Adaptive::think() noexcept {
   interval.only_real = tally.only_real;
   interval.fading = std::exp2(-static_cast<double>(tally.requests) / (kMemory * capacity));
   const double worth = tally.asked / static_cast<double>(tally.requests);
-  const auto score = [&](Score& score, double hits) {
+  const auto add = [&](Score& score, double hits) {
     score.ever += hits;
     score.lately = score.lately * interval.fading + hits;
   };
   for (size_t order = 0; order < kOrders; ++order) {
     interval.apart[order] = worth * static_cast<double>(shadows_.apart(static_cast<Order>(order)));
-    score(scores_[order], tally.hits[order]);
+    add(scores_[order], tally.hits[order]);
   }
-  score(larger_, tally.larger);
-  score(asked_, tally.asked);
+  add(larger_, tally.larger);
+  add(asked_, tally.asked);
   shadows_.reset_tally();
   shadows_.pattern().decide();
   if (!shadows_.competing()) return;

@@ -43,7 +43,9 @@ void check(Limits limits, size_t stripes) {
 }
 
 auto same(const Digest& key) {
-  return [&key](const Digest& other) { return other == key ? Match::kYes : Match::kNo; };
+  return [&key](const Digest& other, const uint64_t&) {
+    return other == key ? Match::kYes : Match::kNo;
+  };
 }
 
 }  // namespace

@@ -6,9 +6,15 @@
 #include <type_traits>
 
 #include "core/adaptive.h"
+#include "core/policy_arc.h"
 #include "core/policy_fifo.h"
+#include "core/policy_gdsf.h"
 #include "core/policy_lfu.h"
+#include "core/policy_lirs.h"
 #include "core/policy_lru.h"
+#include "core/policy_s3fifo.h"
+#include "core/policy_sieve.h"
+#include "core/policy_tinylfu.h"
 
 namespace blatam {
 namespace {
@@ -22,20 +28,34 @@ std::unique_ptr<Policy> make(const PolicyOptions& options) {
   }
 }
 
+template <>
+std::unique_ptr<Policy> make<Lfu>(const PolicyOptions& options) {
+  if (options.decay < 1) return std::make_unique<FadingLfu>(options.decay);
+  return std::make_unique<Lfu>();
+}
+
 struct Registered {
   std::string_view name;
   std::unique_ptr<Policy> (*make)(const PolicyOptions&);
 };
 
 // A new policy is one new file and one line here.
+// clang-format off
 constexpr std::array kRegistry = {
     Registered{"lru", make<Lru>},
     Registered{"lfu", make<Lfu>},
     Registered{"fifo", make<Fifo>},
+    Registered{"s3fifo", make<S3Fifo>},
+    Registered{"sieve", make<Sieve>},
+    Registered{"tinylfu", make<TinyLfu>},
+    Registered{"arc", make<Arc>},
+    Registered{"lirs", make<Lirs>},
+    Registered{"gdsf", make<Gdsf>},
     Registered{"density", make<Density>},
     Registered{"adaptive", make<Adaptive>},
     Registered{"pattern", make<ByPattern>},
 };
+// clang-format on
 
 constexpr auto kNames = [] {
   std::array<std::string_view, kRegistry.size()> names;

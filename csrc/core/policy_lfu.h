@@ -5,10 +5,20 @@
 //
 // A bucket holds at least one entry, so there are never more buckets than slots: they are allocated
 // with the slots, and a hit allocates nothing.
+//
+// With decay below 1 (FadingLfu), every count is multiplied by it each time as many requests have
+// come as there are entries; a use adds 1 as ever. Nothing is touched for that: an entry keeps its
+// count as of its last use, and the order of two of them never changes between uses. Counts, cut to
+// seven significant bits, are the classes of RankQueues, and their logarithm plus the fading
+// avoided since the beginning is the rank. What is told apart ends at 2^32.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
 #include <vector>
 
+#include "core/rank_queues.h"
 #include "core/slot_list.h"
 
 namespace blatam {
@@ -102,6 +112,79 @@ class Lfu final : public Policy {
   std::vector<Bucket> buckets_;
   BucketId lowest_ = kNone;
   BucketId free_ = kNone;
+};
+
+class FadingLfu final : public Policy {
+ public:
+  explicit FadingLfu(double decay)
+      : decay_(decay), fade_(fixed(-std::log2(decay))), levels_(kClasses) {
+    for (uint64_t i = 0; i < kClasses; ++i) {
+      levels_[i] = fixed(std::log2(uncut(kLowest + i, kBits)));
+    }
+  }
+
+  void grow(size_t slots) override {
+    queues_.grow(slots);
+    if (slots > uses_.size()) uses_.resize(slots);
+  }
+
+  void insert(Slot slot, const Item&) noexcept override {
+    ++size_;
+    fade();
+    enter(slot, 1);
+  }
+  void hit(Slot slot) noexcept override {
+    fade();
+    const Uses& uses = uses_[slot];
+    queues_.remove(slot);
+    enter(slot, uses.count * std::pow(decay_, static_cast<double>(age_ - uses.age)) + 1);
+  }
+  [[nodiscard]] Slot evict(const Pins& pins, const Item*) noexcept override {
+    const Slot slot = queues_.lowest(pins);
+    if (slot != kNoSlot) remove(slot);
+    return slot;
+  }
+  [[nodiscard]] Guess next_victims() const noexcept override { return queues_.next(); }
+  void remove(Slot slot) noexcept override {
+    queues_.remove(slot);
+    --size_;
+  }
+  [[nodiscard]] size_t memory_bytes() const noexcept override {
+    return queues_.memory_bytes() + uses_.capacity() * sizeof(Uses) +
+           levels_.capacity() * sizeof(uint64_t);
+  }
+
+ private:
+  struct Uses {
+    double count = 0;
+    uint64_t age = 0;  // when that was the count
+  };
+
+  static constexpr unsigned kBits = 6;  // and the leading one
+  static constexpr uint64_t kLowest = cut(1, kBits);
+  static constexpr uint16_t kClasses = static_cast<uint16_t>(cut(0x1p32, kBits) - kLowest);
+  static uint64_t fixed(double value) noexcept { return static_cast<uint64_t>(value * 0x1p32); }
+
+  void fade() noexcept {
+    if (++requests_ < size_) return;
+    requests_ = 0;
+    ++age_;
+  }
+
+  void enter(Slot slot, double count) noexcept {
+    uses_[slot] = {count, age_};
+    const uint64_t where = std::min<uint64_t>(cut(count, kBits) - kLowest, kClasses - 1);
+    queues_.push(static_cast<uint16_t>(where), slot, levels_[where] + age_ * fade_);
+  }
+
+  double decay_;
+  uint64_t fade_;                 // binary logarithm of what all uses lose at a time, in 2^-32
+  std::vector<uint64_t> levels_;  // the same of the count of a class
+  RankQueues<uint64_t> queues_{kClasses};
+  std::vector<Uses> uses_;
+  size_t size_ = 0;
+  size_t requests_ = 0;  // since all counts faded
+  uint64_t age_ = 0;     // how often they did
 };
 
 }  // namespace blatam

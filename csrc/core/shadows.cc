@@ -37,11 +37,6 @@ void rank_unit(AgedRanks& ranks, Order order, const LifeTable& lives, const Cale
       case Order::kLoop:
         rank[use_class] = (index < kSpared ? kClass * kUseClasses + start : frequency - start);
         break;
-      case Order::kNear:
-        rank[use_class] = index < kSpared ? kClass * kUseClasses + start
-                          : calendar.age(index, now) > NEARC * capacity ? start - 2 * kClass
-                                                                          : NEARF * frequency - start;
-        break;
       case Order::kDensity:
         rank[use_class] =
             lives.worth(blocks ? use_class : std::min(use_class - std::min(use_class, DENS*faded), LifeTable::kUseGroups - 1),
@@ -73,7 +68,7 @@ void rank_day(AgedRanks& ranks, Order order, const LifeTable& lives, const Calen
 void Shadows::grow(size_t slots) {
   const size_t nodes = kMemory * std::min(slots, most_) + kMemory;
   if (nodes <= nodes_.size()) return;
-  table_.reserve(nodes);
+  table_.reserve(nodes, [&](Slot id) { return nodes_[id].hash; });
   if (compete_) lists_.grow(nodes);
   queue_links_.grow(nodes);
   nodes_.resize(nodes);

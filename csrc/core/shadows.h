@@ -32,9 +32,9 @@
 
 namespace blatam {
 
-enum class Order : uint8_t { kLru, kLfu, kLoop, kNear, kDensity };
-inline constexpr size_t kOrders = 5;
-inline constexpr std::string_view kOrderNames[kOrders] = {"lru", "lfu", "loop", "near", "density"};
+enum class Order : uint8_t { kLru, kLfu, kLoop, kDensity };
+inline constexpr size_t kOrders = 4;
+inline constexpr std::string_view kOrderNames[kOrders] = {"lru", "lfu", "loop", "density"};
 
 #ifndef HALF
 #define HALF 10

@@ -150,15 +150,16 @@ class Shard {
   // Ahead of find(), by as much as memory takes to answer.
   void prefetch(uint64_t hash) const noexcept { table_.prefetch(hash); }
 
-  // match(const Key&) -> Match. May be called for keys that differ; must not touch the shard.
+  // match(const Key&, const uint64_t& its_hash) -> Match. Called for keys whose hash resembles this
+  // one; the whole hash lies elsewhere in memory, so reading it is left to who needs it. Must not
+  // touch the shard.
   template <class MatchKey>
   [[nodiscard]] Found find(uint64_t hash, MatchKey&& match) const {
     Found found;
     found.slot = table_.find(hash, [&](Slot slot) {
-      const Entry& entry = entries_[slot];
-      if (entry.hash != hash) return false;
-      const Match answer = match(entry.key);
-      if (answer == Match::kAsk) found.ask = &entry.key;
+      const Key& key = entries_[slot].key;
+      const Match answer = match(key, hashes_[slot]);
+      if (answer == Match::kAsk) found.ask = &key;
       return answer != Match::kNo;
     });
     if (found.ask != nullptr) found.slot = kNoSlot;
@@ -199,7 +200,7 @@ class Shard {
     const Slot slot = take_slot();
     entries_[slot].key = std::move(key);
     entries_[slot].value = std::move(value);
-    entries_[slot].hash = hash;
+    hashes_[slot] = hash;
     set_size(slot, put.size);
     set_deadline(slot, put);
     table_.insert(hash, slot);
@@ -234,7 +235,7 @@ class Shard {
     stats_.bytes -= size(slot);
     set_size(slot, put.size);
     set_deadline(slot, put);
-    policy_->update(slot, {entries_[slot].hash, put.size, put.cost});
+    policy_->update(slot, {hashes_[slot], put.size, put.cost});
     return PutResult::kReplaced;
   }
 
@@ -277,6 +278,7 @@ class Shard {
     table_ = std::move(empty.table_);
     policy_ = std::move(empty.policy_);
     told_capacity_ = empty.told_capacity_;
+    hashes_.clear();
     sizes_.clear();
     expiry_.reset();
     hard_deadlines_.clear();
@@ -307,7 +309,8 @@ class Shard {
   // What the bookkeeping takes, keys' and values' own memory not included.
   [[nodiscard]] size_t memory_bytes() const noexcept {
     return table_.memory_bytes() + policy_->memory_bytes() + entries_.capacity() * sizeof(Entry) +
-           sizes_.capacity() * sizeof(uint64_t) + hard_deadlines_.capacity() * sizeof(Nanoseconds) +
+           hashes_.capacity() * sizeof(uint64_t) + sizes_.capacity() * sizeof(uint64_t) +
+           hard_deadlines_.capacity() * sizeof(Nanoseconds) +
            (expiry_ == nullptr ? 0 : expiry_->memory_bytes());
   }
 
@@ -330,7 +333,6 @@ class Shard {
   struct Entry {
     Key key{};
     Value value{};
-    uint64_t hash = kNoSlot;  // of a free slot: the next free one
   };
 
   // Steps an insert takes to reclaim what has expired. An entry needs at most one for each level of
@@ -373,14 +375,13 @@ class Shard {
     return why;
   }
 
-  // All that can fail for want of memory, before anything is evicted. Every column that exists has
-  // as many places as entries_ has capacity.
+  // All that can fail for want of memory, before anything is evicted. The table and every column
+  // that exists have as many places as entries_ has capacity.
   void prepare(const Put& put, size_t more) {
     // A full cache frees a slot and a bucket before it takes one, so a bounded one never outgrows
     // its bound.
     if (limits_.entries != 0 && table_.size() >= limits_.entries) more = 0;
-    const bool place = more == 0 || ((free_ != kNoSlot || entries_.size() < entries_.capacity()) &&
-                                     table_.has_room());
+    const bool place = more == 0 || free_ != kNoSlot || entries_.size() < entries_.capacity();
     const bool columns = (put.size == 0 || !sizes_.empty()) &&
                          ((put.deadline == 0 && idle_ == 0) || expiry_ != nullptr);
     if (place && columns) [[likely]]
@@ -389,12 +390,13 @@ class Shard {
   }
 
   void grow(const Put& put, size_t more) {
-    table_.reserve(table_.size() + more);
     if (more != 0 && free_ == kNoSlot && entries_.size() == entries_.capacity()) {
       size_t slots = std::max<size_t>(16, entries_.capacity() * 2);
       if (limits_.entries > entries_.size()) slots = std::min<size_t>(slots, limits_.entries);
       if (slots >= kNoSlot) throw std::bad_alloc();
-      // The columns first: if one fails, entries_ still promises no more than all of them hold.
+      // Entries last: if one of the others fails, they still promise no more than all of them hold.
+      table_.reserve(slots, [&](Slot slot) { return hashes_[slot]; });
+      hashes_.resize(slots);
       grow_columns(put, slots);
       entries_.reserve(slots);
     } else {
@@ -433,10 +435,13 @@ class Shard {
   // The next insert will evict: what it touches then is on its way meanwhile.
   void prefetch_victims() const noexcept {
     const Policy::Guess victims = policy_->next_victims();
-    if (victims.after != kNoSlot) __builtin_prefetch(&entries_[victims.after]);
+    if (victims.after != kNoSlot) {
+      __builtin_prefetch(&entries_[victims.after]);
+      __builtin_prefetch(&hashes_[victims.after]);
+    }
     if (victims.next == kNoSlot) return;
     const Entry& entry = entries_[victims.next];
-    table_.prefetch(entry.hash);
+    table_.prefetch(hashes_[victims.next]);
     if constexpr (requires { entry.key.prefetch(); }) entry.key.prefetch();
     if constexpr (requires { entry.value.prefetch(); }) entry.value.prefetch();
   }
@@ -459,19 +464,19 @@ class Shard {
     ++stats_.removals[static_cast<size_t>(reason)];
     if (pins_.holds(slot)) pinned_bytes_ -= size(slot);
     pins_.forget(slot);
-    table_.erase(entry.hash, slot);
+    table_.erase(hashes_[slot], slot);
     stats_.bytes -= size(slot);
     set_size(slot, 0);
     if (expiry_ != nullptr) expiry_->set(slot, 0);
     entry.value = Value();
-    entry.hash = free_;
+    hashes_[slot] = free_;
     free_ = slot;
   }
 
   [[nodiscard]] Slot take_slot() noexcept {
     if (free_ != kNoSlot) {
       const Slot slot = free_;
-      free_ = static_cast<Slot>(entries_[slot].hash);
+      free_ = static_cast<Slot>(hashes_[slot]);
       return slot;
     }
     entries_.emplace_back();  // prepare() made room
@@ -486,6 +491,7 @@ class Shard {
   uint64_t told_capacity_ = 0;
   Table table_;
   std::vector<Entry> entries_;
+  std::vector<uint64_t> hashes_;             // of a free slot: the next free one
   std::vector<uint64_t> sizes_;              // empty until an entry has a size
   std::unique_ptr<Expiry> expiry_;           // nullptr until an entry has a deadline
   std::vector<Nanoseconds> hard_deadlines_;  // with idle_: those that no use extends

@@ -9,17 +9,19 @@ constexpr size_t kAhead = 16;
 }  // namespace
 
 Object Trace::number(uint64_t id, uint64_t size, Object parent) {
-  const uint64_t hash = mix(id);
-  const Slot known = table_.find(hash, [&](Slot object) {
+  const uint64_t id_hash = mix(id);
+  const Slot known = table_.find(id_hash, [&](Slot object) {
     return ids_[object] == id && (kind_ != Kind::kSizedObjects || sizes_[object] == size);
   });
   if (known != kNoSlot) return known;
   const auto object = static_cast<Object>(ids_.size());
-  table_.reserve(ids_.size() + 1);
+  if (table_.size() == table_.room()) {
+    table_.reserve(2 * table_.size() + 1, [&](Slot known_object) { return hash(known_object); });
+  }
   ids_.push_back(id);
   if (kind_ == Kind::kSizedObjects) sizes_.push_back(size);
   if (kind_ == Kind::kPrefixes) parents_.push_back(parent);
-  table_.insert(hash, object);
+  table_.insert(id_hash, object);
   unique_bytes_ += size;
   return object;
 }

@@ -1,10 +1,14 @@
 """blatam_kv: a KV cache engine for LLM serving and document generation."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from blatam_kv._core import __version__
 from blatam_kv.cache import Cache, CacheStats
 from blatam_kv.cached import cached
 from blatam_kv.errors import (
     ConfigError,
+    CorruptBlob,
     CorruptRecord,
     EntryTooLarge,
     Error,
@@ -13,13 +17,21 @@ from blatam_kv.errors import (
     ModelError,
     NoRoom,
     ReentrantComputation,
+    Unsupported,
 )
-from blatam_kv.simulation import Simulation, SimulationResult, simulate
+
+if TYPE_CHECKING:
+    from blatam_kv.codecs import BlobInfo, dequantize, describe, encoded_size, quantize
+    from blatam_kv.pages import Pages
+    from blatam_kv.probe import Quality, quality
+    from blatam_kv.simulation import Simulation, SimulationResult, simulate
 
 __all__ = [
+    "BlobInfo",
     "Cache",
     "CacheStats",
     "ConfigError",
+    "CorruptBlob",
     "CorruptRecord",
     "EntryTooLarge",
     "Error",
@@ -27,10 +39,38 @@ __all__ = [
     "MissingExtra",
     "ModelError",
     "NoRoom",
+    "Pages",
+    "Quality",
     "ReentrantComputation",
     "Simulation",
     "SimulationResult",
+    "Unsupported",
     "__version__",
     "cached",
+    "dequantize",
+    "describe",
+    "encoded_size",
+    "quality",
+    "quantize",
     "simulate",
 ]
+
+# Whoever wants a cache does not wait for codecs: these modules are loaded when first asked for.
+_LATER = {
+    "codecs": ("BlobInfo", "dequantize", "describe", "encoded_size", "quantize"),
+    "pages": ("Pages",),
+    "probe": ("Quality", "quality"),
+    "simulation": ("Simulation", "SimulationResult", "simulate"),
+}
+
+
+def __getattr__(name: str) -> Any:  # Any: whatever stands under that name
+    for module, names in _LATER.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(f"blatam_kv.{module}"), name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -51,6 +51,37 @@ class Replay:
     def advance(self, requests: int) -> int: ...
     def tallies(self) -> list[tuple[int, int, int, int]]: ...
 
+class _Blob(TypedDict):
+    codec: str
+    kind: str
+    dtype: str
+    shape: tuple[int, int, int]
+    group: int
+    lossless: bool
+    seed: int
+    checksum: bool
+
+def codecs() -> tuple[str, ...]: ...
+def describe_tensor(x: object, dtype: str | None) -> tuple[str, tuple[int, int, int]]: ...
+def blob_bytes(
+    codec: str, key: bool, dtype: str, tokens: int, kv_heads: int, head_dim: int
+) -> int: ...
+def encode_blob(
+    x: object,
+    out: _Bytes,
+    codec: str,
+    key: bool,
+    dtype: str | None,
+    seed: int,
+    threads: int,
+    checksum: bool,
+) -> int: ...
+def copy_tensor(
+    x: object, dtype: str | None, first: int, out: object, out_dtype: str | None
+) -> None: ...
+def describe_blob(blob: _Bytes) -> _Blob: ...
+def decode_blob(blob: _Bytes, out: object, dtype: str | None, threads: int) -> None: ...
+
 class _Counters(TypedDict):
     hits: int
     misses: int

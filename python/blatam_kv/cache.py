@@ -77,7 +77,12 @@ class Cache(CacheBase[K, V], Generic[K, V]):
     """A bounded cache in C++ behind a mapping-like face. Thread-safe.
 
     capacity: most entries. capacity_bytes: most bytes, an int or ``"512MiB"``, ``"2GB"``. Either,
-    both or neither (then it grows without bound). policy: ``lru``, ``lfu`` or ``fifo``. ttl: seconds
+    both or neither (then it grows without bound). policy: what leaves first. ``lru``, ``lfu``,
+    ``fifo`` and ``sieve`` are simple; ``arc``, ``s3fifo`` and ``tinylfu`` keep what is used again
+    from being flushed out by what is used once; ``lirs`` is the best at loops and scans; ``gdsf``
+    weighs uses times ``cost`` by size. decay: of ``lfu``, what a use is worth after as many requests
+    as there are entries, above 0 to 1; left out, 1: counts never fade. window: of ``tinylfu``, the
+    share of the entries that are kept for being new, above 0 to 1; left out, it adapts. ttl: seconds
     that an entry lives, unless ``put`` says otherwise (``math.inf``: for ever). sizeof: a value's
     size in bytes; with ``capacity_bytes`` the default knows ``nbytes``, ``bytes``, ``str`` and
     numbers, and asks for ``sizeof`` where it does not know. on_evict: called as

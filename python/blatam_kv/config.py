@@ -17,8 +17,9 @@ from pathlib import Path
 
 from blatam_kv.errors import ConfigError, MissingExtra
 
-STRATEGIES = ("lru", "lfu", "fifo")
+STRATEGIES = ("lru", "lfu", "fifo", "s3fifo", "sieve", "tinylfu", "arc", "lirs", "gdsf")
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
+MODELS = ("mini", "openai")
 
 
 def default_data_dir() -> Path:
@@ -27,9 +28,24 @@ def default_data_dir() -> Path:
     return (Path(home) if home else Path.home() / ".local" / "share") / "blatam-kv"
 
 
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A text that shows itself to nobody who does not ask for it by name."""
+
+    _text: str = field(repr=False)
+
+    def reveal(self) -> str:
+        """The text. Never put it into a message."""
+        return self._text
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the service runs with. cache_ttl is in seconds; None keeps answers until evicted."""
+    """What the service runs with. cache_ttl is in seconds; None keeps answers until evicted.
+
+    model: what writes. The ``openai_`` settings belong to the model of that name: timeouts are in
+    seconds, openai_context_tokens of None asks the endpoint.
+    """
 
     api_host: str = "127.0.0.1"
     api_port: int = 8002
@@ -42,6 +58,15 @@ class Settings:
     max_concurrent_tasks: int = 2
     max_queued_tasks: int = 100
     max_kept_tasks: int = 1000
+    model: str = "mini"
+    openai_base_url: str | None = None
+    openai_model: str | None = None
+    openai_api_key: Secret | None = None
+    openai_context_tokens: int | None = None
+    openai_connect_timeout: float = 5.0
+    openai_read_timeout: float = 120.0
+    openai_total_timeout: float = 600.0
+    openai_attempts: int = 4
 
 
 Reader = Callable[[object], object]
@@ -82,6 +107,32 @@ def _seconds(value: object) -> float | None:
     return seconds
 
 
+def _timeout(value: object) -> float:
+    try:
+        seconds = _seconds(value)
+    except ValueError:
+        seconds = None
+    if seconds is None:
+        raise ValueError("must be a number of seconds above 0")
+    return seconds
+
+
+def _secret(value: object) -> Secret:
+    return Secret(_text(value))
+
+
+def _secret_file(value: object) -> Secret:
+    path = _directory(value)
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise ValueError(f"names a file that cannot be read as text ({reason})") from error
+    if not text:
+        raise ValueError("names an empty file")
+    return Secret(text)
+
+
 def _text(value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError("must be a text that is not empty")
@@ -96,10 +147,11 @@ def _directory(value: object) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """One setting: the field it fills and how a value from outside is read."""
+    """One setting: the field it fills, how a value from outside is read, and whether it may show."""
 
     field: str
     read: Reader
+    secret: bool = False
 
 
 # Strategies of the original that come with later versions; asking for one is a clear error.
@@ -115,6 +167,16 @@ VARIABLES: Mapping[str, Variable] = {
     "BUL_MAX_CONCURRENT_TASKS": Variable("max_concurrent_tasks", _integer(1, 64)),
     "BUL_MAX_QUEUED_TASKS": Variable("max_queued_tasks", _integer(1, 100_000)),
     "BUL_MAX_KEPT_TASKS": Variable("max_kept_tasks", _integer(1, 1_000_000)),
+    "BUL_MODEL": Variable("model", _choice(MODELS)),
+    "BUL_OPENAI_BASE_URL": Variable("openai_base_url", _text),
+    "BUL_OPENAI_MODEL": Variable("openai_model", _text),
+    "BUL_OPENAI_API_KEY": Variable("openai_api_key", _secret, secret=True),
+    "BUL_OPENAI_API_KEY_FILE": Variable("openai_api_key", _secret_file),
+    "BUL_OPENAI_CONTEXT_TOKENS": Variable("openai_context_tokens", _integer(64, 100_000_000)),
+    "BUL_OPENAI_CONNECT_TIMEOUT": Variable("openai_connect_timeout", _timeout),
+    "BUL_OPENAI_READ_TIMEOUT": Variable("openai_read_timeout", _timeout),
+    "BUL_OPENAI_TOTAL_TIMEOUT": Variable("openai_total_timeout", _timeout),
+    "BUL_OPENAI_ATTEMPTS": Variable("openai_attempts", _integer(1, 100)),
     "KV_CACHE_STRATEGY": Variable("cache_strategy", _choice(STRATEGIES, later=_LATER_STRATEGIES)),
     "KV_CACHE_MAX_MEMORY_MB": Variable("cache_max_memory_mb", _integer(1, 1_000_000)),
 }
@@ -163,6 +225,13 @@ def load(
     for name, value in (flags or {}).items():
         if value is not None:
             values[name] = _read(readers[name], value, where=_flag(name))
+    if "model" not in values:
+        for name in ("openai_base_url", "openai_model"):
+            if name in values:
+                raise ConfigError(
+                    f"{name} is set but the model is {Settings().model}, which ignores it; choose "
+                    "the endpoint with --model openai, BUL_MODEL or bul.model"
+                )
     return Settings(**values)  # type: ignore[arg-type]  # each reader returns its field's type
 
 
@@ -178,7 +247,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
             continue
         where = f"environment variable {name}"
         if name in VARIABLES:
-            values[VARIABLES[name].field] = _read(VARIABLES[name], environ[name], where=where)
+            _put(values, VARIABLES[name], environ[name], where=where)
             continue
         if name in _NO_EFFECT:
             raise ConfigError(f"{where} has no effect in this version; unset it")
@@ -203,7 +272,7 @@ def _from_file(file: Path) -> dict[str, object]:
             name = _SECTIONS[section] + str(key).upper()
             name = _ALIASES.get(name, name)
             if name in VARIABLES:
-                values[VARIABLES[name].field] = _read(VARIABLES[name], value, where=where)
+                _put(values, VARIABLES[name], value, where=where)
             elif name in _NO_EFFECT:
                 raise ConfigError(f"{where} has no effect in this version; remove it")
             else:
@@ -245,10 +314,18 @@ def _parse(file: Path) -> object:
         raise ConfigError(f"{file} is not valid YAML: {error}") from error
 
 
+def _put(values: dict[str, object], variable: Variable, value: object, *, where: str) -> None:
+    if variable.field in values:
+        raise ConfigError(f"{where} sets {variable.field} a second time; remove one of the two")
+    values[variable.field] = _read(variable, value, where=where)
+
+
 def _read(variable: Variable, value: object, *, where: str) -> object:
     try:
         return variable.read(value)
     except ValueError as error:
+        if variable.secret:
+            raise ConfigError(f"{where} {error}") from None
         raise ConfigError(f"{where} {error}, not {_short(value)}") from error
 
 

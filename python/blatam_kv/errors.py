@@ -31,6 +31,18 @@ class CorruptRecord(Error, ValueError):
         self.reason = reason
 
 
+class CorruptBlob(Error, ValueError):
+    """Bytes are not the blob that a codec wrote; ``reason`` says how that was noticed."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"corrupt blob: {reason}")
+        self.reason = reason
+
+
+class Unsupported(Error, ValueError):
+    """A dtype, device, codec or format version that this build cannot handle."""
+
+
 class MissingExtra(Error, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 

@@ -131,7 +131,7 @@ Tally ask_shard(std::string_view policy, Limits limits, const Ids& ids, const Id
   Tally tally;
   for (size_t i = 0; i < ids.size(); ++i) {
     Key key{ids[i], sizes.empty() ? 0 : sizes[i]};
-    const auto found = shard.find(mix(key.id), [&](const Key& stored) {
+    const auto found = shard.find(mix(key.id), [&](const Key& stored, const uint64_t&) {
       return stored.id == key.id && stored.size == key.size ? Match::kYes : Match::kNo;
     });
     ++tally.requests;

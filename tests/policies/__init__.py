@@ -8,9 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from policies.arc import Arc
 from policies.fifo import Fifo
+from policies.gdsf import Gdsf
 from policies.lfu import Lfu
+from policies.lirs import Lirs
 from policies.lru import Lru
+from policies.s3fifo import S3Fifo
+from policies.sieve import Sieve
+from policies.tinylfu import TinyLfu
 
 
 class ReferencePolicy(Protocol):
@@ -30,4 +36,10 @@ REFERENCES: dict[str, Callable[..., ReferencePolicy]] = {
     "lru": Lru,
     "lfu": Lfu,
     "fifo": Fifo,
+    "s3fifo": S3Fifo,
+    "sieve": Sieve,
+    "tinylfu": TinyLfu,
+    "arc": Arc,
+    "lirs": Lirs,
+    "gdsf": Gdsf,
 }

@@ -26,8 +26,26 @@ class Base:
     def set_capacity(self, entries: int | None) -> None:
         self.capacity = entries
 
+    def room(self, entries: int) -> int:
+        """How many fit. Where bytes are the limit, at least as many as there are."""
+        return entries if self.capacity is None else max(self.capacity, entries)
+
     def hit(self, key: object) -> None:
         raise NotImplementedError
 
     def update(self, key: object, size: int, cost: float) -> None:
         self.hit(key)
+
+
+class Arrival:
+    """Whether an entry that comes was announced already, by an earlier ``evict`` for it."""
+
+    hash: int | None = None
+
+    def announce(self, key: object) -> bool:
+        first = self.hash != mixed_hash(key)
+        self.hash = mixed_hash(key)
+        return first
+
+    def inserted(self) -> None:
+        self.hash = None

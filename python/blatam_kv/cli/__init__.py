@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from blatam_kv import __version__
-from blatam_kv.config import LOG_LEVELS, STRATEGIES, Settings, load
+from blatam_kv.codecs import NAMES as CODECS
+from blatam_kv.config import LOG_LEVELS, MODELS, STRATEGIES, Settings, load
 from blatam_kv.errors import ConfigError, Error, InvalidRequest
 from blatam_kv.simulation import DEFAULT_CAPACITY, DEFAULT_POLICY
 
@@ -22,10 +23,13 @@ _EXAMPLES = """\
 examples:
   blatam-kv demo                       documents through the cache, twice, into demo-output/
   blatam-kv serve --port 8002          the service
+  blatam-kv serve --model openai --openai-base-url http://127.0.0.1:8000/v1 --openai-model NAME
+                                       the service in front of a model server
   blatam-kv stats --json               what the running service has done
   blatam-kv clear                      forget every cached answer of the running service
   blatam-kv simulate t.u32.xz --policy lru --policy belady --capacity 1%
                                        hit ratios of policies on a trace
+  blatam-kv quality --plot codecs.png  what each codec costs in bits and keeps in quality
   blatam-kv bench                      the speed tables
   blatam-kv doctor                     what this machine has and lacks
 
@@ -94,6 +98,16 @@ def _run(args: argparse.Namespace) -> int:
                 plot=args.plot,
                 quiet=args.quiet,
             )
+        case "quality":
+            from blatam_kv.cli.quality import quality
+
+            return quality(
+                names=args.codec or [],
+                model=args.model,
+                file=args.kv,
+                as_json=args.json,
+                plot=args.plot,
+            )
         case "bench":
             from blatam_kv.cli.bench import bench
 
@@ -130,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--cache-max-memory-mb", help="MiB of answers to keep (256)")
     serve.add_argument("--max-concurrent-tasks", help="documents written at a time (2)")
     serve.add_argument("--max-queued-tasks", help="documents that may wait (100)")
+    _model_flags(serve)
     serve.add_argument("--log-level", help=f"one of {', '.join(LOG_LEVELS)} (info)")
 
     demo = commands.add_parser("demo", help="write documents through the cache, twice")
@@ -174,14 +189,48 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument("--quiet", action="store_true", help="no progress bar")
     _json_flag(simulate)
 
+    quality = commands.add_parser("quality", help="what each codec costs in bits and keeps")
+    source = quality.add_mutually_exclusive_group()
+    source.add_argument(
+        "--model", type=Path, metavar="DIR", help="a transformers model instead of the embedded one"
+    )
+    source.add_argument(
+        "--kv", type=Path, metavar="FILE", help=".npz with keys, values and perhaps queries"
+    )
+    quality.add_argument(
+        "--codec", action="append", choices=CODECS, metavar="NAME", help="may be repeated (all)"
+    )
+    quality.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw error against bits: .png, .svg, …"
+    )
+    _json_flag(quality)
+
     bench = commands.add_parser("bench", help="run the speed tables of the source checkout")
     bench.add_argument("names", nargs="*", metavar="NAME", help="tables to run (all)")
 
     doctor = commands.add_parser("doctor", help="report what this machine has and lacks")
     _config_flag(doctor)
     doctor.add_argument("--data-dir", metavar="DIR", help="the data directory to check")
+    _model_flags(doctor)
     _json_flag(doctor)
     return parser
+
+
+def _model_flags(command: argparse.ArgumentParser) -> None:
+    """What writes. The key has no flag: every user of the machine can read command lines."""
+    command.add_argument("--model", help=f"what writes, one of {', '.join(MODELS)} (mini)")
+    command.add_argument(
+        "--openai-base-url",
+        metavar="URL",
+        help="the endpoint of --model openai, for example http://127.0.0.1:8000/v1; its key goes "
+        "into BUL_OPENAI_API_KEY or the file named by BUL_OPENAI_API_KEY_FILE",
+    )
+    command.add_argument("--openai-model", metavar="NAME", help="the endpoint's name of the model")
+    command.add_argument(
+        "--openai-context-tokens",
+        metavar="N",
+        help="tokens that prompt and answer may have (what the endpoint says, else 4096)",
+    )
 
 
 def _config_flag(command: argparse.ArgumentParser) -> None:

@@ -9,12 +9,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import AbstractContextManager, ExitStack
 from importlib import metadata
 from pathlib import Path
 
 from blatam_kv import __version__, _core
 from blatam_kv.cli.report import show
-from blatam_kv.config import Settings
+from blatam_kv.config import Settings, did_you_mean
 from blatam_kv.errors import Error
 
 
@@ -27,12 +28,10 @@ def doctor(settings: Settings, *, as_json: bool) -> int:
 
 def examine(settings: Settings) -> dict[str, object]:
     """The report. Everything is asked, nothing assumed; what cannot be found is None."""
-    data, model = _data_directory(settings.data_dir), _mini()
-    problems = [
-        f"{name}: {part['reason']}"
-        for name, part in (("data_dir", data), ("mini", model))
-        if part["reason"]
-    ]
+    parts = {"data_dir": _data_directory(settings.data_dir), "mini": _model(Settings())}
+    if settings.model != "mini":
+        parts[settings.model] = _model(settings)
+    problems = [f"{name}: {part['reason']}" for name, part in parts.items() if part["reason"]]
     return {
         "blatam_kv": __version__,
         "python": f"{platform.python_version()} ({sys.executable})",
@@ -42,8 +41,8 @@ def examine(settings: Settings) -> dict[str, object]:
         "isa": _core.isa(),
         "cuda": _cuda(),
         "extras": _extras(),
-        "data_dir": data,
-        "mini": model,
+        "model": settings.model,
+        **parts,
         "problems": problems,
     }
 
@@ -126,12 +125,28 @@ def _data_directory(path: Path) -> dict[str, object]:
     return {"path": str(path), "exists": path.is_dir(), "reason": reason}
 
 
-def _mini() -> dict[str, object]:
-    """Whether the embedded model loads."""
+def _model(settings: Settings) -> dict[str, object]:
+    """Whether the model that the settings choose loads, or its endpoint answers and has it."""
     from blatam_kv.truthgpt import load
 
-    model = load("mini")
-    try:
-        return {"model": model.model_id, "fingerprint": model.fingerprint, "reason": None}
-    except Error as error:
-        return {"model": model.model_id, "fingerprint": None, "reason": str(error)}
+    report: dict[str, object] = {"model": None, "fingerprint": None, "reason": None}
+    with ExitStack() as opened:
+        try:
+            model = load(settings=settings)
+            if isinstance(model, AbstractContextManager):
+                opened.enter_context(model)
+            report["model"] = model.model_id
+            if settings.openai_base_url and settings.model == "openai":
+                report["base_url"] = settings.openai_base_url
+            report["fingerprint"] = model.fingerprint
+            report["context_tokens"] = model.context_tokens
+            offered = getattr(model, "offered", ())
+            if offered and model.model_id not in offered:
+                hint = did_you_mean(model.model_id, offered)
+                report["reason"] = (
+                    f"the endpoint answers but does not list {model.model_id!r}{hint}; it lists "
+                    f"{', '.join(offered[:20])}"
+                )
+        except Error as error:
+            report["reason"] = str(error)
+    return report

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from blatam_kv.config import Settings
 from blatam_kv.errors import ConfigError, Error, MissingExtra
@@ -43,9 +43,15 @@ def serve(settings: Settings, *, version: str) -> int:
             await super().startup(sockets)
             print(f"blatam-kv {version}: BUL listens on {url_of(listener)} ({WHY})", flush=True)
 
-    with listen(loopback_address(settings.api_host), settings.api_port) as listener:
-        model = load("mini")
-        _ = model.fingerprint  # reads the weights: if they are missing, say so now
+    with ExitStack() as opened:
+        listener = opened.enter_context(
+            listen(loopback_address(settings.api_host), settings.api_port)
+        )
+        model = load(settings=settings)
+        if isinstance(model, AbstractContextManager):
+            opened.enter_context(model)
+        # Reads the weights, or asks the endpoint: if there is nothing, say so now.
+        _ = model.fingerprint, model.context_tokens
         service = Service(model, settings, version=version)
         try:
             config = uvicorn.Config(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from blatam_kv import config
+from blatam_kv.config import MODELS, Settings
 from blatam_kv.errors import ConfigError
 from blatam_kv.truthgpt.protocol import (
     Chunk,
@@ -28,16 +30,27 @@ __all__ = [
     "load",
 ]
 
-MODELS = ("mini",)
 
-
-def load(name: str = "mini", *, store: PrefixStore | None = None) -> TruthGPT:
+def load(
+    name: str | None = None,
+    *,
+    store: PrefixStore | None = None,
+    settings: Settings | None = None,
+) -> TruthGPT:
     """The language model of this name. Raises ConfigError, listing the names, for an unknown one.
 
-    store: keeps keys and values of prompts, for models that run here.
+    name: by default the one in ``settings``, or ``mini`` without any. store: keeps keys and values
+    of prompts, for models that run here. settings: where an endpoint is; by default what the
+    environment says.
     """
+    name = name or (settings.model if settings is not None else "mini")
     if name == "mini":
         from blatam_kv.truthgpt.mini import Mini
 
         return Mini(store)
-    raise ConfigError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
+    if name == "openai":
+        from blatam_kv.truthgpt.openai import from_settings
+
+        return from_settings(settings or config.load())
+    hint = config.did_you_mean(name, MODELS)
+    raise ConfigError(f"unknown model {name!r}; known: {', '.join(MODELS)}{hint}")

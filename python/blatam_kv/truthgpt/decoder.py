@@ -14,6 +14,7 @@ Llama checkpoints have them); grouped-query attention, Ainslie et al. 2023; SwiG
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -76,13 +77,22 @@ class Decoder:
             last = self._chunk(tokens[begin : begin + CHUNK], begin, memory)[-1]
         return self._logits(last)
 
-    def all_logits(self, tokens: Tokens) -> FloatArray:
-        """Logits after every token, float32 ``[tokens, vocab]``."""
+    def all_logits(
+        self, tokens: Tokens, *, seal: Callable[[FloatArray, FloatArray], None] | None = None
+    ) -> FloatArray:
+        """Logits after every token, float32 ``[tokens, vocab]``.
+
+        seal: is shown the keys and values of each whole chunk, ``[layers, 64, kv_heads, head_dim]``,
+        once it is computed, and may change what later chunks will read of it.
+        """
         memory = Memory.reserve(self.shape, len(tokens))
         rows = []
         for begin in range(0, len(tokens), CHUNK):
-            hidden = self._chunk(tokens[begin : begin + CHUNK], begin, memory)
+            end = begin + CHUNK
+            hidden = self._chunk(tokens[begin:end], begin, memory)
             rows.append(_norm(hidden, self.weights.norm) @ self.weights.embedding.T)
+            if seal is not None and end <= len(tokens):
+                seal(memory.keys[:, begin:end], memory.values[:, begin:end])
         return np.concatenate(rows)
 
     def step(self, token: int, position: int, memory: Memory) -> FloatArray:
