@@ -1,27 +1,34 @@
 // Three policies that learn, over one structure. Entries lie in lists by when and how often they
-// were used (aged_lists.h); a policy is nothing but the order in which those lists are emptied, so
-// following another leader means ranking the lists anew: no entry moves.
+// were used (aged_lists.h), and a policy is nothing but the order in which those lists are emptied
+// (order.h): following another leader means ranking lists anew, and no entry moves.
 //
-//   density   the order learned from a life table (life_table.h): what promises the fewest hits for
-//             its time goes first. Made for the blocks of prompts; untrained it is LRU
-//   adaptive  runs shadows (shadows.h) of four orders beside the cache and follows the one whose
-//             regret says so (regret.h); density leads at first. For blocks of prompts density
-//             leads always
-//   pattern   the rule "sequential: lru, random: lfu, mixed: adaptive", decided anew each interval
+//   density   the order of the life table: what promises the fewest hits for its time goes first
+//   adaptive  runs shadows of all orders beside the cache (shadows.h) and follows the one that
+//             regret points to (regret.h); density leads at first
+//   pattern   sequential requests: lru, random ones: lfu, mixed ones: as adaptive; decided anew
+//             each interval
 //
-// The shadows see every request up to PolicyOptions::shadows entries of capacity, and a sample by
-// hash beyond. They hear of requests by hit(), update() and insert(): a get that misses and is not
-// followed by a put is no request to them, nor to any other policy.
+// For blocks of prompts each of them is density, in which a block never leaves before the blocks
+// that continue it; that begins with the first begin_request().
 //
-// An entry takes 32 bytes, and up to 16 for recalling evicted ones where the shadows see a sample;
-// the shadows take at most 1 KiB for each of PolicyOptions::shadows entries.
+// Requests are what a policy hears of: hit(), update() and insert(). A get that misses and is not
+// followed by a put is none.
+//
+// An entry takes 24 bytes, 8 more for a block, and up to 16 more where the cache holds more entries
+// than PolicyOptions::shadows; each of those takes 480 bytes, or 240 for density, once in the whole
+// cache.
 #pragma once
 
-#include <memory>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
 #include <vector>
 
 #include "core/aged_lists.h"
 #include "core/calendar.h"
+#include "core/order.h"
 #include "core/policy.h"
 #include "core/recall.h"
 #include "core/regret.h"
@@ -31,15 +38,14 @@ namespace blatam {
 
 class Adaptive : public Policy {
  public:
+  // Throws std::invalid_argument for options out of range.
   explicit Adaptive(const PolicyOptions& options) : Adaptive(options, Rule::kRegret) {}
 
   void grow(size_t slots) override;
   void set_capacity(size_t entries) noexcept override;
   void insert(Slot slot, const Item& item) noexcept override;
-  void hit(Slot slot) noexcept override { use(slot, -1); }
-  void update(Slot slot, const Item& item) noexcept override {
-    use(slot, static_cast<float>(item.cost));
-  }
+  void hit(Slot slot) noexcept override { use(slot, {.hit = true}); }
+  void update(Slot slot, const Item& item) noexcept override;
   [[nodiscard]] Slot evict(const Pins& pins, const Item* incoming) noexcept override;
   void remove(Slot slot) noexcept override;
   void begin_request() override;
@@ -56,55 +62,52 @@ class Adaptive : public Policy {
  private:
   struct Entry {
     uint64_t hash = 0;
-    uint32_t time = 0;
+    uint32_t used = 0;  // the moment
     uint8_t uses = 0;
-    bool last = false;  // the last block of a prompt, when it was last used
+    bool last = false;  // of the blocks of its prompt, when it was last used
   };
-  // Of a block. Only leaves are in the lists.
+  // Of a block. Those with children are in no list.
   struct Family {
     Slot parent = kNoSlot;
     uint32_t children = 0;
   };
-  // How often an order was right, in requests' cost.
+  // Hits of a shadow, or what they were worth.
   struct Score {
     double ever = 0;
     double lately = 0;
   };
 
-  void use(Slot slot, float cost) noexcept;
-  void pass_time() noexcept;
+  void use(Slot slot, Shadows::Use use) noexcept;
+  void pass_use() noexcept;
   void begin_day() noexcept;
   void rank() noexcept;
   void think() noexcept;
   void follow(Order order, double regret, double cost) noexcept;
-  void place(Slot slot, bool oldest) noexcept;
   void depart(Slot slot) noexcept;
-  [[nodiscard]] bool leaf(Slot slot) const noexcept {
-    return !blocks_ || families_[slot].children == 0;
-  }
-  [[nodiscard]] size_t list_class(const Entry& entry) const noexcept {
+  [[nodiscard]] size_t class_of_entry(const Entry& entry) const noexcept {
     return blocks_ ? LifeTable::group_of(entry.uses, entry.last) : class_of(entry.uses);
   }
-
-  static constexpr size_t kMostShadows = size_t{1} << 24;
+  [[nodiscard]] Classes classes() const noexcept {
+    return blocks_ ? Classes::kGroups : Classes::kUses;
+  }
 
   const Rule rule_;
   const double interval_;
-  const size_t most_;  // entries of a shadow
+  const size_t most_;  // entries that a shadow may hold
   size_t slots_ = 0;
-  size_t told_ = kUnbounded;
+  size_t told_capacity_ = kUnbounded;
   size_t capacity_ = 1;
-  uint64_t now_ = 0;    // in requests
-  bool blocks_ = false;        // begin_request() is called
-  bool tail_ = false;          // the next use is of the last block of a prompt
+  bool blocks_ = false;  // begin_request() is called
+  bool last_ = false;    // the next use is of the last block of its prompt
+  // A day is over after as many uses.
+  uint64_t day_ = 1;
   uint64_t uses_today_ = 0;
-  uint64_t day_ = 1;  // uses
-  uint64_t days_ = 0;
+  uint64_t uses_unseen_ = 0;  // since ages were last looked at
   Calendar calendar_;
-  AgedLists<1> lists_;
+  AgedLists<1> lists_{calendar_};
   std::vector<Entry> entries_;
   std::vector<Family> families_;  // of blocks
-  Recall recall_;
+  Recall recall_;                 // of keys that no shadow sees
   Shadows shadows_;
   Regret<kOrders> regret_{static_cast<size_t>(Order::kDensity)};
   Order leader_ = Order::kDensity;

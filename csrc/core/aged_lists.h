@@ -1,11 +1,11 @@
 // AgedLists keep slots by what decides their worth: the unit of a Calendar in which they were last
 // used, and a class. All slots of one unit and class share a list, the least recently used at its
-// end; the lists are ranked, and the next victim is the end of the least list that is not empty.
-// Every operation is O(1) but the search for that list, which looks at each list's rank once and is
-// needed only when the last answer has become empty or the ranks have changed.
+// end. The lists are ranked; the next victim is the end of the lowest that is not empty. Every
+// operation is O(1), but the search for that list looks at each of them once. It is needed when the
+// lowest has become empty, or after the ranks have changed.
 //
 // Several caches over the same slots, each with its own lists and ranks, share one array: a slot's
-// links of all lanes lie side by side.
+// links of all lanes lie side by side. 8 bytes a slot and lane; no allocation after grow().
 #pragma once
 
 #include <algorithm>
@@ -20,68 +20,66 @@
 
 namespace blatam {
 
-// A slot's class: how often it was used, in powers of two.
-inline constexpr size_t kUseClasses = 8;
-inline constexpr uint8_t kMostUses = 255;
-inline size_t class_of(uint8_t uses) noexcept {
-  return static_cast<size_t>(std::bit_width(static_cast<unsigned>(uses)) - 1);
+inline constexpr size_t kClasses = 8;
+using ListId = uint32_t;
+inline ListId list_of(Calendar::UnitId unit, size_t list_class) noexcept {
+  return static_cast<ListId>(unit * kClasses + list_class);
 }
 
-// A rank for each list, by unit and class.
-using AgedRanks = std::array<double, Calendar::kMostUnits * kUseClasses>;
+// A rank for each list. The lowest leaves first; of equal ones the older unit, then the lower class.
+using Ranks = std::array<double, Calendar::kMostUnits * kClasses>;
 
 template <unsigned kLanes>
 class AgedLists {
  public:
-  using ListId = uint32_t;
-  static ListId list_of(Calendar::UnitId unit, size_t use_class) noexcept {
-    return static_cast<ListId>(unit * kUseClasses + use_class);
-  }
-
-  AgedLists() : links_(kLists) {
+  // The calendar must outlive it.
+  explicit AgedLists(const Calendar& calendar) : calendar_(calendar), links_(kLists) {
     for (ListId list = 0; list < kLists; ++list) links_[list].fill({list, list});
+    lowest_.fill(kUnknown);
   }
 
   void grow(size_t slots) {
     if (slots + kLists > links_.size()) links_.resize(slots + kLists);
   }
 
-  // The ranks, to be changed; the least leaves first.
-  [[nodiscard]] AgedRanks& ranks(unsigned lane) noexcept {
-    least_[lane] = kUnknown;
+  // The ranks, to be changed.
+  [[nodiscard]] Ranks& ranks(unsigned lane) noexcept {
+    lowest_[lane] = kUnknown;
     return ranks_[lane];
   }
 
-  void push_newest(unsigned lane, ListId list, Slot slot, const Calendar& calendar) noexcept {
+  // Requires slot not inside this lane; and, of its list, the last or the first to have been used.
+  void push_newest(unsigned lane, ListId list, Slot slot) noexcept {
     const uint32_t node = kLists + slot;
     Link& head = links_[list][lane];
     links_[node][lane] = {list, head.older};
     links_[head.older][lane].newer = node;
     head.older = node;
-    occupied_[lane][list / kUseClasses] |= static_cast<uint8_t>(1 << list % kUseClasses);
-    if (least_[lane] != kUnknown && before(lane, list, least_[lane], calendar)) least_[lane] = list;
+    occupy(lane, list);
   }
-  void push_oldest(unsigned lane, ListId list, Slot slot, const Calendar& calendar) noexcept {
+  void push_oldest(unsigned lane, ListId list, Slot slot) noexcept {
     const uint32_t node = kLists + slot;
     Link& head = links_[list][lane];
     links_[node][lane] = {head.newer, list};
     links_[head.newer][lane].older = node;
     head.newer = node;
-    occupied_[lane][list / kUseClasses] |= static_cast<uint8_t>(1 << list % kUseClasses);
-    if (least_[lane] != kUnknown && before(lane, list, least_[lane], calendar)) least_[lane] = list;
+    occupy(lane, list);
   }
+  // Requires slot inside.
   void unlink(unsigned lane, Slot slot) noexcept {
     const Link link = links_[kLists + slot][lane];
     links_[link.newer][lane].older = link.older;
     links_[link.older][lane].newer = link.newer;
-    if (link.newer == link.older) vacate(lane, link.newer);
+    if (link.newer == link.older) {  // both are the list
+      occupied_[lane][link.newer / kClasses] &= static_cast<uint8_t>(~bit_of(link.newer));
+    }
   }
 
-  // The older lists join those of the same class, and give them their ranks.
+  // The lists of an older unit join those of the same class, and give them their ranks.
   void merge(unsigned lane, Calendar::UnitId kept, Calendar::UnitId gone) noexcept {
-    for (size_t use_class = 0; use_class < kUseClasses; ++use_class) {
-      const ListId to = list_of(kept, use_class);
-      const ListId from = list_of(gone, use_class);
+    for (size_t list_class = 0; list_class < kClasses; ++list_class) {
+      const ListId to = list_of(kept, list_class);
+      const ListId from = list_of(gone, list_class);
       ranks_[lane][to] = ranks_[lane][from];
       Link& source = links_[from][lane];
       if (source.older == from) continue;
@@ -94,97 +92,102 @@ class AgedLists {
     }
     occupied_[lane][kept] |= occupied_[lane][gone];
     occupied_[lane][gone] = 0;
-    least_[lane] = kUnknown;
+    lowest_[lane] = kUnknown;
   }
 
   // The next victim, or kNoSlot if there is none.
-  [[nodiscard]] Slot coldest(unsigned lane, const Calendar& calendar) noexcept {
-    ListId& least = least_[lane];
-    if (least == kUnknown || !occupied(lane, least)) least = search(lane, calendar);
-    return least == kUnknown ? kNoSlot : links_[least][lane].newer - kLists;
+  [[nodiscard]] Slot coldest(unsigned lane) noexcept {
+    ListId& lowest = lowest_[lane];
+    if (lowest == kUnknown || !occupied(lane, lowest)) lowest = search(lane);
+    return lowest == kUnknown ? kNoSlot : links_[lowest][lane].newer - kLists;
   }
-  // The same among those not pinned.
-  [[nodiscard]] Slot coldest_unpinned(unsigned lane, const Calendar& calendar, const Pins& pins) {
-    const Slot slot = coldest(lane, calendar);
+  // The same among those not pinned. Where whole lists are pinned it sorts all lists.
+  [[nodiscard]] Slot coldest(unsigned lane, const Pins& pins) noexcept {
+    const Slot slot = coldest(lane);
     if (slot == kNoSlot || !pins.holds(slot)) return slot;
-    std::array<ListId, kLists> order;
-    size_t lists = 0;
-    for (size_t index = 0; index < calendar.size(); ++index) {
-      for (size_t use_class = 0; use_class < kUseClasses; ++use_class) {
-        const ListId list = list_of(calendar[index].id, use_class);
-        if (occupied(lane, list)) order[lists++] = list;
+    const Slot free = coldest_of(lane, lowest_[lane], pins);
+    if (free != kNoSlot) return free;
+    struct Ranked {
+      double rank;
+      uint32_t place;  // among equals
+      ListId list;
+    };
+    std::array<Ranked, kLists> order;
+    uint32_t lists = 0;
+    for (size_t index = calendar_.size(); index-- > 0;) {
+      for (size_t list_class = 0; list_class < kClasses; ++list_class) {
+        const ListId list = list_of(calendar_[index].id, list_class);
+        if (!occupied(lane, list)) continue;
+        order[lists] = {ranks_[lane][list], lists, list};
+        ++lists;
       }
     }
-    std::sort(order.begin(), order.begin() + static_cast<ptrdiff_t>(lists),
-              [&](ListId a, ListId b) { return before(lane, a, b, calendar); });
-    for (size_t i = 0; i < lists; ++i) {
-      for (uint32_t node = links_[order[i]][lane].newer; node >= kLists;
-           node = links_[node][lane].newer) {
-        if (!pins.holds(node - kLists)) return node - kLists;
-      }
+    std::sort(order.begin(), order.begin() + lists, [](const Ranked& a, const Ranked& b) {
+      return a.rank != b.rank ? a.rank < b.rank : a.place < b.place;
+    });
+    for (uint32_t i = 0; i < lists; ++i) {
+      const Slot unpinned = coldest_of(lane, order[i].list, pins);
+      if (unpinned != kNoSlot) return unpinned;
     }
     return kNoSlot;
   }
 
-  void prefetch(Slot slot) const noexcept { __builtin_prefetch(&links_[kLists + slot]); }
   [[nodiscard]] size_t memory_bytes() const noexcept {
-    return links_.capacity() * sizeof(links_[0]) + sizeof ranks_;
+    return links_.capacity() * sizeof(links_[0]);
   }
 
  private:
-  // Nodes: first one for each list, its own end and beginning, then one for each slot. A list's
+  // Nodes: first one for each list, its end and its beginning, then one for each slot. A list's
   // node is newer than its newest slot and older than its oldest.
-  static constexpr uint32_t kLists = Calendar::kMostUnits * kUseClasses;
+  static constexpr uint32_t kLists = Calendar::kMostUnits * kClasses;
   static constexpr ListId kUnknown = 0xFFFFFFFF;
   struct Link {
     uint32_t newer = 0;
     uint32_t older = 0;
   };
 
+  static unsigned bit_of(ListId list) noexcept { return 1u << list % kClasses; }
   [[nodiscard]] bool occupied(unsigned lane, ListId list) const noexcept {
-    return occupied_[lane][list / kUseClasses] >> list % kUseClasses & 1;
+    return (occupied_[lane][list / kClasses] & bit_of(list)) != 0;
   }
-  void vacate(unsigned lane, ListId list) noexcept {
-    occupied_[lane][list / kUseClasses] &= static_cast<uint8_t>(~(1 << list % kUseClasses));
-  }
-
-  // Which leaves first: the lower rank, then the older unit, then the lower class.
-  [[nodiscard]] bool before(unsigned lane, ListId a, ListId b,
-                            const Calendar& calendar) const noexcept {
-    const AgedRanks& ranks = ranks_[lane];
-    if (ranks[a] != ranks[b]) return ranks[a] < ranks[b];
-    const size_t unit_a = position(a, calendar);
-    const size_t unit_b = position(b, calendar);
-    return unit_a != unit_b ? unit_a > unit_b : a < b;
-  }
-  static size_t position(ListId list, const Calendar& calendar) noexcept {
-    size_t index = 0;
-    while (calendar[index].id != list / kUseClasses) ++index;
-    return index;
+  void occupy(unsigned lane, ListId list) noexcept {
+    occupied_[lane][list / kClasses] |= static_cast<uint8_t>(bit_of(list));
+    ListId& lowest = lowest_[lane];
+    if (lowest == kUnknown || list == lowest) return;
+    const Ranks& ranks = ranks_[lane];
+    if (ranks[list] < ranks[lowest]) {
+      lowest = list;
+    } else if (ranks[list] == ranks[lowest]) {
+      lowest = kUnknown;
+    }
   }
 
-  [[nodiscard]] ListId search(unsigned lane, const Calendar& calendar) const noexcept {
-    const AgedRanks& ranks = ranks_[lane];
-    ListId least = kUnknown;
-    for (size_t index = calendar.size(); index-- > 0;) {
-      const Calendar::UnitId unit = calendar[index].id;
+  // The first of equals in the order of units and classes.
+  [[nodiscard]] ListId search(unsigned lane) const noexcept {
+    const Ranks& ranks = ranks_[lane];
+    ListId lowest = kUnknown;
+    for (size_t index = calendar_.size(); index-- > 0;) {
+      const Calendar::UnitId unit = calendar_[index].id;
       for (unsigned classes = occupied_[lane][unit]; classes != 0; classes &= classes - 1) {
         const ListId list = list_of(unit, static_cast<size_t>(std::countr_zero(classes)));
-        if (least == kUnknown || ranks[list] < ranks[least]) least = list;
+        if (lowest == kUnknown || ranks[list] < ranks[lowest]) lowest = list;
       }
     }
-    return least;
+    return lowest;
   }
 
+  [[nodiscard]] Slot coldest_of(unsigned lane, ListId list, const Pins& pins) const noexcept {
+    uint32_t node = links_[list][lane].newer;
+    while (node >= kLists && pins.holds(node - kLists)) node = links_[node][lane].newer;
+    return node >= kLists ? node - kLists : kNoSlot;
+  }
+
+  const Calendar& calendar_;
   std::vector<std::array<Link, kLanes>> links_;
-  std::array<AgedRanks, kLanes> ranks_{};
+  std::array<Ranks, kLanes> ranks_{};
   // A bit for each class, set where its list is not empty.
   std::array<std::array<uint8_t, Calendar::kMostUnits>, kLanes> occupied_{};
-  std::array<ListId, kLanes> least_ = [] {
-    std::array<ListId, kLanes> least;
-    least.fill(kUnknown);
-    return least;
-  }();
+  std::array<ListId, kLanes> lowest_{};
 };
 
 }  // namespace blatam

@@ -1,10 +1,13 @@
-// A Calendar divides the past into units, fine near the present and coarse far away: an exponential
-// histogram of time (Datar, Gionis, Indyk, Motwani 2002). What was last used in the same unit is of
-// about the same age, so whoever ranks entries by age ranks a few dozen units instead.
+// A Calendar counts time in requests and divides the past into units, fine near the present and
+// coarse far away: an exponential histogram of time (Datar, Gionis, Indyk, Motwani 2002). Entries
+// last used in the same unit are of about the same age, so whoever ranks them by age ranks a few
+// dozen units instead.
 //
-// Time is a count of requests that its owner passes in. A day is the finest unit. The sixteen last
-// days are kept one by one; beyond them there are at most four units of two days, four of four and
-// so on; when there is a fifth, the two oldest become one of the next length.
+// Its owner says when a day, the finest unit, is over. The sixteen last days are kept one by one;
+// beyond them there are at most four units of two days, four of four and so on; when there is a
+// fifth, the two oldest become one of the next length. The oldest unit of all is everything before.
+//
+// A moment may be kept as the low half of the count of requests; ages are then right up to 2^32.
 #pragma once
 
 #include <algorithm>
@@ -17,7 +20,7 @@ namespace blatam {
 class Calendar {
  public:
   using UnitId = uint8_t;
-  static constexpr size_t kMostUnits = 96;
+  static constexpr size_t kMostUnits = 72;
 
   struct Unit {
     uint64_t start = 0;
@@ -26,31 +29,50 @@ class Calendar {
   };
 
   Calendar() noexcept {
-    for (size_t id = 0; id < kMostUnits; ++id) {
-      free_[id] = static_cast<UnitId>(kMostUnits - 1 - id);
-    }
-    begin(0);
+    for (size_t i = 0; i < kMostUnits; ++i) free_[i] = static_cast<UnitId>(kMostUnits - 1 - i);
+    open();
   }
 
-  // The newest first. There is always one.
+  [[nodiscard]] uint64_t now() const noexcept { return now_; }
+  [[nodiscard]] uint32_t moment() const noexcept { return static_cast<uint32_t>(now_); }
+  [[nodiscard]] uint32_t age_of(uint32_t moment) const noexcept { return this->moment() - moment; }
+  void pass_request() noexcept { ++now_; }
+
+  // Units, the newest first. There is always one.
   [[nodiscard]] size_t size() const noexcept { return size_; }
   [[nodiscard]] const Unit& operator[](size_t index) const noexcept { return units_[index]; }
   [[nodiscard]] const Unit& today() const noexcept { return units_[0]; }
+  // From the middle of a unit to now.
+  [[nodiscard]] uint64_t age(size_t index) const noexcept {
+    const uint64_t end = index == 0 ? now_ : units_[index - 1].start;
+    return now_ - (units_[index].start + (end - units_[index].start) / 2);
+  }
+  // The unit that something of this age belongs to.
+  [[nodiscard]] const Unit& unit_of(uint32_t age) const noexcept {
+    const uint64_t moment = now_ - std::min<uint64_t>(age, now_);
+    const auto* const past = std::partition_point(
+        units_.data(), units_.data() + size_ - 1,
+        [&](const Unit& unit) { return unit.start > moment; });
+    return *past;
+  }
+  [[nodiscard]] bool is_of_today(uint32_t age) const noexcept {
+    return now_ - std::min<uint64_t>(age, now_) >= units_[0].start;
+  }
 
-  // Begins a day. merge(kept, gone) is called for each unit whose older neighbour joins it.
+  // The day is over. merge(kept, gone) is called for each unit that an older neighbour joins, by
+  // their ids.
   template <class Merge>
-  void begin_day(uint64_t now, Merge&& merge) noexcept {
-    begin(now);
-    size_t from = 0;
+  void begin_day(Merge&& merge) noexcept {
+    open();
+    size_t first = 0;
     size_t most = kDays;
     for (uint64_t days = 1;; days *= 2) {
-      size_t end = from;
+      size_t end = first;
       while (end < size_ && units_[end].days == days) ++end;
-      // Beyond the last length everything is one unit: the distant past.
       if (days == kLongest) most = 1;
-      if (end - from <= most) return;
-      const Unit gone = units_[end - 1];
+      if (end - first <= most) return;
       Unit& kept = units_[end - 2];
+      const Unit gone = units_[end - 1];
       kept.start = gone.start;
       if (days != kLongest) kept.days = 2 * days;
       std::copy(units_.begin() + static_cast<ptrdiff_t>(end),
@@ -60,47 +82,28 @@ class Calendar {
       free_[kMostUnits - 1 - size_] = gone.id;
       merge(kept.id, gone.id);
       if (days == kLongest) return;
-      from = end - 2;
+      first = end - 2;
       most = kUnits;
     }
-  }
-
-  // The index of the unit that holds this moment.
-  [[nodiscard]] size_t find(uint64_t moment) const noexcept {
-    size_t low = 0;
-    size_t high = size_ - 1;
-    while (low < high) {
-      const size_t middle = (low + high) / 2;
-      if (units_[middle].start <= moment) {
-        high = middle;
-      } else {
-        low = middle + 1;
-      }
-    }
-    return low;
-  }
-
-  // From the middle of a unit to now.
-  [[nodiscard]] uint64_t age(size_t index, uint64_t now) const noexcept {
-    const uint64_t end = index == 0 ? now : units_[index - 1].start;
-    return now - (units_[index].start + (end - units_[index].start) / 2);
   }
 
  private:
   static constexpr size_t kDays = 16;
   static constexpr size_t kUnits = 4;
-  static constexpr uint64_t kLongest = 1 << 14;
+  static constexpr uint64_t kLongest = uint64_t{1} << 14;
+  // Days, units of each length up to half of the longest, the rest, and one before it merges.
+  static_assert(kDays + 13 * kUnits + 1 + 1 <= kMostUnits);
 
-  // free_ holds the ids that no unit has in its first kMostUnits - size_ places.
-  void begin(uint64_t now) noexcept {
+  void open() noexcept {
     std::copy_backward(units_.begin(), units_.begin() + static_cast<ptrdiff_t>(size_),
                        units_.begin() + static_cast<ptrdiff_t>(size_ + 1));
-    units_[0] = {now, 1, free_[kMostUnits - 1 - size_]};
+    units_[0] = {now_, 1, free_[kMostUnits - 1 - size_]};
     ++size_;
   }
 
-  std::array<Unit, kMostUnits + 1> units_{};
-  std::array<UnitId, kMostUnits> free_{};
+  uint64_t now_ = 0;
+  std::array<Unit, kMostUnits> units_{};
+  std::array<UnitId, kMostUnits> free_{};  // the first kMostUnits - size_ of them
   size_t size_ = 0;
 };
 

@@ -10,6 +10,10 @@ constexpr double kLean = 20;
 // The same for how a class compares with all.
 constexpr double kRatioLean = 20;
 
+double width_of(size_t bin) noexcept {
+  return bin < 8 ? 1.0 : static_cast<double>(uint64_t{1} << (bin / 4 - 1));
+}
+
 }  // namespace
 
 LifeTable::LifeTable() noexcept {
@@ -18,19 +22,19 @@ LifeTable::LifeTable() noexcept {
   }
 }
 
-void LifeTable::learn(const Table<double>& living) noexcept {
+void LifeTable::learn(const Table& living) noexcept {
   // Who has reached an age, half of those who left it without a use not counted.
-  Table<double> at_risk;
+  Table at_risk;
   std::array<double, kBins> all_at_risk{};
   std::array<double, kBins> all_hits{};
   for (size_t group = 0; group < kGroups; ++group) {
     double reached = 0;
     for (size_t bin = kBins; bin-- > 0;) {
-      const double censored = forgotten_[group][bin] + living[group][bin];
-      reached += hits_[group][bin] + censored;
+      const double censored = cases_.forgotten[group][bin] + living[group][bin];
+      reached += cases_.used[group][bin] + censored;
       at_risk[group][bin] = reached - censored / 2;
       all_at_risk[bin] += at_risk[group][bin];
-      all_hits[bin] += hits_[group][bin];
+      all_hits[bin] += cases_.used[group][bin];
     }
   }
   size_t ages = kBins;
@@ -43,13 +47,13 @@ void LifeTable::learn(const Table<double>& living) noexcept {
     double hits = 0;
     double expected = 0;
     for (size_t bin = 0; bin < ages; ++bin) {
-      hits += hits_[group][bin];
+      hits += cases_.used[group][bin];
       expected += at_risk[group][bin] * all_hazard[bin];
     }
     const double ratio = (kRatioLean + hits) / (kRatioLean + expected);
     std::array<double, kBins> hazard;
     for (size_t bin = 0; bin < ages; ++bin) {
-      const double leaning = hits_[group][bin] + kLean * all_hazard[bin] * ratio;
+      const double leaning = cases_.used[group][bin] + kLean * all_hazard[bin] * ratio;
       hazard[bin] = std::min(1.0, leaning / (at_risk[group][bin] + kLean));
     }
     for (size_t age = 0; age < ages; ++age) {
@@ -71,7 +75,7 @@ void LifeTable::learn(const Table<double>& living) noexcept {
 }
 
 void LifeTable::fade() noexcept {
-  for (Table<double>* table : {&hits_, &forgotten_}) {
+  for (Table* table : {&cases_.used, &cases_.forgotten}) {
     for (auto& group : *table) {
       for (double& cases : group) cases /= 2;
     }

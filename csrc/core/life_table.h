@@ -24,48 +24,44 @@ class LifeTable {
   static constexpr size_t kUseGroups = kGroups / 2;
   // Ages: four bins to a doubling, exact below 8.
   static constexpr size_t kBins = 124;
-  template <class T>
-  using Table = std::array<std::array<T, kBins>, kGroups>;
+  using Table = std::array<std::array<double, kBins>, kGroups>;
+  // How many were used again, or forgotten, in each group at each age.
+  struct Cases {
+    Table used{};
+    Table forgotten{};
+  };
 
   static size_t group_of(uint8_t uses, bool last) noexcept {
     const auto doublings = static_cast<size_t>(std::bit_width(static_cast<unsigned>(uses)) - 1);
     return std::min(doublings, kUseGroups - 1) + (last ? kUseGroups : 0);
   }
-  static size_t bin_of(uint32_t age) noexcept {
+  static size_t bin_of(uint64_t age) noexcept {
     if (age < 8) return age;
-    const int shift = std::bit_width(age) - 3;
-    return static_cast<size_t>(4 * shift) + (age >> shift);
-  }
-  // The width of a bin.
-  static double width_of(size_t bin) noexcept {
-    return bin < 8 ? 1.0 : static_cast<double>(uint64_t{1} << (bin / 4 - 1));
+    const auto capped = static_cast<uint32_t>(std::min<uint64_t>(age, UINT32_MAX));
+    const int shift = std::bit_width(capped) - 3;
+    return static_cast<size_t>(4 * shift) + (capped >> shift);
   }
 
   LifeTable() noexcept;
 
-  void used(size_t group, uint32_t age) noexcept { hits_[group][bin_of(age)] += 1; }
-  void forgotten(size_t group, uint32_t age) noexcept { forgotten_[group][bin_of(age)] += 1; }
+  void used(size_t group, uint32_t age) noexcept { cases_.used[group][bin_of(age)] += 1; }
+  void forgotten(size_t group, uint32_t age) noexcept { cases_.forgotten[group][bin_of(age)] += 1; }
   // Learns from what happened, and from the ages of what is remembered now.
-  void learn(const Table<double>& living) noexcept;
+  void learn(const Table& living) noexcept;
   // Old cases count half as much.
   void fade() noexcept;
 
   [[nodiscard]] double worth(size_t group, uint64_t age) const noexcept {
-    return worth_[group][bin_of(age < UINT32_MAX ? static_cast<uint32_t>(age) : UINT32_MAX)];
+    return worth_[group][bin_of(age)];
   }
 
-  // The cases, for saving; and others in their place, from which it learns anew.
-  [[nodiscard]] const Table<double>& hits() const noexcept { return hits_; }
-  [[nodiscard]] const Table<double>& forgotten() const noexcept { return forgotten_; }
-  void restore(const Table<double>& hits, const Table<double>& forgotten) noexcept {
-    hits_ = hits;
-    forgotten_ = forgotten;
-  }
+  [[nodiscard]] const Cases& cases() const noexcept { return cases_; }
+  // From which the next learn() learns.
+  void restore(const Cases& cases) noexcept { cases_ = cases; }
 
  private:
-  Table<double> hits_{};
-  Table<double> forgotten_{};
-  Table<double> worth_{};
+  Cases cases_;
+  Table worth_{};
 };
 
 }  // namespace blatam

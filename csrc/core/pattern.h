@@ -16,6 +16,7 @@ namespace blatam {
 class Pattern {
  public:
   enum class Label : uint8_t { kMixed, kSequential, kRandom };
+  static constexpr uint8_t kLabels = 3;
 
   void first() noexcept { ++first_; }
   void again(uint32_t age) noexcept { ++again_[LifeTable::bin_of(age)]; }
@@ -46,7 +47,7 @@ class Pattern {
 
   [[nodiscard]] Label label() const noexcept { return label_; }
   [[nodiscard]] std::string_view name() const noexcept {
-    constexpr std::string_view kNames[] = {"mixed", "sequential", "random"};
+    constexpr std::string_view kNames[kLabels] = {"mixed", "sequential", "random"};
     return kNames[static_cast<size_t>(label_)];
   }
   void restore(Label label) noexcept { label_ = label; }

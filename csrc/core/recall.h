@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/aged_lists.h"
+#include "core/order.h"
 
 namespace blatam {
 

@@ -1,22 +1,22 @@
-// Regret decides which of several policies leads. It is told, interval after interval, what each of
-// them would have hit and what the cache that follows the leader really did.
+// Regret decides which of several policies a cache follows. It is told, interval after interval,
+// what each of them would have hit alone and what the cache really hit.
 //
 // A rival's regret is how many hits the cache has missed by not following it, begun anew whenever
 // it falls to nothing (a CUSUM, Page 1954); and no more than its leader alone has missed, for the
-// cache may still be on its way to what the leader holds. Changing costs: what the cache holds and the rival does
-// not was kept for the old leader's sake. But only hits that would come of it are lost, and how
-// many came lately is known too. The leader changes when the regret exceeds what is apart, plus
-// four times the smaller of the two.
+// cache may still be on its way to what the leader holds. Changing costs hits too: what the cache
+// holds and the rival does not is going to be let go. That bounds the loss; of late such entries
+// brought so many hits, and that bounds it as well. The leader changes when the regret exceeds the
+// first bound, plus four times the lower of the two.
 //
-// A change is judged when the next one comes: if the cache has done worse than the leader it left
-// would have done alone, two policies are each good where the other is bad, and following them
-// costs more than either. Then the next change must be worth twice as much, up to eight times.
+// A change is judged when the next one comes: if the cache has done worse since than the leader it
+// left would have done alone, each policy is good where the other is bad, and running after them
+// costs more than either. Then the next change must be worth twice as much, up to eight times;
+// else half as much again.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
-#include <cstdint>
 
 namespace blatam {
 
@@ -24,20 +24,21 @@ template <size_t kRivals>
 class Regret {
  public:
   struct Interval {
-    double real = 0;                           // hits of the cache
-    std::array<double, kRivals> hits{};        // of each policy alone
-    std::array<double, kRivals> only_real{};   // hits of the cache that this policy missed
-    std::array<double, kRivals> apart{};       // entries of the cache that this policy does not hold
-    double fading = 1;                         // what only_real counts an interval later
+    double real = 0;                          // hits of the cache
+    std::array<double, kRivals> hits{};       // of each policy alone
+    std::array<double, kRivals> only_real{};  // hits of the cache that this policy missed
+    std::array<double, kRivals> apart{};      // entries of the cache that this policy does not hold
+    double fading = 1;                        // what an older only_real counts now
   };
 
   // What is worth keeping over a restart.
   struct State {
-    std::array<double, kRivals> regret{};    // beside the cache
-    std::array<double, kRivals> to_leader{};  // beside the leader alone
-    std::array<double, kRivals> forfeit{};
+    std::array<double, kRivals> beside_cache{};   // regret
+    std::array<double, kRivals> beside_leader{};  // regret, had the cache always held what it holds
+    std::array<double, kRivals> forfeit{};        // only_real of late
     double caution = 1;
   };
+  static constexpr double kMostCaution = 8;
 
   explicit Regret(size_t leader) noexcept : leader_(leader), left_(leader) {}
 
@@ -50,47 +51,42 @@ class Regret {
     size_t next = leader_;
     double most = 0;
     for (size_t rival = 0; rival < kRivals; ++rival) {
-      state_.forfeit[rival] = state_.forfeit[rival] * interval.fading + interval.only_real[rival];
-      if (rival == leader_) { peak_[rival]=0; continue; }
+      double& forfeit = state_.forfeit[rival];
+      forfeit = forfeit * interval.fading + interval.only_real[rival];
+      if (rival == leader_) continue;
       const double hits = interval.hits[rival];
-      double& to_cache = state_.regret[rival];
-      double& to_leader = state_.to_leader[rival];
-      to_cache = std::max(0.0, to_cache + hits - interval.real);
-      to_leader = std::max(0.0, to_leader + hits - interval.hits[leader_]);
-      const double regret = std::min(to_cache, to_leader);
-      peak_[rival] = std::max(interval.apart[rival], peak_[rival] * interval.fading);
-      const double apart = peak_[rival];
-      const double cost = apart + state_.caution * 4 * std::min(apart, state_.forfeit[rival]);
-      if (regret - cost > most) {
-        most = regret - cost;
-        next = rival;
-        last_regret_ = regret;
-        last_cost_ = cost;
-      }
+      double& beside_cache = state_.beside_cache[rival];
+      double& beside_leader = state_.beside_leader[rival];
+      beside_cache = std::max(0.0, beside_cache + hits - interval.real);
+      beside_leader = std::max(0.0, beside_leader + hits - interval.hits[leader_]);
+      const double regret = std::min(beside_cache, beside_leader);
+      const double apart = interval.apart[rival];
+      const double cost = apart + state_.caution * kPrudence * std::min(apart, forfeit);
+      if (regret - cost <= most) continue;
+      most = regret - cost;
+      next = rival;
+      last_regret_ = regret;
+      last_cost_ = cost;
     }
     if (next == leader_) return false;
     if (left_ != leader_) {
-      state_.caution = real_since_ < left_since_ ? std::min(kMostCaution, state_.caution * 2)
-                                                 : std::max(1.0, state_.caution / 2);
+      const bool rued = real_since_ < left_since_;
+      state_.caution = rued ? std::min(kMostCaution, state_.caution * 2)
+                            : std::max(1.0, state_.caution / 2);
     }
-    follow(next);
+    left_ = leader_;
+    leader_ = next;
+    real_since_ = left_since_ = 0;
+    state_.beside_cache.fill(0);
+    state_.beside_leader.fill(0);
     return true;
   }
 
-  // Makes it the leader, whatever the regrets are.
-  void follow(size_t leader) noexcept {
-    left_ = leader_;
-    leader_ = leader;
-    real_since_ = left_since_ = 0;
-    state_.regret.fill(0);
-    state_.to_leader.fill(0);
-  }
-
-  static constexpr double kMostCaution = 8;
   [[nodiscard]] const State& state() const noexcept { return state_; }
+  // Goes on from there; the leader is not judged by what another cache did.
   void restore(size_t leader, const State& state) noexcept {
-    follow(leader);
-    left_ = leader;
+    leader_ = left_ = leader;
+    real_since_ = left_since_ = 0;
     state_ = state;
   }
 
@@ -99,10 +95,11 @@ class Regret {
   [[nodiscard]] double last_cost() const noexcept { return last_cost_; }
 
  private:
+  static constexpr double kPrudence = 4;
+
   size_t leader_;
   size_t left_;  // the leader before; at first the same
   State state_;
-  std::array<double, kRivals> peak_{};
   double real_since_ = 0;  // the last change
   double left_since_ = 0;
   double last_regret_ = 0;

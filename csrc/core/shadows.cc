@@ -6,67 +6,15 @@
 namespace blatam {
 namespace {
 
-// Insertions between two lessons: a quarter of the capacity, and no fewer than these.
+// Misses between two lessons: a quarter of the capacity, and no fewer than these.
 constexpr uint64_t kFewestToLearn = 64;
-// Capacities of insertions after which old cases count half as much.
+// After as many capacities of misses old cases count half as much.
 constexpr uint64_t kFade = 30;
-#ifndef DENS
-#define DENS 1
-#endif
-// Units that `loop` spares.
-constexpr size_t kSpared = 2;
 
 }  // namespace
 
-void rank_unit(AgedRanks& ranks, Order order, const LifeTable& lives, const Calendar& calendar,
-               size_t index, uint64_t now, size_t capacity, bool blocks) noexcept {
-  constexpr double kClass = 1e17;  // more than any moment
-  const Calendar::Unit& unit = calendar[index];
-  double* const rank = ranks.data() + AgedLists<1>::list_of(unit.id, 0);
-  const auto start = static_cast<double>(unit.start);
-  const size_t faded = blocks ? 0 : halvings(unit.start, now, capacity);
-  for (size_t use_class = 0; use_class < kUseClasses; ++use_class) {
-    const double frequency = kClass * static_cast<double>(use_class - std::min(use_class, faded));
-    switch (order) {
-      case Order::kLru:
-        rank[use_class] = start;
-        break;
-      case Order::kLfu:
-        rank[use_class] = frequency + start;
-        break;
-      case Order::kLoop:
-        rank[use_class] = (index < kSpared ? kClass * kUseClasses + start : frequency - start);
-        break;
-      case Order::kDensity:
-        rank[use_class] =
-            lives.worth(blocks ? use_class : std::min(use_class - std::min(use_class, DENS*faded), LifeTable::kUseGroups - 1),
-                        calendar.age(index, now));
-        break;
-    }
-  }
-}
-
-void rank_all(AgedRanks& ranks, Order order, const LifeTable& lives, const Calendar& calendar,
-              uint64_t now, size_t capacity, bool blocks) noexcept {
-  for (size_t index = 0; index < calendar.size(); ++index) {
-    rank_unit(ranks, order, lives, calendar, index, now, capacity, blocks);
-  }
-}
-
-void rank_day(AgedRanks& ranks, Order order, const LifeTable& lives, const Calendar& calendar,
-              uint64_t now, size_t capacity, bool blocks, bool all) noexcept {
-  if (all && order != Order::kLru) {
-    rank_all(ranks, order, lives, calendar, now, capacity, blocks);
-    return;
-  }
-  rank_unit(ranks, order, lives, calendar, 0, now, capacity, blocks);
-  if (order == Order::kLoop && calendar.size() > kSpared) {
-    rank_unit(ranks, order, lives, calendar, kSpared, now, capacity, blocks);
-  }
-}
-
 void Shadows::grow(size_t slots) {
-  const size_t nodes = kMemory * std::min(slots, most_) + kMemory;
+  const size_t nodes = kNodes * (std::min(slots, most_) + 1);
   if (nodes <= nodes_.size()) return;
   table_.reserve(nodes, [&](Slot id) { return nodes_[id].hash; });
   if (compete_) lists_.grow(nodes);
@@ -74,76 +22,78 @@ void Shadows::grow(size_t slots) {
   nodes_.resize(nodes);
 }
 
-void Shadows::set_capacity(size_t entries, const Calendar& calendar) noexcept {
-  bits_ = static_cast<unsigned>(std::bit_width((entries - 1) / most_));
-  mask_ = (uint64_t{1} << bits_) - 1;
-  capacity_ = std::max<size_t>(1, entries >> bits_);
+void Shadows::set_capacity(size_t entries) noexcept {
+  entries = std::min(entries, size_t{kNoSlot});
+  const auto bits_for = [&](size_t capacity) {
+    return static_cast<unsigned>(std::bit_width((capacity - 1) / most_));
+  };
+  // A capacity that goes up and down a little, as one of bytes does, keeps its sample.
+  const unsigned bits = std::max(bits_for(entries), std::min(bits_, bits_for(entries + entries / 4)));
+  const bool fewer = bits > bits_;
+  bits_ = bits;
+  mask_ = (uint64_t{1} << bits) - 1;
+  capacity_ = std::max<size_t>(1, entries >> bits);
   optimum_.set_capacity(capacity_);
+  if (fewer) drop_unseen();
   if (!compete_) return;
   for (unsigned lane = 0; lane < kLanes; ++lane) {
-    while (held_[lane] > lane_capacity(lane)) evict(lane, calendar);
+    while (held_[lane] > capacity_of(lane)) evict(lane);
   }
 }
 
-uint8_t Shadows::use(uint64_t hash, float cost, bool hit, bool last, uint64_t now,
-                     const Calendar& calendar) noexcept {
+uint8_t Shadows::use(uint64_t hash, const Use& use) noexcept {
   Slot id = find(hash);
   const bool first = id == kNoSlot;
   if (first) {
-    id = take(hash, now, calendar);
-    if (id == kNoSlot) return 1;  // every node is held: nothing can be learned from this one
+    id = take(hash);
+    if (id == kNoSlot) return 1;  // all are held: there is no room to learn from this one
+    pattern_.first();
   }
   Node& node = nodes_[id];
-  if (cost >= 0) node.cost = cost;
-  const double worth = node.cost;
-  const size_t old_class = first ? 0 : class_of(node.uses);
-  const Calendar::Unit& today = calendar.today();
   bool moves = true;
-  if (first) {
-    pattern_.first();
-  } else {
-    const auto age = static_cast<uint32_t>(now) - node.time;
-    lives_.used(LifeTable::group_of(node.uses, node.last), age);
+  if (!first) {
+    const uint32_t age = calendar_.age_of(node.used);
+    lives_.used(group_of(node), age);
     pattern_.again(age);
-    uint32_t& living_then = living(node, now, calendar);
-    living_then -= living_then != 0;
-    moves = now - age < today.start;
+    stop_living(node);
+    if (node.in == 0) queue_links_.unlink(queue_, id);
+    const bool next_class = node.uses < kMostUses && std::has_single_bit(node.uses + 1u);
+    moves = next_class || !calendar_.is_of_today(age);
   }
-  if (compete_ && !first) node.uses >>= std::min<size_t>(7, halvings(now - (static_cast<uint32_t>(now) - node.time), now, capacity_ << bits_));
-  if (node.uses < kMostUses) ++node.uses;
-  const size_t use_class = class_of(node.uses);
-  moves = moves || use_class != old_class;
-  node.time = static_cast<uint32_t>(now);
-  node.last = last;
-  ++living_[today.id][LifeTable::group_of(node.uses, last)];
-  inserted_ += !hit;
+  node.uses = static_cast<uint8_t>(std::min<int>(node.uses + 1, kMostUses));
+  node.used = calendar_.moment();
+  node.last = use.last;
+  if (use.cost >= 0) node.cost = use.cost;
+  ++living_[calendar_.today().id][group_of(node)];
+  missed_ += use.hit ? 0 : 1;
+  const double worth = node.cost;
   ++tally_.requests;
   tally_.asked += worth;
-  tally_.real += hit ? worth : 0;
-  if (optimum_.sees(hash >> (kUnseenBits + bits_))) {
+  tally_.real += use.hit ? worth : 0;
+  if (optimum_.sees(hash >> kUnseenBits >> bits_)) {
     node.optimum = optimum_.use(node.optimum, first, worth);
   }
-
-  if (!first && node.in == 0) queue_links_.unlink(queue_, id);
   if (!compete_) {
     node.in = kReal;
     return node.uses;
   }
-  const auto list = AgedLists<kLanes>::list_of(today.id, use_class);
+
+  const ListId list = list_of(calendar_.today().id, class_of(node.uses));
   for (unsigned lane = 0; lane < kLanes; ++lane) {
-    const bool held = node.in >> lane & 1;
-    if (held) {
-      (lane < kOrders ? tally_.hits[lane] : tally_.larger) += worth;
+    if (in(node, lane)) {
+      (lane == kLarger ? tally_.larger : tally_.hits[lane]) += worth;
       if (!moves) continue;
       lists_.unlink(lane, id);
     } else {
-      if (hit && lane < kOrders) tally_.only_real[lane] += worth;
-      if (held_[lane] == lane_capacity(lane)) evict(lane, calendar);
+      if (held_[lane] == capacity_of(lane)) evict(lane);
       ++held_[lane];
-      if (lane < kOrders) apart_[lane] -= node.in / kReal;
+      if (lane != kLarger) {
+        if (use.hit) tally_.only_real[lane] += worth;
+        apart_[lane] -= node.in / kReal;
+      }
       node.in |= static_cast<uint8_t>(1 << lane);
     }
-    lists_.push_newest(lane, list, id, calendar);
+    lists_.push_newest(lane, list, id);
   }
   set_real(node, true);
   return node.uses;
@@ -151,25 +101,14 @@ uint8_t Shadows::use(uint64_t hash, float cost, bool hit, bool last, uint64_t no
 
 void Shadows::left(uint64_t hash) noexcept {
   const Slot id = find(hash);
-  if (id == kNoSlot) return;
+  if (id == kNoSlot || nodes_[id].in < kReal) return;
   set_real(nodes_[id], false);
   if (nodes_[id].in == 0) queue_links_.push_newest(queue_, id);
 }
 
-void Shadows::remove(uint64_t hash, uint64_t now, const Calendar& calendar) noexcept {
+void Shadows::remove(uint64_t hash) noexcept {
   const Slot id = find(hash);
-  if (id == kNoSlot) return;
-  Node& node = nodes_[id];
-  if (node.in == 0) queue_links_.unlink(queue_, id);
-  set_real(node, false);
-  for (unsigned lane = 0; lane < kLanes; ++lane) {
-    if ((node.in >> lane & 1) == 0) continue;
-    lists_.unlink(lane, id);
-    --held_[lane];
-  }
-  uint32_t& living_then = living(node, now, calendar);
-  living_then -= living_then != 0;
-  release(id);
+  if (id != kNoSlot) take_out(id);
 }
 
 void Shadows::merge(Calendar::UnitId kept, Calendar::UnitId gone) noexcept {
@@ -181,53 +120,44 @@ void Shadows::merge(Calendar::UnitId kept, Calendar::UnitId gone) noexcept {
   for (unsigned lane = 0; lane < kLanes; ++lane) lists_.merge(lane, kept, gone);
 }
 
-void Shadows::rank(const Calendar& calendar, uint64_t now) noexcept {
+void Shadows::rank_day(bool all) noexcept {
   if (!compete_) return;
   for (unsigned lane = 0; lane < kLanes; ++lane) {
-    const Order order = lane < kOrders ? static_cast<Order>(lane) : Order::kDensity;
-    rank_all(lists_.ranks(lane), order, lives_, calendar, now, capacity_ << bits_, false);
+    if (all && order_of(lane) == Order::kDensity) {
+      rank_all(lists_.ranks(lane), Order::kDensity, lives_, calendar_, Classes::kUses);
+    } else {
+      blatam::rank_day(lists_.ranks(lane), order_of(lane), lives_, calendar_, Classes::kUses);
+    }
   }
 }
 
-void Shadows::rank_day(const Calendar& calendar, uint64_t now, bool all) noexcept {
-  if (!compete_) return;
-  for (unsigned lane = 0; lane < kLanes; ++lane) {
-    const Order order = lane < kOrders ? static_cast<Order>(lane) : Order::kDensity;
-    blatam::rank_day(lists_.ranks(lane), order, lives_, calendar, now, capacity_ << bits_, false, all);
-  }
-}
-
-bool Shadows::learn(const Calendar& calendar, uint64_t now) noexcept {
-  const uint64_t capacity = capacity_;
-  if (inserted_ < capacity) return false;
-  if (inserted_ - learned_at_ < std::max(kFewestToLearn, capacity / 4)) return false;
-  learned_at_ = inserted_;
-  learn_now(calendar, now);
-  if (inserted_ - faded_at_ >= kFade * capacity) {
-    faded_at_ = inserted_;
+bool Shadows::learn() noexcept {
+  if (missed_ < capacity_) return false;
+  if (missed_ - learned_at_ < std::max<uint64_t>(kFewestToLearn, capacity_ / 4)) return false;
+  learned_at_ = missed_;
+  learn_now();
+  if (missed_ - faded_at_ >= kFade * capacity_) {
+    faded_at_ = missed_;
     lives_.fade();
   }
   return true;
 }
 
-void Shadows::learn_now(const Calendar& calendar, uint64_t now) noexcept {
-  LifeTable::Table<double> living{};
-  for (size_t index = 0; index < calendar.size(); ++index) {
-    const uint64_t age = calendar.age(index, now);
-    const size_t bin = LifeTable::bin_of(static_cast<uint32_t>(std::min<uint64_t>(age, UINT32_MAX)));
+void Shadows::learn_now() noexcept {
+  LifeTable::Table living{};
+  for (size_t index = 0; index < calendar_.size(); ++index) {
+    const size_t bin = LifeTable::bin_of(calendar_.age(index));
     for (size_t group = 0; group < LifeTable::kGroups; ++group) {
-      living[group][bin] += living_[calendar[index].id][group];
+      living[group][bin] += living_[calendar_[index].id][group];
     }
   }
   lives_.learn(living);
+  rank_day(true);
 }
 
-void Shadows::restore(const LifeTable::Table<double>& hits,
-                      const LifeTable::Table<double>& forgotten, const Calendar& calendar,
-                      uint64_t now) noexcept {
-  lives_.restore(hits, forgotten);
-  learn_now(calendar, now);
-  rank(calendar, now);
+void Shadows::restore(const LifeTable::Cases& cases) noexcept {
+  lives_.restore(cases);
+  learn_now();
 }
 
 void Shadows::stop_competing() noexcept {
@@ -239,6 +169,7 @@ void Shadows::stop_competing() noexcept {
     in &= kReal;
     if (held && in == 0) queue_links_.push_newest(queue_, id);
   }
+  held_.fill(0);
   apart_.fill(0);
 }
 
@@ -247,10 +178,11 @@ size_t Shadows::memory_bytes() const noexcept {
          queue_links_.memory_bytes() + sizeof *this;
 }
 
-Slot Shadows::take(uint64_t hash, uint64_t now, const Calendar& calendar) noexcept {
+// A node that no cache holds yet, or kNoSlot if all are held.
+Slot Shadows::take(uint64_t hash) noexcept {
   if (free_ == kNoSlot && fresh_ == nodes_.size()) {
     if (queue_.empty()) return kNoSlot;
-    forget(queue_.oldest, now, calendar);
+    forget(queue_.oldest);
   }
   Slot id = free_;
   if (id == kNoSlot) {
@@ -263,48 +195,62 @@ Slot Shadows::take(uint64_t hash, uint64_t now, const Calendar& calendar) noexce
   return id;
 }
 
-void Shadows::forget(Slot id, uint64_t now, const Calendar& calendar) noexcept {
-  Node& node = nodes_[id];
-  lives_.forgotten(LifeTable::group_of(node.uses, node.last),
-                   static_cast<uint32_t>(now) - node.time);
-  uint32_t& living_then = living(node, now, calendar);
-  living_then -= living_then != 0;
-  queue_links_.unlink(queue_, id);
-  release(id);
+void Shadows::forget(Slot id) noexcept {
+  lives_.forgotten(group_of(nodes_[id]), calendar_.age_of(nodes_[id].used));
+  take_out(id);
 }
 
-void Shadows::release(Slot id) noexcept {
+void Shadows::take_out(Slot id) noexcept {
   Node& node = nodes_[id];
+  if (node.in == 0) queue_links_.unlink(queue_, id);
+  set_real(node, false);
+  for (unsigned lane = 0; lane < kLanes; ++lane) {
+    if (!in(node, lane)) continue;
+    lists_.unlink(lane, id);
+    --held_[lane];
+  }
+  stop_living(node);
   table_.erase(node.hash, id);
-  node.hash = free_;
-  node.uses = 0;
-  node.in = 0;
+  node = {.hash = free_};
   free_ = id;
 }
 
-void Shadows::evict(unsigned lane, const Calendar& calendar) noexcept {
-  const Slot id = lists_.coldest(lane, calendar);
+void Shadows::evict(unsigned lane) noexcept {
+  const Slot id = lists_.coldest(lane);
   lists_.unlink(lane, id);
   --held_[lane];
   Node& node = nodes_[id];
   node.in &= static_cast<uint8_t>(~(1 << lane));
-  if (lane < kOrders) apart_[lane] += node.in / kReal;
+  if (lane != kLarger) apart_[lane] += node.in / kReal;
   if (node.in == 0) queue_links_.push_newest(queue_, id);
 }
 
 void Shadows::set_real(Node& node, bool real) noexcept {
-  if ((node.in / kReal != 0) == real) return;
+  if ((node.in >= kReal) == real) return;
   node.in ^= kReal;
   if (!compete_) return;
   for (unsigned lane = 0; lane < kOrders; ++lane) {
-    if ((node.in >> lane & 1) == 0) apart_[lane] += real ? 1 : uint64_t{0} - 1;
+    if (in(node, lane)) continue;
+    if (real) {
+      ++apart_[lane];
+    } else {
+      --apart_[lane];
+    }
   }
 }
 
-uint32_t& Shadows::living(const Node& node, uint64_t now, const Calendar& calendar) noexcept {
-  const uint32_t age = static_cast<uint32_t>(now) - node.time;
-  const size_t index = calendar.find(now - std::min<uint64_t>(age, now));
-  return living_[calendar[index].id][LifeTable::group_of(node.uses, node.last)];
+void Shadows::stop_living(const Node& node) noexcept {
+  const Calendar::Unit& unit = calendar_.unit_of(calendar_.age_of(node.used));
+  uint32_t& living = living_[unit.id][group_of(node)];
+  living -= living != 0 ? 1 : 0;  // beyond 2^32 requests the unit is a guess
+}
+
+// The sample has become smaller: forgets what is no more of it.
+void Shadows::drop_unseen() noexcept {
+  for (Slot id = 0; id < fresh_; ++id) {
+    const bool free = nodes_[id].uses == 0;
+    if (!free && !sees(nodes_[id].hash)) take_out(id);
+  }
 }
 
 }  // namespace blatam
