@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,6 +92,48 @@ def test_a_model_without_transformers_says_which_extra_brings_it(
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert main(["quality", "--model", str(tmp_path)]) == 1
     assert "blatam-kv[local]" in capsys.readouterr().err
+
+
+def make_llama(folder: Path) -> None:
+    """A Llama of two layers with weights by chance, and a tokenizer learned from a sentence."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        ["A cache keeps what was expensive to compute."],
+        trainers.BpeTrainer(vocab_size=270, initial_alphabet=alphabet, show_progress=False),
+    )
+    fast: Any = PreTrainedTokenizerFast
+    fast(tokenizer_object=tokenizer).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=280,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_transformers_model_is_measured_layer_by_layer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_llama(tmp_path)
+    options = ["--codec", "raw", "--codec", "int8", "--codec", "tq3"]
+    assert main(["quality", "--json", "--model", str(tmp_path), *options]) == 0
+    raw, int8, tq3 = json.loads(capsys.readouterr().out)["rows"]
+    assert raw["key_error"] == raw["attention_error"] == raw["perplexity_change"] == 0
+    assert 0 < int8["attention_error"] < tq3["attention_error"] < 1
+    assert int8["perplexity_change"] is not None
 
 
 def test_the_embedded_model_reads_worse_what_is_kept_worse() -> None:

@@ -11,6 +11,7 @@
 #include "kernels/parallel.h"
 #include "kernels/pieces.h"
 #include "kernels/schemes.h"
+#include "kernels/seal.h"
 #include "kernels/value_order.h"
 
 namespace blatam {
@@ -40,6 +41,38 @@ struct Layout {
   }
 };
 
+// The checksum of a payload: of its first byte, and then of lines and bodies as of two planes,
+// whose rows are whole chunks. A last chunk that is short, and the escapes, follow them.
+class ChunkSums {
+ public:
+  ChunkSums(Seal* seal, const Layout& layout, const uint8_t* payload, unsigned shares)
+      : seal_(seal),
+        payload_(payload),
+        whole_(layout.values / kChunk),
+        sums_(seal,
+              {payload + layout.lines_begin(), kChunkLine,
+               exp4_body_bytes(layout.dtype, layout.tail_bytes, kChunk), whole_,
+               layout.chunks() * kChunkLine},
+              shares) {}
+
+  uint64_t chunks_at_once() const { return sums_.rows_at_once(kChunk); }
+  void add(unsigned share, uint64_t begin, uint64_t end) {
+    sums_.add(share, std::min(begin, whole_), std::min(end, whole_));
+  }
+  void finish(uint64_t bytes) {
+    if (seal_ == nullptr) return;
+    sums_.finish(bytes - 1);
+    const Checksum& sum = seal_->checksum;
+    seal_->crc = sum.combine(sum.extend(0, payload_, 1), seal_->crc, bytes - 1);
+  }
+
+ private:
+  Seal* seal_;
+  const uint8_t* payload_;
+  uint64_t whole_;
+  PlaneSums sums_;
+};
+
 uint64_t least_bytes(const Shape& shape, Dtype dtype) {
   return Layout{dtype, shape.values(), 0}.escapes_begin();
 }
@@ -66,31 +99,37 @@ uint64_t encode_into(const Job& job, const Source& source, uint8_t* payload) {
   const Layout layout = {source.dtype, source.shape.values(), tail_bytes_of(source)};
   const Exp4Kernels& kernels =
       lossless_for(job.kernels.isa).exp4[static_cast<size_t>(source.dtype)];
-  const bool stream = layout.escapes_begin() > kStreamBytes;
+  // What the checksum is to see soon should not go around the caches.
+  const bool stream = job.seal == nullptr && layout.escapes_begin() > kStreamBytes;
   payload[0] = static_cast<uint8_t>(layout.tail_bytes);
   uint8_t* const escapes = payload + layout.escapes_begin();
   Pieces pieces(job.threads);
-  in_parallel(job.threads, layout.chunks(), [&](uint64_t begin, uint64_t end) {
+  ChunkSums sums(job.seal, layout, payload, job.threads);
+  const uint64_t at_once =
+      std::min(sums.chunks_at_once(), source.contiguous() ? UINT64_MAX : kChunksInBuffer);
+  in_shares(job.threads, layout.chunks(), [&](unsigned share, uint64_t begin, uint64_t end) {
     const uint64_t room = layout.escapes_room(begin);
     uint64_t used = 0;
-    const auto encode = [&](const uint8_t* values, uint64_t first, uint64_t last) {
+    uint8_t buffer[4 * kChunk * kChunksInBuffer];
+    for (uint64_t first = begin; first < end;) {
+      const uint64_t last = first + std::min(at_once, end - first);
+      const uint8_t* values = buffer;
+      if (source.contiguous()) {
+        values = source.data + first * kChunk * dtype_bytes(source.dtype);
+      } else {
+        gather(source, layout.value_of(first), layout.value_of(last), buffer);
+      }
       used += kernels.encode(values, layout.value_of(last) - layout.value_of(first),
                              layout.tail_bytes, payload + layout.line_of(first),
                              payload + layout.body_of(first), escapes + room + used, stream);
-    };
-    if (source.contiguous()) {
-      if (begin < end) encode(source.data + begin * kChunk * dtype_bytes(source.dtype), begin, end);
-    } else {
-      uint8_t values[4 * kChunk * kChunksInBuffer];
-      for (uint64_t first = begin; first < end; first += kChunksInBuffer) {
-        const uint64_t last = std::min(first + kChunksInBuffer, end);
-        gather(source, layout.value_of(first), layout.value_of(last), values);
-        encode(values, first, last);
-      }
+      sums.add(share, first, last);
+      first = last;
     }
     pieces.add(room, used);
   });
-  return layout.escapes_begin() + pieces.join(escapes);
+  const uint64_t bytes = layout.escapes_begin() + pieces.join(escapes);
+  sums.finish(bytes);
+  return bytes;
 }
 
 uint64_t encode(const Job& job, const Source& source, std::span<uint8_t> payload) {
@@ -129,35 +168,38 @@ const char* decode(const Job& job, std::span<const uint8_t> payload, const Targe
       lossless_for(job.kernels.isa).exp4[static_cast<size_t>(target.dtype)];
   const bool stream = layout.values * dtype_bytes(target.dtype) > kStreamBytes;
   std::atomic<bool> good = true;
-  in_parallel(job.threads, layout.chunks(), [&](uint64_t begin, uint64_t end) {
+  ChunkSums sums(job.seal, layout, payload.data(), job.threads);
+  const uint64_t at_once =
+      std::min(sums.chunks_at_once(), target.contiguous() ? UINT64_MAX : kChunksInBuffer);
+  in_shares(job.threads, layout.chunks(), [&](unsigned share, uint64_t begin, uint64_t end) {
     const uint8_t* from = payload.data() + layout.escapes_begin();
     for (uint64_t chunk = 0; chunk < begin; ++chunk) from += escape_bytes(layout, lines, chunk);
-    const auto decode = [&](uint64_t first, uint64_t last, uint8_t* values, bool around) {
-      return kernels.decode(
-          payload.data() + layout.line_of(first), payload.data() + layout.body_of(first), from,
-          layout.value_of(last) - layout.value_of(first), layout.tail_bytes, values, around);
-    };
+    uint8_t buffer[4 * kChunk * kChunksInBuffer];
     bool well = true;
-    if (target.contiguous()) {
-      if (begin < end)
-        well = decode(begin, end, target.data + begin * kChunk * dtype_bytes(target.dtype), stream);
-    } else {
-      uint8_t values[4 * kChunk * kChunksInBuffer];
-      for (uint64_t first = begin; first < end && well; first += kChunksInBuffer) {
-        const uint64_t last = std::min(first + kChunksInBuffer, end);
-        well = decode(first, last, values, false);
-        for (uint64_t chunk = first; chunk < last; ++chunk)
-          from += escape_bytes(layout, lines, chunk);
-        if (well) scatter(values, target, layout.value_of(first), layout.value_of(last));
-      }
+    for (uint64_t first = begin; first < end && well;) {
+      const uint64_t last = first + std::min(at_once, end - first);
+      uint8_t* const values =
+          target.contiguous() ? target.data + first * kChunk * dtype_bytes(target.dtype) : buffer;
+      well = kernels.decode(payload.data() + layout.line_of(first),
+                            payload.data() + layout.body_of(first), from,
+                            layout.value_of(last) - layout.value_of(first), layout.tail_bytes,
+                            values, stream && target.contiguous());
+      sums.add(share, first, last);  // now that they are in the cache
+      for (uint64_t chunk = first; chunk < last; ++chunk)
+        from += escape_bytes(layout, lines, chunk);
+      if (well && !target.contiguous())
+        scatter(buffer, target, layout.value_of(first), layout.value_of(last));
+      first = last;
     }
     if (!well) good = false;
   });
-  return good ? nullptr : "exp4 codes and escapes that do not match";
+  if (!good) return "exp4 codes and escapes that do not match";
+  sums.finish(payload.size());
+  return nullptr;
 }
 
 }  // namespace
 
-const Scheme kExp4 = {0, true, least_bytes, most_bytes, encode, decode};
+const Scheme kExp4 = {0, true, least_bytes, most_bytes, encode, decode, true};
 
 }  // namespace blatam

@@ -17,6 +17,7 @@ from blatam_kv.errors import (
     ModelError,
     NoRoom,
     ReentrantComputation,
+    TierUnavailable,
     Unsupported,
 )
 
@@ -44,6 +45,7 @@ __all__ = [
     "ReentrantComputation",
     "Simulation",
     "SimulationResult",
+    "TierUnavailable",
     "Unsupported",
     "__version__",
     "cached",

@@ -6,6 +6,8 @@ They also derive from the built-in a Python user would expect to catch (``ValueE
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 
 class Error(Exception):
     """Root of every error that blatam_kv raises on purpose."""
@@ -23,10 +25,26 @@ class ConfigError(Error, ValueError):
     """A setting is unknown, of the wrong type or out of range."""
 
 
-class CorruptRecord(Error, ValueError):
-    """Stored bytes are not what was written; ``reason`` says how that was noticed."""
+class Damage(StrEnum):
+    """How bytes were seen not to be a record."""
 
-    def __init__(self, reason: str) -> None:
+    TRUNCATED = "it ends too early"
+    EXCESS = "bytes follow its end"
+    MAGIC = "it does not begin like a record"
+    HEADER = "the checksum of its header differs"
+    BODY = "the checksum of its body differs"
+    VERSION = "its format version is not one this build reads"
+    KIND = "its kind is not one this build knows"
+    FLAGS = "it has flags this build does not know"
+    LIMITS = "its lengths are out of range"
+    CODEC = "its codec is not a name"
+    KEY = "it belongs to another key"
+
+
+class CorruptRecord(Error, ValueError):
+    """Stored bytes are not what was written; ``reason`` (a Damage) says how that was noticed."""
+
+    def __init__(self, reason: Damage) -> None:
         super().__init__(f"corrupt record: {reason}")
         self.reason = reason
 
@@ -41,6 +59,27 @@ class CorruptBlob(Error, ValueError):
 
 class Unsupported(Error, ValueError):
     """A dtype, device, codec or format version that this build cannot handle."""
+
+
+class Unavailable(StrEnum):
+    """Why a tier does not serve."""
+
+    CLOSED = "closed"
+    FORKED = "opened before a fork"
+    IN_USE = "in use"
+    MISSING = "not there"
+    READ_ONLY = "read-only"
+    NO_SPACE = "no space"
+    TOO_MANY_FILES = "too many open files"
+    IO_ERROR = "input/output error"
+
+
+class TierUnavailable(Error, RuntimeError):
+    """A tier cannot do this now, for ``reason``; a cache above it treats that as a miss."""
+
+    def __init__(self, reason: Unavailable, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class MissingExtra(Error, ImportError):

@@ -40,9 +40,10 @@ def from_model(folder: Path, *, text: str = TEXT) -> Sample:
         raise MissingExtra("transformers", extra="local") from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, dtype=torch.bfloat16
-        ).eval()
+        )
+        model.eval()
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"cannot load {folder}: {error}") from error
     ids = tokenizer(text, return_tensors="pt").input_ids[:, :MOST_TOKENS]

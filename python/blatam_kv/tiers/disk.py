@@ -1,0 +1,426 @@
+"""Records under a folder, for ever or until the byte bound: what survives kill -9 and flipped bits.
+
+The layout and what is believed after damage are specified in docs/FORMAT.md. Records are appended
+to segments; an index in memory says where each key's last record lies. Every read verifies header,
+body and key. Space is made by dropping the oldest segment whole, see ``eviction``.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from blatam_kv.errors import (
+    ConfigError,
+    CorruptRecord,
+    Damage,
+    TierUnavailable,
+    Unavailable,
+)
+from blatam_kv.record import (
+    HEADER_BYTES,
+    Bytes,
+    Kind,
+    Record,
+    pack,
+    packed_bytes,
+    unpack,
+)
+from blatam_kv.tiers.bounds import bounds
+from blatam_kv.tiers.eviction import evict
+from blatam_kv.tiers.files import Files, SystemFiles, reason_of
+from blatam_kv.tiers.index import Index, Place
+from blatam_kv.tiers.log import Log, Reader
+from blatam_kv.tiers.manifest import validated_tags
+from blatam_kv.tiers.segment import (
+    SEGMENT_HEADER_BYTES,
+    Found,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DiskStats:
+    """A disk tier's counters at one moment.
+
+    entries are keys that can be found; bytes what segments take on disk, disk_bytes the bound.
+    damaged counts records that failed verification or were mended only to be skipped, holes the
+    times when something unreadable made all older records unbelievable. evicted counts entries
+    dropped with their segment, kept those that were appended again. failures counts errors of the
+    operating system by reason; failing is the reason why the last write failed, None after one
+    that succeeded.
+    """
+
+    entries: int
+    bytes: int
+    disk_bytes: int | None
+    segments: int
+    hits: int
+    misses: int
+    puts: int
+    deletes: int
+    refused: int
+    expired: int
+    evicted: int
+    kept: int
+    damaged: int
+    holes: int
+    syncs: int
+    failures: dict[str, int]
+    failing: Unavailable | None
+
+
+class DiskTier:
+    """A Tier in files. Thread-safe; one writing process, any number of reading ones beside it.
+
+    path: the folder, made if missing. disk_bytes: most bytes under it, at every moment; only a
+    read-only tier does without. The default
+    segment_bytes is a sixteenth of that, at most 64 MiB; a larger record is refused. tags: words
+    about the store kept in its metadata.json; None keeps those that are there. read_only: take no
+    lock, write nothing, and see what was there at ``refresh``. clock: seconds since 1970. files:
+    the operating system's calls, for tests.
+
+    ``put_many`` hands bytes to the kernel before it returns: they survive kill -9, and with
+    ``durable=True`` also a power cut. A call that the operating system refuses raises
+    TierUnavailable with the reason and changes nothing that was there. Lack of space or of file
+    descriptors may pass; after a failed fsync nothing can be written until the tier is opened anew,
+    reading goes on. A process forked from the one that opened the tier must open its own.
+
+    Opening raises TierUnavailable, with the holder's process id if another is writing, Unsupported
+    if a newer build wrote the store, ConfigError for options out of range.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        disk_bytes: int | None = None,
+        segment_bytes: int | None = None,
+        tags: Mapping[str, str] | None = None,
+        read_only: bool = False,
+        clock: Callable[[], float] = time.time,
+        files: Files | None = None,
+    ) -> None:
+        self.path = Path(path)
+        if disk_bytes is None and not read_only:
+            raise ConfigError("disk_bytes is needed to write: the most bytes the folder may take")
+        self._bounded = disk_bytes is not None
+        self._bounds = bounds(disk_bytes, segment_bytes)
+        new_tags = None if tags is None else validated_tags(tags)
+        self._read_only = read_only
+        self._clock = clock
+        self._files: Files = files or SystemFiles()
+        self._index = Index()
+        self._counts: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()
+        self._failing: Unavailable | None = None
+        self._closed = False
+        # Order: write, then the log's, then these two. The write lock is there to be held while
+        # something is written; reading never takes it.
+        self._write_lock = threading.Lock()
+        self._count_lock = threading.Lock()
+        with self._translated():
+            self._log = Log(self.path, self._files, read_only=read_only)
+            try:
+                self._load()
+                if not read_only:
+                    self._begin(new_tags)
+            except BaseException:
+                with suppress(OSError):
+                    self._log.close()
+                raise
+
+    # ---- the five calls of a Tier ---------------------------------------------------------------
+
+    def get_many(self, keys: Sequence[bytes]) -> list[Record | None]:
+        """The record of each key, verified, or None.
+
+        A record that fails verification is forgotten, counted and never asked for again; one that
+        the disk fails to deliver is a miss and counted. All answers are in memory at once: where
+        records are large, ask for few at a time.
+        """
+        self._require_open()
+        with self._translated(), Reader(self._log) as reader:
+            return [self._get(key, reader) for key in keys]
+
+    def put_many(self, records: Iterable[Record], *, durable: bool = False) -> int:
+        """Append records in order; returns how many.
+
+        One larger than a segment is left out, counted, and takes with it the older record of its
+        key. durable: return when all have reached the disk; many who wait share one fsync.
+        """
+        self._require_writable()
+        stored = 0
+        with self._translated(writing=True):
+            for record in records:
+                if record.kind is Kind.TOMBSTONE:
+                    raise ConfigError("a tombstone cannot be put; use delete_many")
+                pieces, size = pack(record), packed_bytes(record)
+                if SEGMENT_HEADER_BYTES + size > self._bounds.segment_bytes:
+                    self._count("refused")
+                    self._delete(record.key)
+                    continue
+                with self._write_lock:
+                    self._append(record.key, pieces, size)
+                stored += 1
+                self._count("puts")
+            if durable:
+                self._log.sync()
+        return stored
+
+    def delete_many(self, keys: Sequence[bytes]) -> int:
+        """Append a tombstone for each key that is known; returns how many were."""
+        self._require_writable()
+        with self._translated(writing=True):
+            return sum(self._delete(key) for key in keys)
+
+    def contains_many(self, keys: Sequence[bytes]) -> list[bool]:
+        """Whether each key is in the index; nothing is read, so ``get_many`` may still miss."""
+        self._require_open()
+        return [key in self._index for key in keys]
+
+    def close(self) -> None:
+        """Sync, unlock and let go; raises TierUnavailable if the last bytes cannot be synced."""
+        if self._log.forked:
+            return
+        with self._write_lock, self._translated(writing=True):
+            if not self._closed:
+                self._closed = True
+                self._log.close()
+
+    # ---- beyond a Tier --------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Of a read-only tier: see what the writer has written since."""
+        self._require_open()
+        if self._read_only:
+            with self._write_lock, self._translated():
+                self._load()
+
+    def sync(self) -> None:
+        """Return when all that was put before has reached the disk."""
+        self._require_writable()
+        with self._translated(writing=True):
+            self._log.sync()
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The words about this store in its metadata.json."""
+        return dict(self._log.tags)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Replace them, durably."""
+        self._require_writable()
+        new = validated_tags(tags)
+        with self._write_lock, self._translated(writing=True):
+            old, self._log.tags = self._log.tags, new
+            try:
+                self._log.write_manifest()
+            except BaseException:
+                self._log.tags = old
+                raise
+
+    def stats(self) -> DiskStats:
+        """Exact counters."""
+        count, log = self._counts, self._log
+        return DiskStats(
+            entries=len(self._index),
+            bytes=sum(segment.size for segment in list(log.segments)),
+            disk_bytes=self._bounds.disk_bytes if self._bounded else None,
+            segments=len(log.segments),
+            hits=count["hits"],
+            misses=count["misses"],
+            puts=count["puts"],
+            deletes=count["deletes"],
+            refused=count["refused"],
+            expired=count["expired"],
+            evicted=count["evicted"],
+            kept=count["kept"],
+            damaged=count["damaged"],
+            holes=log.holes,
+            syncs=log.syncs,
+            failures=dict(self._failures),
+            failing=log.broken or self._failing,
+        )
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # ---- reading --------------------------------------------------------------------------------
+
+    def _get(self, key: bytes, reader: Reader) -> Record | None:
+        while (place := self._index.get(key)) is not None:
+            try:
+                record = unpack(reader.read(place))
+                if record.key != key or record.kind is Kind.TOMBSTONE:
+                    raise CorruptRecord(Damage.KEY)
+            except FileNotFoundError:
+                # Its segment was dropped; if it got a second chance, the index says where.
+                self._index.forget(key, place)
+                continue
+            except CorruptRecord:
+                if self._index.forget(key, place):
+                    self._count("damaged")
+                continue
+            except OSError as error:
+                if reason_of(error) is not Unavailable.IO_ERROR:
+                    raise
+                self._failed(error)
+                break
+            if record.expired(self._clock() * 1e6):
+                self._count("expired")
+                break
+            self._index.use(key, place)
+            self._count("hits")
+            return record
+        self._count("misses")
+        return None
+
+    def _load(self) -> None:
+        if left := self._log.load(self._index_record, self._index.clear):
+            self._index.forget_segments(left)
+
+    def _index_record(self, number: int, found: Found) -> None:
+        header = found.header
+        if found.intact and header.kind is not Kind.TOMBSTONE:
+            self._index.set(header.key, Place(number, found.offset, header.record_bytes))
+            return
+        self._index.forget(header.key)
+        if not found.intact:
+            self._count("damaged")
+
+    # ---- writing --------------------------------------------------------------------------------
+
+    def _begin(self, tags: dict[str, str] | None) -> None:
+        log = self._log
+        changed = tags is not None and tags != log.tags
+        if tags is not None:
+            log.tags = tags
+        log.begin(self._now_us())
+        if log.head.size > self._bounds.segment_bytes:  # from a time of larger bounds
+            log.roll(self._now_us())
+        self._evict()
+        if changed or log.manifest_is_stale:
+            self._write_manifest()
+
+    def _append(
+        self, key: bytes, pieces: Sequence[Bytes], size: int, *, dead: bool = False
+    ) -> None:
+        """Append a record and index it, or forget its key; with the write lock held."""
+        log = self._log
+        if self._closed:
+            raise _closed(self.path)
+        if log.broken is not None:
+            raise self._broken()
+        if log.head.scanned + size > self._bounds.segment_bytes:
+            self._evict(second_chance=False)
+            log.roll(self._now_us())
+            self._evict()
+            self._write_manifest()
+        offset = log.append(pieces)
+        if dead:
+            self._index.forget(key)
+        else:
+            self._index.set(key, Place(log.head.number, offset, size))
+        self._failing = None
+
+    def _delete(self, key: bytes) -> bool:
+        with self._write_lock:
+            known = key in self._index
+            # Below a hole lie records that are not in the index and may be readable tomorrow.
+            if known or self._log.holes:
+                tombstone = Record(key, Kind.TOMBSTONE, created_us=self._now_us())
+                self._append(key, pack(tombstone), HEADER_BYTES, dead=True)
+        if known:
+            self._count("deletes")
+        return known
+
+    def _evict(self, *, second_chance: bool = True) -> None:
+        evict(
+            self._log,
+            self._index,
+            self._bounds,
+            second_chance=second_chance,
+            count=self._count,
+            failed=self._failed,
+        )
+
+    def _write_manifest(self) -> None:
+        """A manifest that cannot be written now is written later: segments speak for themselves."""
+        try:
+            self._log.write_manifest()
+        except OSError as error:
+            self._failed(error)
+
+    # ---- what can go wrong ----------------------------------------------------------------------
+
+    @contextmanager
+    def _translated(self, *, writing: bool = False) -> Iterator[None]:
+        """Errors of the operating system as TierUnavailable, counted."""
+        try:
+            yield
+        except OSError as error:
+            reason = self._failed(error)
+            if writing:
+                self._failing = reason
+            raise TierUnavailable(reason, f"the disk tier at {self.path}: {error}") from error
+
+    def _require_open(self) -> None:
+        if self._log.forked:
+            raise TierUnavailable(
+                Unavailable.FORKED,
+                f"the disk tier at {self.path} was opened before this process was forked; "
+                "open it in this process",
+            )
+        if self._closed:
+            raise _closed(self.path)
+
+    def _require_writable(self) -> None:
+        self._require_open()
+        if self._read_only:
+            raise TierUnavailable(
+                Unavailable.READ_ONLY, f"the disk tier at {self.path} was opened read-only"
+            )
+        if self._log.broken is not None:
+            raise self._broken()
+
+    def _broken(self) -> TierUnavailable:
+        return TierUnavailable(
+            Unavailable.IO_ERROR,
+            f"the disk tier at {self.path} writes no more after a failed fsync or truncation; "
+            "look after the disk, then open it anew",
+        )
+
+    def _failed(self, error: OSError) -> Unavailable:
+        reason = reason_of(error)
+        with self._count_lock:
+            self._failures[reason] += 1
+        return reason
+
+    def _count(self, name: str, by: int = 1) -> None:
+        with self._count_lock:
+            self._counts[name] += by
+
+    def _now_us(self) -> int:
+        return int(self._clock() * 1e6)
+
+
+def _closed(path: Path) -> TierUnavailable:
+    return TierUnavailable(Unavailable.CLOSED, f"the disk tier at {path} is closed")

@@ -1,0 +1,123 @@
+"""Every call of the operating system that the disk tier makes, so that tests can make it fail."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from blatam_kv.errors import Unavailable
+from blatam_kv.record import Bytes
+
+
+class Files(Protocol):
+    """The calls; all raise OSError. Descriptors are never inherited by an executed program."""
+
+    def make_folder(self, path: Path) -> None: ...
+    def names(self, folder: Path) -> list[str]: ...
+    def open(self, path: Path | str, flags: int) -> int: ...
+    def close(self, fd: int) -> None: ...
+    def size(self, fd: int) -> int: ...
+    def read(self, fd: int, size: int, offset: int) -> bytes: ...
+    def write(self, fd: int, pieces: Sequence[Bytes], offset: int) -> int: ...
+    def cut(self, fd: int, size: int) -> None: ...
+    def sync(self, fd: int) -> None: ...
+    def sync_folder(self, folder: Path) -> None: ...
+    def replace(self, source: Path, target: Path) -> None: ...
+    def remove(self, path: Path) -> None: ...
+    def lock(self, fd: int) -> bool: ...
+    def random(self, size: int) -> bytes: ...
+
+
+class SystemFiles:
+    """The real ones."""
+
+    def make_folder(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+
+    def names(self, folder: Path) -> list[str]:
+        return [entry.name for entry in folder.iterdir()]
+
+    def open(self, path: Path | str, flags: int) -> int:
+        return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def size(self, fd: int) -> int:
+        return os.fstat(fd).st_size
+
+    def read(self, fd: int, size: int, offset: int) -> bytes:
+        """Up to size bytes; fewer only at the end of the file."""
+        data = os.pread(fd, size, offset)
+        while 0 < len(data) < size and (more := os.pread(fd, size - len(data), offset + len(data))):
+            data += more
+        return data
+
+    def write(self, fd: int, pieces: Sequence[Bytes], offset: int) -> int:
+        """The bytes written, which may be fewer than were given."""
+        return os.pwritev(fd, pieces, offset)
+
+    def cut(self, fd: int, size: int) -> None:
+        os.ftruncate(fd, size)
+
+    def sync(self, fd: int) -> None:
+        os.fdatasync(fd)
+
+    def sync_folder(self, folder: Path) -> None:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def replace(self, source: Path, target: Path) -> None:
+        source.replace(target)
+
+    def remove(self, path: Path) -> None:
+        path.unlink()
+
+    def lock(self, fd: int) -> bool:
+        """Take the exclusive lock, which ends with the descriptor; False if another holds it."""
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def random(self, size: int) -> bytes:
+        return os.urandom(size)
+
+
+def write_all(files: Files, fd: int, pieces: Sequence[Bytes], offset: int) -> int:
+    """Write every byte; returns where they end. What a failure leaves behind is for the caller."""
+    left = [memoryview(piece).cast("B") for piece in pieces]
+    left = [view for view in left if view.nbytes]
+    while left:
+        written = files.write(fd, left, offset)
+        if written <= 0:
+            raise OSError(errno.EIO, "a write wrote nothing")
+        offset += written
+        while left and written >= left[0].nbytes:
+            written -= left.pop(0).nbytes
+        if written:
+            left[0] = left[0][written:]
+    return offset
+
+
+def reason_of(error: OSError) -> Unavailable:
+    """The reason that an error of the operating system gives a tier."""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
+            return Unavailable.NO_SPACE
+        case errno.EROFS | errno.EACCES | errno.EPERM:
+            return Unavailable.READ_ONLY
+        case errno.EMFILE | errno.ENFILE:
+            return Unavailable.TOO_MANY_FILES
+        case errno.ENOENT | errno.ENOTDIR:
+            return Unavailable.MISSING
+        case _:
+            return Unavailable.IO_ERROR

@@ -1,0 +1,61 @@
+"""What a tier is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from blatam_kv.record import Record
+
+
+class Tier(Protocol):
+    """A place where records are kept by key. All calls are safe from any thread.
+
+    A tier is a cache: it may forget any record at any time, and it never answers with a record
+    that was not put, was replaced, was deleted or has expired. Calls are batches, so that a tier
+    far away pays its way once. Keys are 32-byte digests; whether tags and tokens agree is for the
+    caller to check. Every call may raise TierUnavailable, which callers treat as a miss; after a
+    ``put_many`` that raised, an unknown part of the batch is stored.
+
+    A dict is a tier in ten lines::
+
+        class DictTier:
+            def __init__(self):
+                self.records = {}
+            def get_many(self, keys):
+                return [self.records.get(key) for key in keys]
+            def put_many(self, records, *, durable=False):
+                new = {record.key: record for record in records}
+                self.records.update(new)
+                return len(new)
+            def delete_many(self, keys):
+                return sum(self.records.pop(key, None) is not None for key in keys)
+            def contains_many(self, keys):
+                return [key in self.records for key in keys]
+            def close(self):
+                self.records.clear()
+    """
+
+    def get_many(self, keys: Sequence[bytes]) -> list[Record | None]:
+        """The record of each key, verified, or None. Counts hits and misses."""
+        ...
+
+    def put_many(self, records: Iterable[Record], *, durable: bool = False) -> int:
+        """Store records in order, each in place of an older one with its key.
+
+        Returns how many were stored; a record that can never fit is left out and counted, and the
+        rest go on. durable: return only when they would survive a power cut, where the tier can.
+        """
+        ...
+
+    def delete_many(self, keys: Sequence[bytes]) -> int:
+        """Forget keys, for ever: no restart brings them back. Returns how many were known."""
+        ...
+
+    def contains_many(self, keys: Sequence[bytes]) -> list[bool]:
+        """Whether each key is known, without reading or counting it; ``get_many`` may still miss."""
+        ...
+
+    def close(self) -> None:
+        """Write out what was accepted and let go of all resources. Closing twice is harmless."""
+        ...

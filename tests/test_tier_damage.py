@@ -1,0 +1,466 @@
+"""Flipped bits, cuts, lost and swapped files, power cuts, failing calls, kill -9: value or miss.
+
+The oracle is a dict, or the list of all states it went through: what the tier answers after damage
+is the last value or a miss; after a power cut it is a state that was there, whole.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tier_fakes import (
+    ERRNOS,
+    KEYS,
+    Expected,
+    FaultyFiles,
+    RecordingFiles,
+    Values,
+    after,
+    contents,
+    key_of,
+    open_tier,
+    perform,
+    record_of,
+    replay,
+    script,
+)
+
+from blatam_kv import TierUnavailable
+from blatam_kv.errors import Unavailable
+from blatam_kv.record import HEADER_BYTES
+from blatam_kv.tiers.segment import SEGMENT_HEADER_BYTES
+
+SEGMENTS = ["entries/0000000001.seg", "entries/0000000002.seg"]
+HEAD = SEGMENTS[1]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Two segments: a replaced value and a deleted one in the first, their ends in the second."""
+    path = tmp_path / "store"
+    with open_tier(path, tags={"model": "m"}) as tier:
+        tier.put_many(
+            [
+                record_of(1, b"one"),
+                record_of(2, b"first two"),
+                record_of(3, b"three", tokens=bytes(8)),
+                record_of(4, b"gone"),
+                record_of(5, b""),  # 64 + 192 + 192 + 256 + 192 + 128 = 1024
+                record_of(2, b"second two"),
+            ]
+        )
+        tier.delete_many([key_of(4)])
+        tier.put_many([record_of(6, b"six")])
+        assert sorted(file.name for file in (path / "entries").iterdir()) == [
+            Path(name).name for name in SEGMENTS
+        ]
+    return path
+
+
+STORED = {
+    key_of(1): b"one",
+    key_of(2): b"second two",
+    key_of(3): b"three",
+    key_of(5): b"",
+    key_of(6): b"six",
+}
+
+
+def answers(path: Path) -> tuple[Values, Any]:
+    with open_tier(path, read_only=True) as tier:
+        return contents(tier, KEYS), tier.stats()
+
+
+def check_value_or_miss(found: Values) -> None:
+    assert found.items() <= STORED.items()
+
+
+def reopened(path: Path) -> Values:
+    """What a writer finds; it must be able to write, and to find the same after that."""
+    with open_tier(path) as tier:
+        found = contents(tier, KEYS)
+        tier.put_many([record_of(11, b"new")])
+    with open_tier(path) as tier:
+        assert contents(tier, KEYS) == found | {key_of(11): b"new"}
+        tier.delete_many([key_of(11)])
+    return found
+
+
+@contextmanager
+def flipped(file: Path, bit: int) -> Iterator[None]:
+    with file.open("r+b", buffering=0) as raw:
+        raw.seek(bit // 8)
+        byte = raw.read(1)[0]
+        raw.seek(bit // 8)
+        raw.write(bytes([byte ^ 1 << bit % 8]))
+        yield
+        raw.seek(bit // 8)
+        raw.write(bytes([byte]))
+
+
+# ---- flipped bits -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*SEGMENTS, "metadata.json"])
+def test_a_flipped_bit_costs_one_entry_at_most(store: Path, name: str) -> None:
+    file = store / name
+    good = file.read_bytes()
+    for bit in range(8 * len(good)):
+        with flipped(file, bit):
+            found, stats = answers(store)
+        check_value_or_miss(found)
+        lost = len(STORED) - len(found)
+        assert lost <= (0 if name == "metadata.json" or bit // 8 < SEGMENT_HEADER_BYTES else 1)
+        assert stats.damaged >= lost
+        assert stats.holes == 0
+
+
+def test_a_damaged_record_is_counted_once_and_the_key_can_be_put_again(store: Path) -> None:
+    file = store / HEAD
+    bad = bytearray(file.read_bytes())
+    bad[SEGMENT_HEADER_BYTES + HEADER_BYTES] ^= 4  # in the payload of the second two
+    file.write_bytes(bad)
+    with open_tier(store) as tier:
+        assert tier.contains_many([key_of(2)]) == [True]
+        for _ in range(3):
+            assert tier.get_many([key_of(2)]) == [None]
+        assert tier.contains_many([key_of(2)]) == [False]
+        assert tier.stats().damaged == 1
+        tier.put_many([record_of(2, b"third two")])
+    with open_tier(store) as tier:
+        assert contents(tier, [key_of(2)]) == {key_of(2): b"third two"}
+
+
+def test_garbage_anywhere_is_value_or_miss(store: Path, tmp_path: Path) -> None:
+    chance = random.Random(0)
+    for at in range(300):
+        copy = tmp_path / f"copy{at}"
+        shutil.copytree(store, copy)
+        file = copy / chance.choice([*SEGMENTS, "metadata.json"])
+        bad = bytearray(file.read_bytes())
+        start = chance.randrange(len(bad))
+        size = chance.choice([2, 4, 64, 200, 512])
+        size = min(size, len(bad) - start)
+        fill = chance.choice([bytes(size), b"\xff" * size, chance.randbytes(size)])
+        bad[start : start + size] = fill
+        file.write_bytes(bad)
+        if file.name == Path(HEAD).name:  # as after a power cut: some earlier state
+            assert any(answers(copy)[0].items() <= state.items() for state in prefixes())
+        else:
+            check_value_or_miss(answers(copy)[0])
+        reopened(copy)
+        shutil.rmtree(copy)
+
+
+def prefixes() -> Iterator[Values]:
+    """The states of the store as its second segment grew."""
+    state = {key_of(1): b"one", key_of(2): b"first two", key_of(3): b"three", key_of(4): b"gone"}
+    state[key_of(5)] = b""
+    yield dict(state)
+    state[key_of(2)] = b"second two"
+    yield dict(state)
+    del state[key_of(4)]
+    yield dict(state)
+    state[key_of(6)] = b"six"
+    yield state
+
+
+# ---- cuts, lost and swapped files ---------------------------------------------------------------
+
+
+def test_a_cut_head_is_an_earlier_state_whole(store: Path) -> None:
+    good = (store / HEAD).read_bytes()
+    states = list(prefixes())
+    for size in range(SEGMENT_HEADER_BYTES, len(good) + 1):
+        (store / HEAD).write_bytes(good[:size])
+        found, stats = answers(store)
+        assert found in states
+        assert stats.holes == 0
+    for size in range(SEGMENT_HEADER_BYTES):  # a header once acknowledged is gone
+        (store / HEAD).write_bytes(good[:size])
+        assert answers(store)[0] == {}
+
+
+def test_a_cut_sealed_segment_takes_all_before_with_it(store: Path) -> None:
+    good = (store / SEGMENTS[0]).read_bytes()
+    for size in range(len(good)):
+        (store / SEGMENTS[0]).write_bytes(good[:size])
+        found, stats = answers(store)
+        assert found == {key_of(2): b"second two", key_of(6): b"six"}
+        assert stats.holes == 1
+
+
+def test_a_cut_manifest_is_rebuilt(store: Path) -> None:
+    file = store / "metadata.json"
+    good = file.read_bytes()
+    for size in range(len(good)):
+        file.write_bytes(good[:size])
+        assert answers(store)[0] == STORED
+    assert reopened(store) == STORED
+    file.unlink()
+    assert answers(store)[0] == reopened(store) == STORED
+
+
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_a_lost_segment_brings_nothing_back(store: Path, name: str) -> None:
+    (store / name).unlink()
+    found = reopened(store)
+    check_value_or_miss(found)
+    assert key_of(4) not in found
+    assert answers(store)[0] == found  # nor later, when new segments stand in its place
+
+
+def test_swapped_and_foreign_segments_are_value_or_miss(store: Path, tmp_path: Path) -> None:
+    first, second = (store / name for name in SEGMENTS)
+    good = first.read_bytes(), second.read_bytes()
+    first.write_bytes(good[1])
+    second.write_bytes(good[0])
+    check_value_or_miss(answers(store)[0])
+    first.write_bytes(good[0])
+    second.write_bytes(good[0])
+    check_value_or_miss(answers(store)[0])
+    other = tmp_path / "other"
+    with open_tier(other) as tier:
+        tier.put_many([record_of(1, b"foreign")])
+    for target in (first, second, store / "entries" / "0000000003.seg"):
+        first.write_bytes(good[0])
+        second.write_bytes(good[1])
+        shutil.copy(other / SEGMENTS[0], target)
+        check_value_or_miss(answers(store)[0])
+        (store / "metadata.json").unlink(missing_ok=True)
+        check_value_or_miss(answers(store)[0])
+
+
+def test_a_record_inside_a_payload_is_never_found(tmp_path: Path) -> None:
+    with open_tier(tmp_path) as tier:
+        tier.put_many([record_of(1, b"forged")])
+    forged = (tmp_path / SEGMENTS[0]).read_bytes()[SEGMENT_HEADER_BYTES:]
+    store = tmp_path / "store"
+    with open_tier(store) as tier:
+        tier.put_many([record_of(2, forged), record_of(3, b"three")])
+    file = store / SEGMENTS[0]
+    bad = bytearray(file.read_bytes())
+    bad[SEGMENT_HEADER_BYTES + 8 : SEGMENT_HEADER_BYTES + 40] = bytes(32)
+    file.write_bytes(bad)
+    assert answers(store)[0] == {}
+
+
+def test_remains_of_a_failed_write_are_never_found(tmp_path: Path) -> None:
+    with open_tier(tmp_path / "forger") as tier:
+        tier.put_many([record_of(9, b"forged")])
+    forged = (tmp_path / "forger" / SEGMENTS[0]).read_bytes()[SEGMENT_HEADER_BYTES:]
+    store = tmp_path / "store"
+    files = FaultyFiles(10**9, ERRNOS[0], persistent=False)
+    with open_tier(store, segment_bytes=4096, files=files) as tier:
+        files.at = files.calls + 1
+        with pytest.raises(TierUnavailable):  # half of it is written, the forged record included
+            tier.put_many([record_of(1, bytes(64) + forged + bytes(1000))])
+        assert files.failed_in == ["write"]
+        tier.put_many([record_of(2, b"ends where the forged one began")])
+    assert answers(store)[0].keys() == {key_of(2)}
+
+
+def test_a_record_that_lies_where_anothers_lay_is_a_miss(tmp_path: Path) -> None:
+    with open_tier(tmp_path) as tier:
+        tier.put_many([record_of(1, b"one"), record_of(2, b"two")])
+        file = tmp_path / SEGMENTS[0]
+        good = file.read_bytes()
+        start, middle = SEGMENT_HEADER_BYTES, (SEGMENT_HEADER_BYTES + len(good)) // 2
+        file.write_bytes(good[:start] + good[middle:] + good[start:middle])
+        assert contents(tier, KEYS) == {}
+        assert tier.stats().damaged == 2
+
+
+# ---- power cuts ---------------------------------------------------------------------------------
+
+
+def recorded(path: Path) -> tuple[list[Any], list[int], list[Values], list[Values]]:
+    """A life with reopenings: its changes, where each step ended, the model then, and what of it
+    was acknowledged as durable."""
+    files = RecordingFiles(path)
+    ends, states, durable = [0], [Values()], [Values()]
+    for start in (0, 20, 40):
+        with open_tier(path, files=files) as tier:
+            for step in script(60)[start : start + 20]:
+                perform(tier, step)
+                ends.append(len(files.changes))
+                states.append(after(states[-1], step))
+                durable.append(states[-1] if step[3] else durable[-1])
+    return files.changes, ends, states, durable
+
+
+def test_a_power_cut_between_any_two_writes_leaves_a_state_that_was(tmp_path: Path) -> None:
+    changes, ends, states, _ = recorded(tmp_path / "life")
+    for cut in range(1, len(changes) + 1):
+        path = tmp_path / f"cut{cut}"
+        replay(changes[:cut], path)
+        done = sum(end <= cut for end in ends) - 1
+        assert reopened(path) in states[max(done, 0) : done + 2]
+        shutil.rmtree(path)
+
+
+def test_a_power_cut_that_loses_all_unsynced_bytes_keeps_what_was_durable(tmp_path: Path) -> None:
+    changes, ends, states, durable = recorded(tmp_path / "life")
+    for cut in range(1, len(changes) + 1):
+        path = tmp_path / f"cut{cut}"
+        replay(changes[:cut], path, lose_unsynced=True)
+        done = max(sum(end <= cut for end in ends) - 1, 0)
+        since = states.index(durable[done])
+        assert reopened(path) in states[since : done + 2]
+        shutil.rmtree(path)
+
+
+def test_a_power_cut_at_every_byte_of_a_write_leaves_a_state_that_was(tmp_path: Path) -> None:
+    changes, _, states, _ = recorded(tmp_path / "life")
+    writes = [at for at, change in enumerate(changes) if change[0] == "write"]
+    last = next(at for at in reversed(writes) if "seg" in changes[at][1])
+    header = next(at for at in reversed(writes) if "seg" in changes[at][1] and not changes[at][2])
+    document = next(at for at in reversed(writes) if "json" in changes[at][1])
+    for at in (last, header, document):
+        _, name, offset, data = changes[at]
+        path = tmp_path / f"cut{at}"
+        replay(changes[:at], path)
+        for size in range(len(data)):
+            with (path / name).open("r+b") as file:
+                file.seek(offset)
+                file.write(data[:size])
+            found = answers(path)[0]
+            assert found in states
+            if size % 32 == 0:
+                copy = tmp_path / "copy"
+                shutil.copytree(path, copy)
+                assert reopened(copy) == found
+                shutil.rmtree(copy)
+
+
+# ---- failing calls ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("persistent", [False, True], ids=["once", "from then on"])
+@pytest.mark.parametrize("error", ERRNOS)
+def test_any_failing_call_is_a_typed_error_and_never_a_wrong_value(
+    tmp_path: Path, error: int, persistent: bool
+) -> None:
+    at = 0
+    while True:
+        at += 1
+        path = tmp_path / f"at{at}"
+        files = FaultyFiles(at, error, persistent=persistent)
+        expected = Expected()
+        holes = refused = 0
+        for start in (0, 15):
+            try:
+                tier = open_tier(path, files=files)
+            except TierUnavailable:
+                continue
+            for step in script(30)[start : start + 15]:
+                expected.perform(tier, step)
+            expected.check(tier, misses=files.failed_in)
+            stats = tier.stats()
+            holes += stats.holes
+            assert sum(stats.failures.values()) >= (expected.refused > refused)
+            refused = expected.refused
+            try:
+                tier.close()
+            except TierUnavailable:
+                assert files.failed_in
+        files.armed = False
+        with open_tier(path) as tier:
+            holes += tier.stats().holes
+            expected.check(tier, misses=["hole"] * holes)
+            tier.put_many([record_of(1, b"after all")])
+            assert contents(tier, [key_of(1)]) == {key_of(1): b"after all"}
+        shutil.rmtree(path)
+        if files.calls < at:
+            break
+    assert at > 100
+
+
+def test_a_full_disk_may_pass_and_a_failed_fsync_does_not(tmp_path: Path) -> None:
+    full, failing = ERRNOS[:2]
+    files = FaultyFiles(10**9, full, persistent=True)
+    with open_tier(tmp_path, files=files) as tier:
+        tier.put_many([record_of(1, b"one")])
+        files.at = 0
+        with pytest.raises(TierUnavailable) as caught:
+            tier.put_many([record_of(2, b"two")])
+        assert caught.value.reason is Unavailable.NO_SPACE
+        files.armed = False
+        assert tier.stats().failing in (Unavailable.NO_SPACE, Unavailable.IO_ERROR)
+    files = FaultyFiles(10**9, full, persistent=False)
+    with open_tier(tmp_path, files=files) as tier:
+        files.at = files.calls + 1
+        with pytest.raises(TierUnavailable, match="No space left"):
+            tier.put_many([record_of(2, b"two")])
+        assert tier.stats().failing is Unavailable.NO_SPACE
+        assert contents(tier, KEYS) == {key_of(1): b"one"}
+        assert tier.put_many([record_of(2, b"two")]) == 1
+        assert tier.stats().failing is None
+        files.error, files.at = failing, files.calls + 2
+        with pytest.raises(TierUnavailable) as caught:
+            tier.put_many([record_of(3, b"three")], durable=True)
+        assert caught.value.reason is Unavailable.IO_ERROR
+        for _ in range(2):
+            with pytest.raises(TierUnavailable, match="open it anew"):
+                tier.put_many([record_of(4, b"four")])
+        assert contents(tier, [key_of(2)]) == {key_of(2): b"two"}
+        assert tier.stats().failing is Unavailable.IO_ERROR
+
+
+# ---- kill -9 ------------------------------------------------------------------------------------
+
+WRITER = """
+import sys
+sys.path.insert(0, sys.argv[3])
+from pathlib import Path
+from tier_fakes import open_tier, perform, script
+steps = script(20_000)
+tier = open_tier(Path(sys.argv[1]), disk_bytes=64 << 20, segment_bytes=16 << 10)
+for at in range(int(sys.argv[2]), len(steps)):
+    perform(tier, steps[at])
+    print(at, flush=True)
+"""
+
+
+def test_a_killed_writer_loses_nothing_and_leaves_nothing_wrong(tmp_path: Path) -> None:
+    steps = script(20_000)
+    chance = random.Random(1)
+    state: Values = {}
+    start = 0
+    for _ in range(15):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path), str(start), str(Path(__file__).parent)],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as writer:
+            assert writer.stdout is not None
+            for _ in range(chance.randrange(1, 400)):
+                assert writer.stdout.readline()
+            writer.send_signal(signal.SIGKILL)
+            writer.wait()
+            lines = writer.stdout.read().splitlines()
+        with open_tier(tmp_path, disk_bytes=64 << 20, segment_bytes=16 << 10) as tier:
+            found = contents(tier, KEYS)
+            assert tier.stats().holes == tier.stats().damaged == 0
+        history = [state]
+        for step in steps[start : start + 5000]:
+            history.append(after(history[-1], step))
+        acknowledged = [int(line) for line in lines if line]
+        if acknowledged:
+            reached = acknowledged[-1] + 1 - start
+            assert found in history[reached : reached + 2]
+        else:
+            reached = next(at for at, values in enumerate(history) if values == found)
+        while reached + 1 < len(history) and history[reached] != found:
+            reached += 1
+        state, start = found, start + reached
+        assert start > 0
