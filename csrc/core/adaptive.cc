@@ -62,7 +62,7 @@ void Adaptive::set_capacity(size_t entries) noexcept {
 void Adaptive::insert(Slot slot, const Item& item) noexcept {
   pass_use();
   Entry& entry = entries_[slot];
-  entry = {.hash = item.hash, .used = calendar_.moment(), .last = std::exchange(last_, false)};
+  entry = {.hash = item.hash, .used = calendar_.moment(), .last = blocks_ && item.hash == last_};
   const bool seen = shadows_.sees(item.hash);
   if (seen) {
     entry.uses = shadows_.use(item.hash, {.last = entry.last, .cost = cost_of(item)});
@@ -78,9 +78,10 @@ void Adaptive::update(Slot slot, const Item& item) noexcept {
 }
 
 void Adaptive::use(Slot slot, Shadows::Use use) noexcept {
-  pass_use();
   Entry& entry = entries_[slot];
-  use.last = std::exchange(last_, false);
+  if (blocks_ && entry.used == calendar_.moment()) return;  // counted in this request
+  pass_use();
+  use.last = blocks_ && entry.hash == last_;
   const bool seen = shadows_.sees(entry.hash);
   if (seen) (void)shadows_.use(entry.hash, use);
   const size_t old_class = class_of_entry(entry);
@@ -116,30 +117,34 @@ void Adaptive::remove(Slot slot) noexcept {
   depart(slot);
 }
 
-void Adaptive::begin_request() {
+void Adaptive::begin_request(uint64_t last) {
   if (!blocks_) {
     families_.resize(slots_);
     blocks_ = true;
+    calendar_.refine();
     shadows_.stop_competing();
     follow(Order::kDensity, 0, 0);
     rank();
   }
-  last_ = true;
+  last_ = last;
   calendar_.pass_request();
   if (uses_today_ >= day_) begin_day();
 }
 
 void Adaptive::link(Slot parent, Slot child) noexcept {
-  if (!blocks_) return;
+  if (!blocks_ || parent_of(child) != kNoSlot) return;
   if (families_[parent].children++ == 0) lists_.unlink(0, parent);
   families_[child].parent = parent;
+  families_[child].parent_birth = families_[parent].birth;
 }
 
 // Takes a slot out of the lists; its parent may be a leaf now.
 void Adaptive::depart(Slot slot) noexcept {
-  lists_.unlink(0, slot);
-  if (!blocks_) return;
-  const Slot parent = std::exchange(families_[slot], {}).parent;
+  if (!blocks_) return lists_.unlink(0, slot);
+  Family& family = families_[slot];
+  if (family.children == 0) lists_.unlink(0, slot);
+  const Slot parent = parent_of(slot);
+  family = {.birth = family.birth + 1};
   if (parent == kNoSlot || --families_[parent].children != 0) return;
   const Entry& entry = entries_[parent];
   const Calendar::Unit& unit = calendar_.unit_of(calendar_.age_of(entry.used));
@@ -211,9 +216,9 @@ void Adaptive::think() noexcept {
 
 void Adaptive::follow(Order order, double regret, double cost) noexcept {
   if (order == leader_) return;
-  switches_[switched_++ % switches_.size()] = {calendar_.now(),
-                                               kOrderNames[static_cast<size_t>(leader_)],
-                                               kOrderNames[static_cast<size_t>(order)], regret, cost};
+  switches_[switched_++ % switches_.size()] = {
+      calendar_.now(), kOrderNames[static_cast<size_t>(leader_)],
+      kOrderNames[static_cast<size_t>(order)], regret, cost};
   leader_ = order;
   rank();
 }
@@ -238,7 +243,8 @@ std::optional<PolicyReport> Adaptive::report() const {
     report.larger = ratio(larger_.ever + tally.larger, ever);
   }
   report.switched = switched_;
-  for (uint64_t i = switched_ - std::min<uint64_t>(switched_, switches_.size()); i < switched_; ++i) {
+  for (uint64_t i = switched_ - std::min<uint64_t>(switched_, switches_.size()); i < switched_;
+       ++i) {
     report.switches.push_back(switches_[i % switches_.size()]);
   }
   return report;

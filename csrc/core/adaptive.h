@@ -14,9 +14,9 @@
 // Requests are what a policy hears of: hit(), update() and insert(). A get that misses and is not
 // followed by a put is none.
 //
-// An entry takes 24 bytes, 8 more for a block, and up to 16 more where the cache holds more entries
-// than PolicyOptions::shadows; each of those takes 480 bytes, or 240 for density, once in the whole
-// cache.
+// An entry takes 24 bytes, 16 more for a block, and up to 16 more where the cache holds more
+// entries than PolicyOptions::shadows; each of those takes 480 bytes, or 240 for density, once in
+// the whole cache.
 #pragma once
 
 #include <array>
@@ -48,7 +48,7 @@ class Adaptive : public Policy {
   void update(Slot slot, const Item& item) noexcept override;
   [[nodiscard]] Slot evict(const Pins& pins, const Item* incoming) noexcept override;
   void remove(Slot slot) noexcept override;
-  void begin_request() override;
+  void begin_request(uint64_t last) override;
   void link(Slot parent, Slot child) noexcept override;
   [[nodiscard]] std::optional<PolicyReport> report() const override;
   [[nodiscard]] std::vector<uint8_t> save() const override;
@@ -66,9 +66,12 @@ class Adaptive : public Policy {
     uint8_t uses = 0;
     bool last = false;  // of the blocks of its prompt, when it was last used
   };
-  // Of a block. Those with children are in no list.
+  // Of a block. Those with children are in no list. A parent that was removed has another birth
+  // than its children remember.
   struct Family {
     Slot parent = kNoSlot;
+    uint32_t parent_birth = 0;
+    uint32_t birth = 0;
     uint32_t children = 0;
   };
   // Hits of a shadow, or what they were worth.
@@ -84,6 +87,13 @@ class Adaptive : public Policy {
   void think() noexcept;
   void follow(Order order, double regret, double cost) noexcept;
   void depart(Slot slot) noexcept;
+  // That is still inside, or kNoSlot.
+  [[nodiscard]] Slot parent_of(Slot slot) const noexcept {
+    const Family& family = families_[slot];
+    const bool there =
+        family.parent != kNoSlot && families_[family.parent].birth == family.parent_birth;
+    return there ? family.parent : kNoSlot;
+  }
   [[nodiscard]] size_t class_of_entry(const Entry& entry) const noexcept {
     return blocks_ ? LifeTable::group_of(entry.uses, entry.last) : class_of(entry.uses);
   }
@@ -98,7 +108,7 @@ class Adaptive : public Policy {
   size_t told_capacity_ = kUnbounded;
   size_t capacity_ = 1;
   bool blocks_ = false;  // begin_request() is called
-  bool last_ = false;    // the next use is of the last block of its prompt
+  uint64_t last_ = 0;    // the hash of the last block of this prompt
   // A day is over after as many uses.
   uint64_t day_ = 1;
   uint64_t uses_today_ = 0;

@@ -10,9 +10,10 @@
 //   24      32    regret of each order beside the cache
 //   56      32    regret of each order beside the leader
 //   88      32    forfeit of each order
-//   120     7936  cases of each group used again at each bin of ages
-//   8056    7936  the same for those forgotten
-//   15992   4     CRC-32C of all before it
+//   120     32    how far each order was apart
+//   152     7936  cases of each group used again at each bin of ages
+//   8088    7936  the same for those forgotten
+//   16024   4     CRC-32C of all before it
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -38,9 +39,10 @@ struct State {
   std::array<double, kOrders> beside_cache{};
   std::array<double, kOrders> beside_leader{};
   std::array<double, kOrders> forfeit{};
+  std::array<double, kOrders> apart{};
   LifeTable::Cases cases{};
 };
-static_assert(sizeof(State) == 15992);
+static_assert(sizeof(State) == 16024);
 constexpr size_t kBytes = sizeof(State) + sizeof(uint32_t);
 
 // Numbers of cases and of hits: whole, and no more than anyone lives to see.
@@ -61,8 +63,8 @@ bool all_sane(const Values& values) noexcept {
 bool sane(const State& state) noexcept {
   return state.leader < kOrders && state.pattern < Pattern::kLabels && state.caution >= 1 &&
          state.caution <= Regret<kOrders>::kMostCaution && all_sane(state.beside_cache) &&
-         all_sane(state.beside_leader) && all_sane(state.forfeit) && all_sane(state.cases.used) &&
-         all_sane(state.cases.forgotten);
+         all_sane(state.beside_leader) && all_sane(state.forfeit) && all_sane(state.apart) &&
+         all_sane(state.cases.used) && all_sane(state.cases.forgotten);
 }
 
 }  // namespace
@@ -76,6 +78,7 @@ std::vector<uint8_t> Adaptive::save() const {
   state.beside_cache = regret_.state().beside_cache;
   state.beside_leader = regret_.state().beside_leader;
   state.forfeit = regret_.state().forfeit;
+  state.apart = regret_.state().apart;
   state.cases = shadows_.lives().cases();
   std::vector<uint8_t> bytes(kBytes);
   std::memcpy(bytes.data(), &state, sizeof state);
@@ -100,7 +103,7 @@ const char* Adaptive::restore(std::span<const uint8_t> bytes) noexcept {
   if (!sane(state)) return "it holds what no policy learns";
 
   regret_.restore(state.leader, {state.beside_cache, state.beside_leader, state.forfeit,
-                                 state.caution});
+                                 state.apart, state.caution});
   shadows_.pattern().restore(static_cast<Pattern::Label>(state.pattern));
   shadows_.restore(state.cases);
   if (shadows_.competes()) leader_ = static_cast<Order>(state.leader);

@@ -26,7 +26,8 @@ inline ListId list_of(Calendar::UnitId unit, size_t list_class) noexcept {
   return static_cast<ListId>(unit * kClasses + list_class);
 }
 
-// A rank for each list. The lowest leaves first; of equal ones the older unit, then the lower class.
+// A rank for each list. The lowest leaves first; of equal ones the older unit, then the lower
+// class.
 using Ranks = std::array<double, Calendar::kMostUnits * kClasses>;
 
 template <unsigned kLanes>

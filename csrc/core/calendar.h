@@ -4,8 +4,9 @@
 // dozen units instead.
 //
 // Its owner says when a day, the finest unit, is over. The sixteen last days are kept one by one;
-// beyond them there are at most four units of two days, four of four and so on; when there is a
-// fifth, the two oldest become one of the next length. The oldest unit of all is everything before.
+// beyond them there are at most four units of two days, four of four and so on (eight after
+// refine()); when there is one more, the two oldest become one of the next length. The oldest unit
+// of all is everything before.
 //
 // A moment may be kept as the low half of the count of requests; ages are then right up to 2^32.
 #pragma once
@@ -20,7 +21,7 @@ namespace blatam {
 class Calendar {
  public:
   using UnitId = uint8_t;
-  static constexpr size_t kMostUnits = 72;
+  static constexpr size_t kMostUnits = 124;
 
   struct Unit {
     uint64_t start = 0;
@@ -33,6 +34,9 @@ class Calendar {
     open();
   }
 
+  // From now on there are twice as many units of each length.
+  void refine() noexcept { units_of_a_length_ = kFineUnits; }
+
   [[nodiscard]] uint64_t now() const noexcept { return now_; }
   [[nodiscard]] uint32_t moment() const noexcept { return static_cast<uint32_t>(now_); }
   [[nodiscard]] uint32_t age_of(uint32_t moment) const noexcept { return this->moment() - moment; }
@@ -42,17 +46,21 @@ class Calendar {
   [[nodiscard]] size_t size() const noexcept { return size_; }
   [[nodiscard]] const Unit& operator[](size_t index) const noexcept { return units_[index]; }
   [[nodiscard]] const Unit& today() const noexcept { return units_[0]; }
+  // From the end of a unit to now.
+  [[nodiscard]] uint64_t least_age(size_t index) const noexcept {
+    return index == 0 ? 0 : now_ - units_[index - 1].start;
+  }
   // From the middle of a unit to now.
-  [[nodiscard]] uint64_t age(size_t index) const noexcept {
-    const uint64_t end = index == 0 ? now_ : units_[index - 1].start;
-    return now_ - (units_[index].start + (end - units_[index].start) / 2);
+  [[nodiscard]] uint64_t middle_age(size_t index) const noexcept {
+    const uint64_t length = now_ - least_age(index) - units_[index].start;
+    return least_age(index) + length - length / 2;
   }
   // The unit that something of this age belongs to.
   [[nodiscard]] const Unit& unit_of(uint32_t age) const noexcept {
     const uint64_t moment = now_ - std::min<uint64_t>(age, now_);
-    const auto* const past = std::partition_point(
-        units_.data(), units_.data() + size_ - 1,
-        [&](const Unit& unit) { return unit.start > moment; });
+    const auto* const past =
+        std::partition_point(units_.data(), units_.data() + size_ - 1,
+                             [&](const Unit& unit) { return unit.start > moment; });
     return *past;
   }
   [[nodiscard]] bool is_of_today(uint32_t age) const noexcept {
@@ -83,16 +91,17 @@ class Calendar {
       merge(kept.id, gone.id);
       if (days == kLongest) return;
       first = end - 2;
-      most = kUnits;
+      most = units_of_a_length_;
     }
   }
 
  private:
   static constexpr size_t kDays = 16;
   static constexpr size_t kUnits = 4;
+  static constexpr size_t kFineUnits = 8;
   static constexpr uint64_t kLongest = uint64_t{1} << 14;
   // Days, units of each length up to half of the longest, the rest, and one before it merges.
-  static_assert(kDays + 13 * kUnits + 1 + 1 <= kMostUnits);
+  static_assert(kDays + 13 * kFineUnits + 1 + 1 <= kMostUnits);
 
   void open() noexcept {
     std::copy_backward(units_.begin(), units_.begin() + static_cast<ptrdiff_t>(size_),
@@ -105,6 +114,7 @@ class Calendar {
   std::array<Unit, kMostUnits> units_{};
   std::array<UnitId, kMostUnits> free_{};  // the first kMostUnits - size_ of them
   size_t size_ = 0;
+  size_t units_of_a_length_ = kUnits;
 };
 
 }  // namespace blatam

@@ -6,9 +6,9 @@ namespace blatam {
 namespace {
 
 // As many cases of all classes together are mixed into each age of a class.
-constexpr double kLean = 20;
+constexpr double kLean = 16;
 // The same for how a class compares with all.
-constexpr double kRatioLean = 20;
+constexpr double kRatioLean = 16;
 
 double width_of(size_t bin) noexcept {
   return bin < 8 ? 1.0 : static_cast<double>(uint64_t{1} << (bin / 4 - 1));

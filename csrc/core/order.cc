@@ -10,6 +10,15 @@ constexpr size_t kSpared = 2;
 // More than any moment.
 constexpr double kAfterAll = 1e17;
 
+// A unit is as old as its youngest: in a loop the oldest of a unit leave it by being used, and what
+// remains is about to be used as well. Blocks come and go by the prompt, a few prompts a unit, and
+// are best taken together.
+double worth_of(const LifeTable& lives, const Calendar& calendar, Classes classes, size_t index,
+                size_t list_class) noexcept {
+  if (classes == Classes::kGroups) return lives.worth(list_class, calendar.middle_age(index));
+  return lives.worth(std::min(list_class, LifeTable::kUseGroups - 1), calendar.least_age(index));
+}
+
 void rank_unit(Ranks& ranks, Order order, const LifeTable& lives, const Calendar& calendar,
                Classes classes, size_t index) noexcept {
   const auto start = static_cast<double>(calendar[index].start);
@@ -26,13 +35,9 @@ void rank_unit(Ranks& ranks, Order order, const LifeTable& lives, const Calendar
       case Order::kLoop:
         rank[list_class] = index < kSpared ? kAfterAll * kClasses + start : often - start;
         break;
-      case Order::kDensity: {
-        const size_t group = classes == Classes::kGroups
-                                 ? list_class
-                                 : std::min(list_class, LifeTable::kUseGroups - 1);
-        rank[list_class] = lives.worth(group, calendar.age(index));
+      case Order::kDensity:
+        rank[list_class] = worth_of(lives, calendar, classes, index, list_class);
         break;
-      }
     }
   }
 }

@@ -141,11 +141,13 @@ class Policy {
   virtual void remove(Slot slot) noexcept = 0;
 
   // For blocks of prompts, from before the first insert on: the uses that follow, up to the next
-  // call, belong to one request and come tail first. Where nobody calls it every use is a request of
-  // its own. The first call may throw std::bad_alloc.
-  virtual void begin_request() {}
+  // call, belong to one request, whose last block has this hash; a block counts once a request.
+  // Where nobody calls it every use is a request of its own. The first call may throw
+  // std::bad_alloc.
+  virtual void begin_request(uint64_t last) { (void)last; }
   // The child's block continues the parent's: whoever chooses victims takes the child first. Both
-  // are inside, the child has no parent yet, and neither is removed before its children are.
+  // are inside, and the child has no parent yet. A parent that is removed before them lets its
+  // children go on without one.
   virtual void link(Slot parent, Slot child) noexcept {
     (void)parent;
     (void)child;

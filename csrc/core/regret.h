@@ -6,7 +6,8 @@
 // cache may still be on its way to what the leader holds. Changing costs hits too: what the cache
 // holds and the rival does not is going to be let go. That bounds the loss; of late such entries
 // brought so many hits, and that bounds it as well. The leader changes when the regret exceeds the
-// first bound, plus four times the lower of the two.
+// first bound, plus twice the lower of the two. How far apart they are is taken as the most of
+// late: two policies that are apart at times will be so again.
 //
 // A change is judged when the next one comes: if the cache has done worse since than the leader it
 // left would have done alone, each policy is good where the other is bad, and running after them
@@ -28,7 +29,7 @@ class Regret {
     std::array<double, kRivals> hits{};       // of each policy alone
     std::array<double, kRivals> only_real{};  // hits of the cache that this policy missed
     std::array<double, kRivals> apart{};      // entries of the cache that this policy does not hold
-    double fading = 1;                        // what an older only_real counts now
+    double fading = 1;                        // what was before the last interval counts now
   };
 
   // What is worth keeping over a restart.
@@ -36,6 +37,7 @@ class Regret {
     std::array<double, kRivals> beside_cache{};   // regret
     std::array<double, kRivals> beside_leader{};  // regret, had the cache always held what it holds
     std::array<double, kRivals> forfeit{};        // only_real of late
+    std::array<double, kRivals> apart{};          // the most of late
     double caution = 1;
   };
   static constexpr double kMostCaution = 8;
@@ -52,15 +54,19 @@ class Regret {
     double most = 0;
     for (size_t rival = 0; rival < kRivals; ++rival) {
       double& forfeit = state_.forfeit[rival];
+      double& apart = state_.apart[rival];
       forfeit = forfeit * interval.fading + interval.only_real[rival];
-      if (rival == leader_) continue;
+      if (rival == leader_) {
+        apart = 0;
+        continue;
+      }
+      apart = std::max(interval.apart[rival], apart * interval.fading);
       const double hits = interval.hits[rival];
       double& beside_cache = state_.beside_cache[rival];
       double& beside_leader = state_.beside_leader[rival];
       beside_cache = std::max(0.0, beside_cache + hits - interval.real);
       beside_leader = std::max(0.0, beside_leader + hits - interval.hits[leader_]);
       const double regret = std::min(beside_cache, beside_leader);
-      const double apart = interval.apart[rival];
       const double cost = apart + state_.caution * kPrudence * std::min(apart, forfeit);
       if (regret - cost <= most) continue;
       most = regret - cost;
@@ -71,8 +77,8 @@ class Regret {
     if (next == leader_) return false;
     if (left_ != leader_) {
       const bool rued = real_since_ < left_since_;
-      state_.caution = rued ? std::min(kMostCaution, state_.caution * 2)
-                            : std::max(1.0, state_.caution / 2);
+      state_.caution =
+          rued ? std::min(kMostCaution, state_.caution * 2) : std::max(1.0, state_.caution / 2);
     }
     left_ = leader_;
     leader_ = next;
@@ -95,7 +101,7 @@ class Regret {
   [[nodiscard]] double last_cost() const noexcept { return last_cost_; }
 
  private:
-  static constexpr double kPrudence = 4;
+  static constexpr double kPrudence = 2;
 
   size_t leader_;
   size_t left_;  // the leader before; at first the same

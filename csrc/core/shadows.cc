@@ -28,7 +28,8 @@ void Shadows::set_capacity(size_t entries) noexcept {
     return static_cast<unsigned>(std::bit_width((capacity - 1) / most_));
   };
   // A capacity that goes up and down a little, as one of bytes does, keeps its sample.
-  const unsigned bits = std::max(bits_for(entries), std::min(bits_, bits_for(entries + entries / 4)));
+  const unsigned bits =
+      std::max(bits_for(entries), std::min(bits_, bits_for(entries + entries / 4)));
   const bool fewer = bits > bits_;
   bits_ = bits;
   mask_ = (uint64_t{1} << bits) - 1;
@@ -146,7 +147,7 @@ bool Shadows::learn() noexcept {
 void Shadows::learn_now() noexcept {
   LifeTable::Table living{};
   for (size_t index = 0; index < calendar_.size(); ++index) {
-    const size_t bin = LifeTable::bin_of(calendar_.age(index));
+    const size_t bin = LifeTable::bin_of(calendar_.middle_age(index));
     for (size_t group = 0; group < LifeTable::kGroups; ++group) {
       living[group][bin] += living_[calendar_[index].id][group];
     }
@@ -180,6 +181,7 @@ size_t Shadows::memory_bytes() const noexcept {
 
 // A node that no cache holds yet, or kNoSlot if all are held.
 Slot Shadows::take(uint64_t hash) noexcept {
+  while (table_.size() >= kNodes * (capacity_ + 1) && !queue_.empty()) forget(queue_.oldest);
   if (free_ == kNoSlot && fresh_ == nodes_.size()) {
     if (queue_.empty()) return kNoSlot;
     forget(queue_.oldest);

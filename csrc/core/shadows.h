@@ -32,8 +32,8 @@ class Shadows {
   // What the sampled requests came to since reset_tally(), each worth what a miss costs.
   struct Tally {
     uint64_t requests = 0;
-    double asked = 0;                         // if all had hit
-    double real = 0;                          // hits of the real cache
+    double asked = 0;  // if all had hit
+    double real = 0;   // hits of the real cache
     double larger = 0;
     std::array<double, kOrders> hits{};       // of each shadow
     std::array<double, kOrders> only_real{};  // hits of the real cache that this shadow missed
@@ -149,7 +149,7 @@ class Shadows {
   AgedLists<kLanes> lists_;
   std::array<size_t, kLanes> held_{};
   SlotLinks queue_links_;
-  SlotList queue_;   // held by no cache; the oldest is forgotten first
+  SlotList queue_;  // held by no cache; the oldest is forgotten first
   Slot fresh_ = 0;  // nodes from here on were never used
   Slot free_ = kNoSlot;
   LifeTable lives_;

@@ -95,7 +95,7 @@ class Online final : public Replay::Contender {
       prefix = prefix && slot_of_[block] != kNoSlot;
       count(block, prefix);
     }
-    policy_->begin_request();
+    policy_->begin_request(blocks.empty() ? 0 : trace_.hash(blocks.back()));
     // A block that is inserted has no resident child but the one that was inserted just before it:
     // any other would be pinning it.
     Slot child = kNoSlot;  // inserted just before
