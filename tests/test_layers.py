@@ -41,7 +41,7 @@ FLOORS: tuple[frozenset[str], ...] = (
                 "pages",
                 "parameters",
             ),
-            *("probe", "record", "tensors", "traces"),
+            *("policy", "probe", "record", "tensors", "traces"),
         }
     ),
     frozenset({"tiers"}),

@@ -87,6 +87,7 @@ class Reports:
             memory_bytes=stats.bytes,
             memory_limit_bytes=self._settings.cache_max_memory_mb << 20,
             evictions=dict(stats.evictions),
+            learned=stats.learned,
         )
 
     def cache_stats(self, caller: Caller = ITSELF) -> dict[str, object]:

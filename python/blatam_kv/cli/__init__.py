@@ -226,7 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", dest="api_host", help="address to listen on (127.0.0.1)")
     serve.add_argument("--port", dest="api_port", help="port; 0 takes a free one (8002)")
     _data_dir_flag(serve)
-    serve.add_argument("--cache-strategy", help=f"one of {', '.join(STRATEGIES)} (lru)")
+    serve.add_argument("--cache-strategy", help=f"one of {', '.join(STRATEGIES)} (adaptive)")
     serve.add_argument("--cache-ttl", help="seconds an answer stays fresh, or none (3600)")
     serve.add_argument("--cache-max-memory-mb", help="MiB of answers to keep (256)")
     serve.add_argument(
