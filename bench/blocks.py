@@ -21,6 +21,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def bookkeeping(rounds: int) -> list[Row]:
     for at in range(rounds):
         some = chains[:half] if at % 2 else chains[half:]
         scale = 1e6 / RESIDENT
-        pairs.append((scale * cpu(lambda s=some: ours(s)), scale * cpu(lambda s=some: hand(s))))
+        pairs.append((scale * cpu(partial(ours, some)), scale * cpu(partial(hand, some))))
     name = "evict + insert + touch, 100k blocks"
     return [row(name, "us", pairs, "OrderedDict, no parents", "<= 0.5 us")]
 
@@ -181,7 +182,7 @@ def loading(rounds: int) -> list[Row]:
             np.copyto(copied, both)
             pairs, firsts = [], []
             for _ in range(rounds):
-                whole = cpu(lambda s=store: s.load_prefix(tokens, out=(out[0], out[1])))
+                whole = cpu(partial(store.load_prefix, tokens, out=(out[0], out[1])))
                 pairs.append((whole, cpu(lambda: np.copyto(copied, both))))
                 firsts.append(_layerwise(store, tokens, (out[0], out[1])))
         floor = "numpy copy"
