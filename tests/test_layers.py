@@ -88,7 +88,7 @@ HOUSED: Mapping[str, frozenset[str]] = {
     "prometheus_client": SERVICE | {"metrics"},
     "markdown_it": frozenset({"bul"}),
     "nh3": frozenset({"bul"}),
-    "yaml": SERVICE | {"config"},
+    "yaml": SERVICE | {"config", "migrate"},
 }
 
 # What `import blatam_kv` may not load, besides all of the above: numpy alone costs more than the

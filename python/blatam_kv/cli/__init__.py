@@ -36,6 +36,7 @@ examples:
                                        hit ratios of policies on a trace
   blatam-kv quality --plot codecs.png  what each codec costs in bits and keeps in quality
   blatam-kv backup create DIR BACKUPS  a verified copy of a cache, while it is in use
+  blatam-kv migrate up DIR --dry-run   what a cache of the original becomes
   blatam-kv bench                      the speed tables
   blatam-kv doctor                     what this machine has and lacks
 
@@ -147,6 +148,8 @@ def _run(args: argparse.Namespace) -> int:
             )
         case "backup":
             return _backup(args)
+        case "migrate":
+            return _migrate(args)
         case "bench":
             from blatam_kv.cli.bench import bench
 
@@ -179,6 +182,24 @@ def _backup(args: argparse.Namespace) -> int:
             return backup.restore_backup(
                 args.path, args.target, key_file=args.key_file, as_json=args.json
             )
+
+
+def _migrate(args: argparse.Namespace) -> int:
+    from blatam_kv.cli import migrate
+
+    match args.action:
+        case "status":
+            return migrate.migrate_status(args.folder, as_json=args.json)
+        case "up":
+            return migrate.migrate_up(
+                args.folder,
+                dry_run=args.dry_run,
+                disk_bytes=args.disk_bytes,
+                quiet=args.quiet,
+                as_json=args.json,
+            )
+        case _:
+            return migrate.migrate_down(args.folder, dry_run=args.dry_run, as_json=args.json)
 
 
 def _keys(args: argparse.Namespace) -> int:
@@ -335,6 +356,8 @@ def _parser() -> argparse.ArgumentParser:
 
     _backup_commands(commands.add_parser("backup", help="copies of a cache, and back"))
 
+    _migrate_commands(commands.add_parser("migrate", help="from the original's caches, and back"))
+
     bench = commands.add_parser("bench", help="run the speed tables of the source checkout")
     bench.add_argument("names", nargs="*", metavar="NAME", help="tables to run (all)")
 
@@ -402,6 +425,20 @@ def _backup_commands(parser: argparse.ArgumentParser) -> None:
         )
     for command in (create, listing, verify, restore):
         _json_flag(command)
+
+
+def _migrate_commands(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    status = actions.add_parser("status", help="what a folder holds")
+    up = actions.add_parser("up", help="bring it to this version: all steps or none")
+    down = actions.add_parser("down", help="go back to what was there, byte for byte")
+    for command in (status, up, down):
+        command.add_argument("folder", type=Path, metavar="DIR", help="settings and data")
+        _json_flag(command)
+    for command in (up, down):
+        command.add_argument("--dry-run", action="store_true", help="change nothing")
+    up.add_argument("--disk-bytes", type=int, metavar="N", help="the new cache's bound")
+    up.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _model_flags(command: argparse.ArgumentParser) -> None:
