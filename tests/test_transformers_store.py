@@ -104,6 +104,16 @@ def test_beams_and_samples_start_from_a_stored_beginning(family: str) -> None:
         assert reused(store)
 
 
+def test_beams_of_different_prompts_are_stored_each_under_its_own() -> None:
+    model = model_of("llama")
+    ids = torch.cat([prompts(50)[0], prompts(50, seed=1)[0]])
+    with store_of(model) as store:
+        for _ in range(2):
+            expected, found = both(model, ids, store, num_beams=3)
+            assert found == expected
+        assert reused(store) >= 96
+
+
 def test_everything_that_generate_returns_is_returned() -> None:
     model, (ids, _) = model_of("llama"), prompts(50)
     options: dict[str, Any] = {
@@ -235,8 +245,13 @@ def test_blocks_that_go_between_the_match_and_the_load_are_computed(
         expected, _ = both(model, ids, store, attention_mask=mask)
         for left in (32, 16, 0):
 
-            def less(self: KVStore, tokens: Any, *, left: int = left, **options: Any) -> int:
-                return min(left, load(self, tokens, **options))
+            def less(
+                self: KVStore, tokens: Any, *, out: Any, partial: bool, left: int = left
+            ) -> int:
+                filled = min(left, load(self, tokens, out=out, partial=partial))
+                for x in out:
+                    x[:, filled:] = float("nan")
+                return filled
 
             monkeypatch.setattr(KVStore, "load_prefix", less)
             found = generate(model, ids, store=store, attention_mask=mask, max_new_tokens=20)
