@@ -410,6 +410,19 @@ def test_shared_layers_are_stored_once() -> None:
         assert reused(store) >= 64
 
 
+def test_weights_that_are_not_in_memory_cannot_be_told_from_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, (ids, _) = model_of("llama"), prompts(40)
+
+    def absent(model: Any) -> str:
+        raise Unsupported("the weight w is not in memory")
+
+    with store_of(model) as store:
+        monkeypatch.setattr("blatam_kv.integrations.transformers.generation.fingerprint", absent)
+        assert "the weight w is not in memory" in refusal(model, store, ids)
+
+
 def test_a_model_in_training_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     model, (ids, _) = build("llama"), prompts(40)
     with store_of(model) as store:
@@ -441,6 +454,15 @@ def test_bad_input_is_named() -> None:
     model = model_of("llama")
     ids, _ = prompts(20)
     with store_of(model) as store:
+        used = KVCache(model.config)
+        used.update(torch.zeros(1, 2, 3, 16), torch.zeros(1, 2, 3, 16), 0)
+        for cache, rows in (
+            (used, rows_of(ids)),
+            (KVCache(model.config), []),
+            (KVCache(model.config), rows_of(ids) + rows_of(ids[:, 1:])),
+        ):
+            with pytest.raises(InvalidRequest):
+                restore(cache, store, rows)
         for wrong in (ids[0], ids.float(), ids[:, :0]):
             with pytest.raises(InvalidRequest, match="whole numbers"):
                 generate(model, wrong, store=store)
