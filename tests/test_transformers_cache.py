@@ -197,7 +197,7 @@ def test_a_fork_of_a_sealed_row_goes_its_own_way() -> None:
 
 
 def test_what_layers_read_of_each_other_outlives_the_next_layer() -> None:
-    full = {"layer_types": ["full_attention"] * 4}
+    full: dict[str, Any] = {"layer_types": ["full_attention"] * 4}
     for config, aliased in (
         (build("gemma3n", **full).config, False),
         (model_of("llama").config, True),
