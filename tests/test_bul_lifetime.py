@@ -160,16 +160,18 @@ def test_a_finished_task_cannot_be_cancelled(service: Service) -> None:
 
 
 def test_what_is_not_written_before_its_deadline_fails(service: Service, gated: Scripted) -> None:
-    written = submit(service, "first", deadline_seconds=0.01)
+    first = submit(service, "first")
     assert gated.writing.wait(30)
-    waiting = submit(service, "waiting", deadline_seconds=0.01)
-    patient = submit(service, "waiting")
-    for task in (written, waiting):
+    joined = submit(service, "first", deadline_seconds=0.01)
+    alone = submit(service, "alone", deadline_seconds=0.01)
+    hasty = submit(service, "shared", deadline_seconds=0.01)
+    patient = submit(service, "shared")
+    for task in (joined, alone, hasty):
         assert finished(service, task).error == "was not written before its deadline"
     assert gated.gate is not None
     gated.gate.set()
-    assert finished(service, patient).status == "completed"
-    assert gated.calls == ["first", "waiting"]
+    assert [finished(service, task).status for task in (first, patient)] == ["completed"] * 2
+    assert gated.calls == ["first", "shared"]
 
 
 def test_who_joins_with_more_urgency_lifts_the_writing(service: Service, gated: Scripted) -> None:

@@ -17,7 +17,8 @@ from bul_fakes import asked_task, finished_task
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from postgres_server import Postgres, postgres
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.exc import OperationalError
 
 from blatam_kv.bul.storage import StorageUnavailable, open_storage
 from blatam_kv.bul.storage.archive import Archive
@@ -417,3 +418,28 @@ def test_a_server_that_goes_away_is_unavailable_and_comes_back() -> None:
         server.start()
         assert archive.tasks(tenant="local").total == 1
         archive.close()
+
+
+def test_a_database_that_fails_slowly_is_left_alone_for_a_moment(tmp_path: Path) -> None:
+    now = waits = 0.0
+
+    def fail(*_: object) -> None:
+        nonlocal now
+        now += waits
+        raise OperationalError("statement", {}, Exception("no answer"))
+
+    archive = Archive(connect(f"sqlite:///{tmp_path / 'bul.db'}"), node="n", clock=lambda: now)
+    event.listen(archive._engine, "begin", fail)
+    for waits in (0.0, 3.0):  # noqa: B007  # fail reads it
+        with pytest.raises(StorageUnavailable, match="no answer"):
+            archive.tasks(tenant="local")
+    assert not archive.well
+    before = now
+    with pytest.raises(StorageUnavailable, match="no answer"):
+        archive.tasks(tenant="local")
+    assert now == before  # it was not even asked
+    event.remove(archive._engine, "begin", fail)
+    now += 1.0
+    assert archive.tasks(tenant="local").total == 0
+    assert archive.well
+    archive.close()

@@ -137,6 +137,13 @@ MAX_BATCH = 1_000
 BATCH_PRIORITY = 3
 
 
+class BatchRequest(BaseModel):
+    """Documents asked for at once, and how urgent those are that do not say so."""
+
+    documents: Annotated[list[QueryRequest], Field(min_length=1, max_length=MAX_BATCH)]
+    priority: Annotated[int, Field(ge=0, le=4)] = BATCH_PRIORITY
+
+
 def parse_batch(payload: object) -> list[QueryRequest]:
     """The requests of ``{"documents": [...], "priority": 3}``. Raises RequestRejected."""
     known = ("documents", "priority")

@@ -130,6 +130,7 @@ class Service:
             tallies,
             version,
             blocks,
+            lambda: self.archive.well,
         )
         if not settings.continuous_mode:
             self.queue.pause()
@@ -166,8 +167,8 @@ class Service:
     def answer_from_cache(self, order: Order, request: QueryRequest) -> Task | None:
         """A finished task if the answer is cached. Quick: no queue, no model, no database."""
         arrived = time.monotonic()
-        with self.metrics.stage("cache"):
-            answer = self.pipeline.lookup(order)
+        answer = self.pipeline.lookup(order)
+        self.metrics.stage_took("cache", time.monotonic() - arrived)
         if answer is None:
             return None
         return self._hit(Asked(order, request, time.time()), answer, arrived)

@@ -30,9 +30,19 @@ class DocumentDesk:
     def doors(self) -> list[Door]:
         """Every endpoint, what it takes, and how it is read."""
         return [
-            Door(path="/documents", answer=self.listing, scope=Scope.READ),
-            Door(path="/documents/{id}", answer=self.document, scope=Scope.READ),
-            Door(path="/search", answer=self.search, scope=Scope.READ),
+            Door(
+                path="/documents",
+                answer=self.listing,
+                scope=Scope.READ,
+                options=(*PAGES, "business_area"),
+            ),
+            Door(
+                path="/documents/{id}",
+                answer=self.document,
+                scope=Scope.READ,
+                options=tuple(RENDERING),
+            ),
+            Door(path="/search", answer=self.search, scope=Scope.READ, options=(*PAGES, "q")),
         ]
 
     def listing(self, request: Request, caller: Caller, wanted: None) -> Response:

@@ -10,7 +10,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from blatam_kv.bul.caller import Caller, Scope
-from blatam_kv.bul.request import QueryRequest, RequestRejected, parse_batch, parse_request
+from blatam_kv.bul.request import (
+    BatchRequest,
+    QueryRequest,
+    RequestRejected,
+    parse_batch,
+    parse_request,
+)
 from blatam_kv.bul.service import Service
 from blatam_kv.bul.tasks import Task
 from blatam_kv.errors import InvalidRequest
@@ -62,10 +68,17 @@ class TaskDesk:
                 for door in (
                     Door(path=path, answer=self.cancel, **cancel),
                     Door(path=f"{path}/status", answer=self.status, scope=Scope.READ),
-                    Door(path=f"{path}/documents", answer=self.documents, scope=Scope.READ),
+                    Door(
+                        path=f"{path}/documents",
+                        answer=self.documents,
+                        scope=Scope.READ,
+                        options=tuple(RENDERING),
+                    ),
                 )
             ),
-            Door(path="/api/batch", answer=self.ask_batch, read=read_batch, **ask),
+            Door(
+                path="/api/batch", answer=self.ask_batch, read=read_batch, body=BatchRequest, **ask
+            ),
             Door(path="/api/batch/{id}", answer=self.batch, scope=Scope.READ),
             Door(path="/api/batch/{id}", answer=self.cancel_batch, **cancel),
         ]

@@ -159,6 +159,11 @@ def _postgresql(url: URL) -> Engine:
         pool_timeout=CONNECT_SECONDS,
         connect_args={
             "connect_timeout": CONNECT_SECONDS,
+            # A host that is gone is noticed in seconds, not after the system's two hours.
+            "tcp_user_timeout": 1000 * LOCK_SECONDS,
+            "keepalives_idle": LOCK_SECONDS,
+            "keepalives_interval": 1,
+            "keepalives_count": LOCK_SECONDS,
             "options": f"{limits} {theirs if isinstance(theirs, str) else ' '.join(theirs)}",
         },
     )
