@@ -128,14 +128,14 @@ class Client:
         deadline = time.monotonic() + seconds
         task = self.request("POST", "/query", dict(query)).json("task_id", "status")
         wait = 0.01
-        while task["status"] not in ("completed", "failed"):
+        while task["status"] in ("queued", "processing"):
             if time.monotonic() > deadline:
                 raise Refused(f"task {task['task_id']} took more than {seconds:g} seconds")
             time.sleep(wait)
             wait = min(1.0, 1.5 * wait)
             task |= self.request("GET", f"/task/{task['task_id']}/status").json("status")
-        if task["status"] == "failed":
-            raise Refused(f"the document failed: {task['error']['detail']}")
+        if task["status"] != "completed":
+            raise Refused(f"the document {task['status']}: {task['error']['detail']}")
         reply = self.request("GET", task["documents"][0]["href"])
         if reply.status != 200:
             reply.json("never")

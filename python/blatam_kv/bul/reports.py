@@ -6,6 +6,8 @@ that is for administrators.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from blatam_kv.blocks import KVStore
 from blatam_kv.bul.caller import ITSELF, Caller, Scope
 from blatam_kv.bul.pipeline import Pipeline
@@ -32,6 +34,7 @@ class Reports:
         tallies: Tallies,
         version: str,
         blocks: KVStore | None,
+        database_is_well: Callable[[], bool],
     ) -> None:
         self._model = model
         self._settings = settings
@@ -42,6 +45,7 @@ class Reports:
         self._tallies = tallies
         self._version = version
         self._blocks = blocks
+        self._database_is_well = database_is_well
 
     def stats(self, caller: Caller = ITSELF) -> dict[str, object]:
         """Totals since the start for ``GET /stats``: of the caller's tenant, for administrators of
@@ -144,11 +148,12 @@ class Reports:
         return f"{blocks}tasks and documents in the database; cached answers in memory"
 
     def readiness(self) -> dict[str, str]:
-        """What a request needs, each part ``ok`` or why not."""
+        """What a request needs: each part ``ok``, ``degraded`` (hits are answered), or why not."""
         return {
             "cache": "ok",
             "queue": "stopping" if self._queue.closed else "ok",
             "writers": "ok" if self._writers.alive else "stopped",
+            "database": "ok" if self._database_is_well() else "degraded",
         }
 
     def cache_health(self) -> dict[str, object]:
