@@ -34,7 +34,7 @@ FLOORS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"tiers"}),
-    frozenset({"cache", "cached", "blocks", "simulation"}),
+    frozenset({"cache", "cached", "blocks", "shelf", "simulation"}),
     frozenset({"", "integrations"}),
     frozenset({"truthgpt", "backup", "migrate"}),
     frozenset({"bul"}),

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from blatam_kv.blocks import KVStore
+from blatam_kv.bul.answers import open_shelf
 from blatam_kv.bul.document import Rendered, render
 from blatam_kv.bul.order import Order, place
 from blatam_kv.bul.pipeline import Answer, Pipeline
@@ -28,7 +29,7 @@ from blatam_kv.bul.tally import Tally
 from blatam_kv.bul.tasks import CacheResult, Task, TaskBook
 from blatam_kv.cache import Cache
 from blatam_kv.config import Settings
-from blatam_kv.errors import Error, InvalidRequest
+from blatam_kv.errors import Error, InvalidRequest, TierUnavailable
 from blatam_kv.metrics import BlocksSnapshot, CacheSnapshot, ServiceMetrics
 from blatam_kv.truthgpt.protocol import TruthGPT
 
@@ -80,7 +81,8 @@ class Service:
             policy=settings.cache_strategy,
             ttl=settings.cache_ttl,
         )
-        self.pipeline = Pipeline(model, cache)
+        self.shelf = open_shelf(cache, settings)
+        self.pipeline = Pipeline(model, cache, shelf=self.shelf)
         self.tasks = TaskBook(keep=settings.max_kept_tasks)
         self.tally = Tally()
         self.metrics = ServiceMetrics(
@@ -166,6 +168,8 @@ class Service:
         theirs, and a folder that another process writes keeps its blocks."""
         entries = len(self.pipeline.cache)
         self.pipeline.cache.clear()
+        if self.shelf is not None:
+            self.shelf.clear()
         if self._blocks is not None and not self._blocks.read_only:
             self._blocks.clear()
         return entries
@@ -183,6 +187,11 @@ class Service:
             left = list(self._writings.values())
         for writing in left:
             self._settle(writing, status="failed", error="the service stopped; ask again")
+        if self.shelf is not None:
+            try:
+                self.shelf.close()
+            except TierUnavailable as error:
+                log.error("the last answers were not kept: %s", error)
 
     # What the writers do.
 
@@ -362,7 +371,16 @@ class Service:
     def _persistence(self) -> str:
         on_disk = self._blocks is not None and self._blocks.stats().tier is not None
         blocks = "prefixes are kept on disk; " if on_disk else ""
-        return f"{blocks}answers are kept in memory"
+        return f"{blocks}{self._answers_kept()}"
+
+    def _answers_kept(self) -> str:
+        if self.shelf is None:
+            asked = self.settings.cache_persistence
+            return "answers are kept in memory" + (", their folder cannot be used" if asked else "")
+        failing = self.shelf.failing
+        if failing is not None:
+            return f"new answers are kept in memory only, the disk says: {failing}"
+        return "answers are kept on disk"
 
     def cache_health(self) -> dict[str, object]:
         """The cache's state, for ``GET /api/v1/kv-cache/health``."""

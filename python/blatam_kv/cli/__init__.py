@@ -205,6 +205,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--kv-codec", metavar="NAME", help=f"one of {', '.join(CODECS)} (raw)")
     serve.add_argument("--kv-policy", metavar="NAME", help="what leaves memory first (lru)")
+    serve.add_argument(
+        "--cache-persistence", metavar="on|off", help="whether answers outlive the service (off)"
+    )
+    serve.add_argument(
+        "--cache-persistence-path", metavar="DIR", help="where (answers in the data directory)"
+    )
     serve.add_argument("--max-concurrent-tasks", help="documents written at a time (2)")
     serve.add_argument("--max-queued-tasks", help="documents that may wait (100)")
     _model_flags(serve)
