@@ -36,7 +36,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"tiers"}),
     frozenset({"cache", "cached", "blocks", "shelf", "simulation"}),
     frozenset({"", "integrations"}),
-    frozenset({"truthgpt", "backup", "migrate"}),
+    frozenset({"truthgpt", "backup", "exchange", "migrate"}),
     frozenset({"bul"}),
     frozenset({"server"}),
     frozenset({"cli"}),

@@ -116,6 +116,26 @@ def _run(args: argparse.Namespace) -> int:
             return _backup(args)
         case "migrate":
             return _migrate(args)
+        case "export":
+            from blatam_kv.cli.exchange import export_cache
+
+            return export_cache(
+                args.source,
+                args.target,
+                format=args.format,
+                quiet=args.quiet,
+                as_json=args.json,
+            )
+        case "import":
+            from blatam_kv.cli.exchange import import_cache
+
+            return import_cache(
+                args.source,
+                args.target,
+                disk_bytes=args.disk_bytes,
+                quiet=args.quiet,
+                as_json=args.json,
+            )
         case "bench":
             from blatam_kv.cli.bench import bench
 
@@ -277,6 +297,20 @@ def _parser() -> argparse.ArgumentParser:
     _backup_commands(commands.add_parser("backup", help="copies of a cache, and back"))
 
     _migrate_commands(commands.add_parser("migrate", help="from the original's caches, and back"))
+
+    export = commands.add_parser("export", help="a cache as .pt or safetensors files")
+    export.add_argument("source", type=Path, metavar="CACHE", help="the folder of the cache")
+    export.add_argument("target", type=Path, metavar="DIR", help="a new folder")
+    export.add_argument("--format", default="pt", metavar="FORMAT", help="pt or safetensors (pt)")
+    back = commands.add_parser("import", help="such files as a cache")
+    back.add_argument("source", type=Path, metavar="DIR", help="what export wrote")
+    back.add_argument("target", type=Path, metavar="CACHE", help="a cache, or a new folder")
+    back.add_argument(
+        "--disk-bytes", type=int, default=1 << 30, metavar="N", help="the cache's bound (1 GiB)"
+    )
+    for command in (export, back):
+        command.add_argument("--quiet", action="store_true", help="no progress bar")
+        _json_flag(command)
 
     bench = commands.add_parser("bench", help="run the speed tables of the source checkout")
     bench.add_argument("names", nargs="*", metavar="NAME", help="tables to run (all)")

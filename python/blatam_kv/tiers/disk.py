@@ -228,6 +228,11 @@ class DiskTier:
         with self._translated(writing=True):
             self._log.sync()
 
+    def keys(self) -> list[bytes]:
+        """Every key, in the order of writing."""
+        self._require_open()
+        return [key for key, _ in self._index.in_order()]
+
     def keys_tagged(self, tags: bytes) -> list[bytes]:
         """The keys of all records with these tags. Reads every header, in the order of writing."""
         self._require_open()
