@@ -16,6 +16,7 @@ from blatam_kv.bul.order import Order
 from blatam_kv.bul.sanitise import clean
 from blatam_kv.cache import Cache
 from blatam_kv.errors import InvalidRequest, ModelError
+from blatam_kv.shelf import Shelf
 from blatam_kv.truthgpt.protocol import Chunk, TruthGPT, Usage
 
 # An answer shorter than this is not worth starting; the caller should shorten the query instead.
@@ -57,14 +58,18 @@ class Pipeline:
         model: TruthGPT,
         cache: Cache[bytes, Answer],
         *,
+        shelf: Shelf[Answer] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.model = model
         self.cache = cache
+        self.shelf = shelf
         self._clock = clock
 
     def lookup(self, order: Order) -> Answer | None:
-        """The cached answer, or None. No lock is held and nothing is computed."""
+        """The cached answer, or None; nothing is computed."""
+        if self.shelf is not None:
+            return self.shelf.get(order.digest)
         return self.cache.get(order.digest)
 
     def check_room(self, order: Order) -> int:
@@ -100,7 +105,10 @@ class Pipeline:
             wrote = True
             return self._compute(order, progress or (lambda share: None), stop)
 
-        return self.cache.get_or_compute(order.digest, compute), wrote
+        answer = self.cache.get_or_compute(order.digest, compute)
+        if wrote and self.shelf is not None:
+            self.shelf.keep(order.digest, answer)
+        return answer, wrote
 
     def _compute(self, order: Order, progress: Progress, stop: threading.Event | None) -> Answer:
         start = time.perf_counter()

@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from blatam_kv.blocks import KVStore
+from blatam_kv.bul.answers import open_shelf
 from blatam_kv.bul.caller import ITSELF, Caller
 from blatam_kv.bul.document import Rendered, render
 from blatam_kv.bul.ledger import AlreadyFinished, Asked, Ledger, Overloaded
@@ -85,7 +86,8 @@ class Service:
             policy=settings.cache_strategy,
             ttl=settings.cache_ttl,
         )
-        self.pipeline = Pipeline(model, cache)
+        self.shelf = open_shelf(cache, settings)
+        self.pipeline = Pipeline(model, cache, shelf=self.shelf)
         self.archive = archive if archive is not None else open_storage("sqlite://")
         self.tasks = TaskBook(max_unfinished=settings.max_unfinished_tasks)
         tallies = Tallies()
@@ -319,6 +321,8 @@ class Service:
         theirs, and a folder that another process writes keeps its blocks."""
         entries = len(self.pipeline.cache)
         self.pipeline.cache.clear()
+        if self.shelf is not None:
+            self.shelf.clear()
         if self._blocks is not None and not self._blocks.read_only:
             self._blocks.clear(everyone=True)
         return entries
