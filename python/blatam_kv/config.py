@@ -171,8 +171,10 @@ def _timeout(value: object) -> float:
 
 
 def _switch(value: object) -> bool:
-    if isinstance(value, str):
-        value = {"true": True, "1": True, "false": False, "0": False}.get(value.strip().lower())
+    words = {"true": True, "yes": True, "on": True, "1": True}
+    words |= {"false": False, "no": False, "off": False, "0": False}
+    if isinstance(value, str) and value.strip().lower() in words:
+        return words[value.strip().lower()]
     if not isinstance(value, bool):
         raise ValueError("must be true or false")
     return value

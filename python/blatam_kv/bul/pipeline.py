@@ -68,9 +68,17 @@ class Pipeline:
 
     def lookup(self, order: Order) -> Answer | None:
         """The cached answer, or None; nothing is computed."""
+        return self.recall(order.digest)
+
+    def recall(self, digest: bytes) -> Answer | None:
+        """The answer under a digest, or None."""
+        return self.cache.get(digest) if self.shelf is None else self.shelf.get(digest)
+
+    def keep(self, digest: bytes, answer: Answer) -> None:
+        """Put an answer that was written elsewhere under a digest."""
+        self.cache.put(digest, answer)
         if self.shelf is not None:
-            return self.shelf.get(order.digest)
-        return self.cache.get(order.digest)
+            self.shelf.keep(digest, answer)
 
     def check_room(self, order: Order) -> int:
         """Tokens the answer may have. Raises InvalidRequest if the prompt leaves too few."""

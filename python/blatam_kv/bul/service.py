@@ -133,6 +133,7 @@ class Service:
             tallies,
             version,
             blocks,
+            self.shelf,
             lambda: self.archive.well,
         )
         if not settings.continuous_mode:
@@ -358,6 +359,11 @@ class Service:
         self.writers.close(seconds=max(0.0, seconds * (1.0 - _FLUSH_SHARE) - passed))
         self._recorder.close()
         self.archive.close()
+        if self.shelf is not None:
+            try:
+                self.shelf.close()
+            except TierUnavailable as error:
+                log.error("the last answers were not kept: %s", error)
 
     # What others read.
 
