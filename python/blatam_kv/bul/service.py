@@ -45,7 +45,7 @@ from blatam_kv.bul.tasks import (
 from blatam_kv.bul.writers import Writers, Writing
 from blatam_kv.cache import Cache
 from blatam_kv.config import Settings
-from blatam_kv.errors import Error, InvalidRequest
+from blatam_kv.errors import Error, InvalidRequest, TierUnavailable
 from blatam_kv.metrics import ServiceMetrics
 from blatam_kv.truthgpt.protocol import TruthGPT
 
