@@ -72,7 +72,7 @@ class KVStore:
         tokenizer: str | None = None,
         lora: str | None = None,
         rope: Words = None,
-        policy: str = "lru",
+        policy: str = "adaptive",
         write: Literal["save", "evict"] = "save",
         durable: bool = False,
         threads: int = 1,
