@@ -134,7 +134,8 @@ class Levels:
             for layer in range(layout.layers):
                 there = out[layer, begin : begin + count]
                 _core.copy_tensor(part[layer, :count], layout.dtype, 0, there, layout.dtype)
-        self._counts.add(tokens_from_memory=count)
+        self.residents.use(prompt.last, [block])
+        self._counts.add(tokens_asked=count, tokens_from_memory=count)
         return count
 
     def pin(self, prompt: Prompt, ttl: float | None) -> int:
