@@ -106,7 +106,7 @@ class Settings:
     kv_memory_mb: int = 256
     kv_disk_mb: int | None = None
     kv_codec: str = "raw"
-    kv_policy: str = "lru"
+    kv_policy: str = "adaptive"
     model: str = "mini"
     local_model: Path | None = None
     local_dtype: str = "auto"

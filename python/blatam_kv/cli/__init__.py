@@ -281,7 +281,7 @@ def _parser() -> argparse.ArgumentParser:
         help="MiB of them in the data directory (8 times the memory, at most half of what is free)",
     )
     serve.add_argument("--kv-codec", metavar="NAME", help=f"one of {', '.join(CODECS)} (raw)")
-    serve.add_argument("--kv-policy", metavar="NAME", help="what leaves memory first (lru)")
+    serve.add_argument("--kv-policy", metavar="NAME", help="what leaves memory first (adaptive)")
     serve.add_argument(
         "--cache-persistence", metavar="on|off", help="whether answers outlive the service (off)"
     )
