@@ -54,6 +54,13 @@ class DictStore:
         self.saves: list[int] = []
         self.loads: list[int] = []
         self.lose_after_match = False
+        self.tenants: dict[bytes, DictStore] = {}
+
+    def tenant(self, salt: bytes) -> DictStore:
+        return self.tenants.setdefault(salt, DictStore())
+
+    def bind(self, model: str) -> bool:
+        return True
 
     def match_prefix(self, tokens: Tokens) -> int:
         found = 0

@@ -11,11 +11,13 @@ import pytest
 from bul_fakes import Scripted
 
 from blatam_kv._core import framed_digest
+from blatam_kv.bul.caller import ITSELF
 from blatam_kv.bul.order import Order, answer_digest, place
 from blatam_kv.bul.request import parse_request
 from blatam_kv.truthgpt.brief import Brief
 from blatam_kv.truthgpt.protocol import Message, Sampling
 
+SALT = bytes(range(32))
 MODEL = Scripted()
 BASE: dict[str, Any] = {
     "query": "Plan de negocio",
@@ -45,14 +47,14 @@ def test_the_published_vector_of_a_response_key() -> None:
 
 def test_the_digest_is_blake2b_over_framed_fields_in_the_documented_order() -> None:
     sampling = Sampling(max_tokens=7, temperature=0.25, top_p=0.5, seed=3, stop=("x",))
-    expected = hashlib.blake2b(digest_size=32, person=b"blatamkv-resp-v1")
+    expected = hashlib.blake2b(digest_size=32, key=SALT, person=b"blatamkv-resp-v1")
     for field in (
         *(b"scripted", b"f1", b"2", b"system", b"s", b"user", b"u", b"7", b"3"),
         *(struct.pack(">dd", 0.25, 0.5), b"1", b"x"),
     ):
         expected.update(struct.pack(">I", len(field)) + field)
     messages = [Message("system", "s"), Message("user", "u")]
-    assert answer_digest(MODEL, messages, sampling) == expected.digest()
+    assert answer_digest(MODEL, messages, sampling, salt=SALT) == expected.digest()
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ def test_every_part_of_the_brief_and_of_the_sampling_is_in_the_key() -> None:
     for field in fields(Brief):
         changed = replace(brief, **{field.name: others.get(field.name, "other")})
         assert tuple(changed.messages()) != order().messages, field.name
-    base = answer_digest(MODEL, order().messages, Sampling())
+    base = answer_digest(MODEL, order().messages, Sampling(), salt=SALT)
     values: dict[str, Any] = {
         "max_tokens": 5,
         "temperature": 0.1,
@@ -105,7 +107,15 @@ def test_every_part_of_the_brief_and_of_the_sampling_is_in_the_key() -> None:
     }
     for sampled in fields(Sampling):
         sampling = Sampling(**{sampled.name: values[sampled.name]})
-        assert answer_digest(MODEL, order().messages, sampling) != base, sampled.name
+        assert answer_digest(MODEL, order().messages, sampling, salt=SALT) != base, sampled.name
+
+
+def test_another_tenant_has_another_key_for_the_same_request() -> None:
+    other = replace(ITSELF, tenant="other", salt=SALT)
+    placed = place(parse_request(BASE), MODEL, other)
+    assert placed.tenant == "other"
+    assert placed.digest != order().digest
+    assert placed.sampling == order().sampling
 
 
 def test_another_model_or_other_weights_have_another_key() -> None:

@@ -39,6 +39,7 @@ def test_every_field_is_taken() -> None:
         "max_length": 10_000,
         "temperature": 2,
         "seed": 2**64 - 1,
+        "deadline_seconds": 60.0,
     }
     assert parse_request(fields).model_dump() == fields
     assert set(fields) == set(QueryRequest.model_fields)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from bul_fakes import Scripted, running
 
+from blatam_kv.bul.caller import ITSELF
+from blatam_kv.bul.ledger import Overloaded
 from blatam_kv.bul.request import QueryRequest, parse_request
-from blatam_kv.bul.service import Overloaded, Service
+from blatam_kv.bul.service import Service
 from blatam_kv.bul.tasks import Task, UnknownTask
 from blatam_kv.errors import InvalidRequest, ModelError
 
@@ -39,8 +42,8 @@ def submit(service: Service, query: str, **fields: Any) -> Task:
 
 
 def finished(service: Service, task: Task) -> Task:
-    while task.status not in ("completed", "failed"):
-        task = service.tasks.get(task.id)
+    while not task.is_finished:
+        task = service.task(task.id, tenant=task.tenant)
     return task
 
 
@@ -87,7 +90,7 @@ def test_a_thousand_identical_misses_run_the_model_once(service: Service, model:
     assert sum(task.cache == "miss" for task in done) == 1
     assert sum(task.cache == "collapsed" for task in done) == 999
     assert len({id(task.answer) for task in done}) == 1
-    cache = service.cache_stats()
+    cache = service.reports.cache_stats()
     assert (cache["total_requests"], cache["collapsed_requests"]) == (1000, 999)
     assert (cache["hit_rate"], cache["miss_rate"]) == (0.0, 1.0)
 
@@ -115,7 +118,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(model: Scripted) -> Non
         assert caught.value.retry_after >= 1
         tasks.append(submit(service, "waiting 0"))  # joins, so it needs no place
         assert tasks[-1].cache == "collapsed"
-        assert service.queue_depth()[1] == 2
+        assert service.queue.depths()[1] == 2
         model.gate.set()
         assert {finished(service, task).status for task in tasks} == {"completed"}
         assert submit(service, "too much").status == "queued"
@@ -161,41 +164,11 @@ def test_a_query_too_long_for_the_model_is_refused_at_once(
     model.context_tokens = 50
     with pytest.raises(InvalidRequest, match="shorten it"):
         submit(service, "word " * 100)
-    assert service.stats()["total_tasks"] == 0
+    assert service.reports.stats()["total_tasks"] == 0
 
 
-def test_closing_fails_what_waits_and_what_is_being_written(model: Scripted) -> None:
-    model.gate = threading.Event()
-    with running(model, max_concurrent_tasks=1) as service:
-        writing, waiting = submit(service, "writing"), submit(service, "waiting")
-        assert model.writing.wait(30)
-        closer = threading.Thread(target=service.close)
-        closer.start()
-        while not service._stop.is_set():
-            pass
-        model.gate.set()
-        closer.join()
-        assert (
-            finished(service, writing).error == "the service is stopping; ask again when it is back"
-        )
-        assert finished(service, waiting).error == "the service stopped; ask again"
-        with pytest.raises(Overloaded, match="stopping"):
-            submit(service, "late")
-        assert not any(thread.name.startswith("bul-writer") for thread in threading.enumerate())
-
-
-def test_only_the_newest_finished_tasks_are_kept(model: Scripted) -> None:
-    with running(model, max_kept_tasks=3) as service:
-        tasks = [finished(service, submit(service, f"q{n}")) for n in range(5)]
-        assert len(service.tasks) == 3
-        for old in tasks[:2]:
-            with pytest.raises(UnknownTask, match="only the newest 3 are kept"):
-                service.tasks.get(old.id)
-        assert service.tasks.get(tasks[4].id).status == "completed"
-
-
-def test_unfinished_tasks_are_never_forgotten_and_never_too_many(model: Scripted) -> None:
-    with running(model, max_kept_tasks=3, max_concurrent_tasks=1) as service:
+def test_unfinished_tasks_are_never_too_many(model: Scripted) -> None:
+    with running(model, max_unfinished_tasks=3, max_concurrent_tasks=1) as service:
         finished(service, submit(service, "cached"))
         model.gate = threading.Event()
         tasks = [submit(service, query) for query in ("a", "a", "b")]
@@ -204,17 +177,30 @@ def test_unfinished_tasks_are_never_forgotten_and_never_too_many(model: Scripted
                 submit(service, query)
         hits = [submit(service, "cached") for _ in range(9)]
         assert {task.cache for task in hits} == {"hit"}
-        assert [service.tasks.get(task.id).id for task in tasks] == [task.id for task in tasks]
-        assert len(service.tasks) == 6
+        assert service.tasks.unfinished == 3
         model.gate.set()
         assert {finished(service, task).status for task in tasks} == {"completed"}
         assert finished(service, submit(service, "c")).status == "completed"
 
 
+def test_what_is_refused_leaves_no_place_taken(model: Scripted) -> None:
+    with running(model, max_unfinished_tasks=1, max_concurrent_tasks=1) as service:
+        model.gate = threading.Event()
+        first = submit(service, "first")
+        assert model.writing.wait(30)
+        for n in range(5):
+            with pytest.raises(Overloaded):
+                submit(service, f"too much {n}")
+        assert sum(service.queue.depths().values()) == 0
+        assert service.archive.tasks(tenant="local").total == 1
+        model.gate.set()
+        assert finished(service, first).status == "completed"
+
+
 def test_clear_forgets_answers_but_not_tasks(service: Service, model: Scripted) -> None:
     done = finished(service, submit(service, "bread"))
     assert service.clear() == 1
-    assert service.document(service.tasks.get(done.id)).content
+    assert service.document(service.task(done.id)).content
     assert submit(service, "bread").cache == "miss"
 
 
@@ -230,7 +216,7 @@ def test_totals_add_up(service: Service, model: Scripted) -> None:
         submit(service, "bread", business_area="sales")
     model.error = ModelError("no")
     finished(service, submit(service, "cake", business_area="legal"))
-    stats, cache = service.stats(), service.cache_stats()
+    stats, cache = service.reports.stats(), service.reports.cache_stats()
     assert (stats["total_tasks"], stats["completed_tasks"], stats["failed_tasks"]) == (5, 4, 1)
     assert stats["business_area_distribution"] == {"legal": 1, "sales": 4}
     assert (cache["total_requests"], cache["cached_requests"]) == (5, 3)
@@ -239,4 +225,25 @@ def test_totals_add_up(service: Service, model: Scripted) -> None:
     assert cache["entries"] == 1
     latencies = [cache[f"p{q}_latency_ms"] for q in (50, 95, 99)]
     assert latencies == sorted(latencies)  # type: ignore[type-var]  # numbers, seen as objects
-    assert service.cache_health()["status"] == "healthy"
+    assert service.reports.cache_health()["status"] == "healthy"
+
+
+def test_two_tenants_share_neither_answers_nor_writings_nor_tasks(
+    service: Service, model: Scripted
+) -> None:
+    model.gate = threading.Event()
+    request = asked("bread")
+    other = replace(ITSELF, tenant="other", salt=bytes(range(32)))
+    ours = service.enqueue(service.place(request), request)
+    theirs = service.enqueue(service.place(request, other), request)
+    assert (ours.cache, theirs.cache) == ("miss", "miss")
+    model.gate.set()
+    finished(service, ours)
+    finished(service, theirs)
+    assert model.calls == ["bread", "bread"]
+    assert model.salts == [ITSELF.salt, other.salt]
+    for task_id, tenant in ((theirs.id, "local"), (ours.id, "other")):
+        with pytest.raises(UnknownTask):
+            service.task(task_id, tenant=tenant)
+        with pytest.raises(UnknownTask):
+            service.cancel(task_id, tenant=tenant)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import signal
 import socket
@@ -22,7 +23,8 @@ from test_server_process import serving
 
 import blatam_kv
 from blatam_kv import cli
-from blatam_kv.cli import bench, demo
+from blatam_kv.cli import bench, demo, started
+from blatam_kv.signature import Claim, Parts, content_digest
 
 Captured = pytest.CaptureFixture[str]
 
@@ -132,8 +134,12 @@ def test_nobody_there_ends_with_3_and_names_the_fix(
     assert "blatam-kv serve" in complaint
 
 
-def test_stats_health_and_clear_talk_to_the_running_service(capsys: Captured) -> None:
-    with serving() as (_, url):
+def test_stats_health_and_clear_talk_to_the_running_service(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BUL_DATA_DIR", str(tmp_path))
+    with serving(data_dir=tmp_path) as (_, client):
+        url = client.url
         assert cli.main(["stats", "--json", "--url", url]) == 0
         stats = json.loads(capsys.readouterr().out)
         assert stats["service"]["total_tasks"] == 0
@@ -146,6 +152,106 @@ def test_stats_health_and_clear_talk_to_the_running_service(capsys: Captured) ->
         assert capsys.readouterr().out == "forgot 0 cached answers\n"
         assert cli.main(["clear", "--json", "--url", url]) == 0
         assert json.loads(capsys.readouterr().out) == {"cleared": 0}
+        assert cli.main(["monitor", "--url", url, "--count", "2", "--interval", "0.05"]) == 0
+        head, *lines = capsys.readouterr().out.splitlines()
+        assert "P99 ms" in head
+        assert len(lines) == 2
+        assert cli.main(["monitor", "--url", url, "--count", "1", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["requests"] == 0
+        assert cli.main(["monitor", "--url", url, "--interval", "0"]) == 2
+        assert "--interval takes" in capsys.readouterr().err
+        # Without the data directory's secret it takes a key, and one with that right.
+        assert cli.main(["keys", "create", "--tenant", "acme", "--json"]) == 0
+        key = json.loads(capsys.readouterr().out)["api_key"]
+        monkeypatch.setenv("BUL_DATA_DIR", str(tmp_path / "none"))
+        assert cli.main(["stats", "--url", url]) == 1
+        assert "401" in capsys.readouterr().err
+        monkeypatch.setenv("BLATAM_KV_API_KEY", key)
+        assert cli.main(["stats", "--url", url]) == 0
+        assert cli.main(["clear", "--url", url]) == 1
+        assert "403" in capsys.readouterr().err
+
+
+def test_config_says_who_said_what_and_shows_no_secret(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "bul.yaml"
+    file.write_text("bul: {cache_ttl: 77}\n")
+    secret = "9f2c1d7e5b8a4c3d6e0f1a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f"
+    monkeypatch.setenv("BUL_HMAC_SECRET", secret)
+    monkeypatch.setenv("BUL_API_PORT", "8100")
+    flags = ["config", "--config", str(file), "--data-dir", str(tmp_path)]
+    assert cli.main([*flags, "--json"]) == 0
+    text = capsys.readouterr().out
+    lines = {line["setting"]: line for line in json.loads(text)["settings"]}
+    assert (lines["bul.cache_ttl"]["value"], lines["bul.cache_ttl"]["origin"]) == (
+        77.0,
+        f"{file}: bul.cache_ttl",
+    )
+    assert lines["bul.api_port"]["origin"] == "environment variable BUL_API_PORT"
+    assert lines["bul.data_dir"]["origin"] == "--data-dir"
+    assert lines["bul.model"]["origin"] == "default"
+    assert lines["bul.hmac_secret"]["value"] == "(set)"
+    assert cli.main([*flags, "--show-origin"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"bul.api_port +8100 +environment variable BUL_API_PORT", shown)
+    assert secret not in text + shown
+    assert cli.main(flags) == 0
+    assert "environment" not in capsys.readouterr().out
+
+
+def test_keys_are_made_listed_renewed_and_revoked(capsys: Captured, tmp_path: Path) -> None:
+    where = ["--data-dir", str(tmp_path)]
+    assert cli.main(["keys", "list", *where]) == 0
+    assert "no keys yet" in capsys.readouterr().out
+    assert cli.main(["keys", "create", "--tenant", "acme", "--allow", "10.0.0.0/8", *where]) == 0
+    shown = capsys.readouterr().out
+    assert "not shown again" in shown
+    api_key, signing_key = re.findall(r"(?:API|signing) key +(\S+)", shown)
+    assert api_key.startswith("bkv_")
+    assert len(bytes.fromhex(signing_key)) == 32
+    key_id = api_key.split("_")[1]
+    assert cli.main(["keys", "rotate", key_id, "--overlap", "0", "--json", *where]) == 0
+    successor = json.loads(capsys.readouterr().out)
+    assert successor["tenant"] == "acme"
+    assert successor["networks"] == ["10.0.0.0/8"]
+    assert cli.main(["keys", "revoke", successor["key_id"], *where]) == 0
+    assert "is revoked" in capsys.readouterr().out
+    assert cli.main(["keys", "list", *where]) == 0
+    table = capsys.readouterr().out
+    assert "revoked" in table
+    assert api_key not in table
+    assert cli.main(["keys", "list", "--json", *where]) == 0
+    states = [key["state"] for key in json.loads(capsys.readouterr().out)["keys"]]
+    assert sorted(states) == ["revoked", "verify-only"]
+    assert cli.main(["keys", "revoke", "nobody", *where]) == 2
+    assert "there is no key" in capsys.readouterr().err
+
+
+def test_sign_prints_headers_for_curl(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    body = tmp_path / "body.json"
+    body.write_bytes(b'{"query": "x"}')
+    flags = ["--method", "POST", "--key-id", "k1", "--data", f"@{body}"]
+    url = "http://127.0.0.1:8002/query"
+    monkeypatch.delenv("BLATAM_KV_SIGNING_KEY", raising=False)
+    assert cli.main(["sign", url, *flags]) == 2
+    assert "BLATAM_KV_SIGNING_KEY must hold" in capsys.readouterr().err
+    monkeypatch.setenv("BLATAM_KV_SIGNING_KEY", bytes(range(32)).hex())
+    assert cli.main(["sign", url, *flags]) == 0
+    headers = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert headers["Content-Digest"] == content_digest(body.read_bytes())
+    claim = Claim.read([headers["Signature-Input"]], [headers["Signature"]])
+    parts = Parts(
+        method="POST",
+        authority="127.0.0.1:8002",
+        path="/query",
+        query="?",
+        content_type="application/json",
+        content_digest=headers["Content-Digest"],
+    )
+    assert claim.proves(parts, bytes(range(32)))
 
 
 def test_an_unhealthy_service_ends_with_1(capsys: Captured) -> None:
@@ -187,6 +293,10 @@ def test_the_demo_writes_every_document_twice_the_same_and_ends_with_0(tmp_path:
     assert len(files) == summary["files"] == 4 * len(demo.QUERIES)
     assert {name.split("_")[1] for name in files} == {"es", "en"}
     assert all((tmp_path / "out" / name).stat().st_size > 100 for name in files)
+    briefing = summary["briefing"]
+    assert briefing["documents"] == 3
+    assert briefing["cached_tokens"] == 2 * 128
+    assert briefing["first_text_ms"].keys() == {"computed", "memory", "disk"}
     assert f"{2 * len(demo.QUERIES)}/{2 * len(demo.QUERIES)}  cached" in done.stderr
     assert "\x1b" not in done.stderr
 
@@ -234,7 +344,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(demo.DemoFailed, match="No space left"):
+    with pytest.raises(started.DemoFailed, match="No space left"):
         demo.write_whole(target, b"new")
     assert target.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.md"]

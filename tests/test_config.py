@@ -68,6 +68,10 @@ def test_other_variables_of_the_environment_are_nobodys_business() -> None:
         ({"BUL_LOG_LEVEL": "inof"}, "did you mean info?"),
         ({"BUL_MODEL": "opnai"}, "did you mean openai?"),
         ({"BUL_OPENAI_API_KY": "k"}, "did you mean BUL_OPENAI_API_KEY?"),
+        ({"BUL_RETRY_ATTEMPTS": "-1"}, "whole number from 0 to 100"),
+        ({"BUL_DRAIN_SECONDS": "0"}, "above 0"),
+        ({"BUL_CONTINUOUS_MODE": "maybe"}, "must be true or false"),
+        ({"DATABASE_URL": ""}, "must be a text that is not empty"),
         ({"BUL_OPENAI_API_KEY_FILE": "/no/such"}, "cannot be read as text (No such file"),
         ({"BUL_OPENAI_READ_TIMEOUT": "none"}, "must be a number of seconds above 0"),
         ({"BUL_OPENAI_CONTEXT_TOKENS": "1"}, "whole number from 64"),
@@ -139,6 +143,13 @@ def test_an_endpoint_is_chosen_by_any_source(tmp_path: Path) -> None:
     assert settings.openai_api_key == Secret("k")
 
 
+def test_the_originals_name_of_the_database_holds_where_ours_is_not_set() -> None:
+    theirs, ours = {"DATABASE_URL": "sqlite:///a"}, {"BUL_DATABASE_URL": "sqlite:///b"}
+    assert load(environ=theirs).database_url == Secret("sqlite:///a")
+    assert load(environ=theirs | ours).database_url == Secret("sqlite:///b")
+    assert "sqlite" not in str(load(environ=ours))
+
+
 def test_the_key_may_stand_in_a_file_of_its_own(tmp_path: Path) -> None:
     key = write(tmp_path / "key", "sk-1\n")
     assert load(environ={"BUL_OPENAI_API_KEY_FILE": str(key)}).openai_api_key == Secret("sk-1")
@@ -180,3 +191,13 @@ def test_any_json_is_settings_or_a_config_error(document: object) -> None:
         except ConfigError as error:
             outcome = str(error)
         assert outcome.startswith(("Settings(", str(file)))
+
+
+def test_what_prompts_leave_can_be_bounded_and_switched_off() -> None:
+    environ = {"BUL_KV_MEMORY_MB": "0", "BUL_KV_DISK_MB": "64", "BUL_KV_CODEC": "exp4"}
+    settings = load(environ=environ, flags={"kv_policy": "lfu"})
+    found = (settings.kv_memory_mb, settings.kv_disk_mb, settings.kv_codec, settings.kv_policy)
+    assert found == (0, 64, "exp4", "lfu")
+    for name, value in (("MEMORY_MB", "-1"), ("DISK_MB", "much"), ("CODEC", "zip")):
+        with pytest.raises(ConfigError, match=f"BUL_KV_{name}"):
+            load(environ={f"BUL_KV_{name}": value})

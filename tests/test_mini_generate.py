@@ -208,6 +208,17 @@ def test_messages_that_cannot_be_are_refused(tiny: Mini) -> None:
         tiny.encode([Message("tool", "x")])  # type: ignore[arg-type]
 
 
+def test_a_tenant_begins_where_its_own_prompts_did_and_nobody_elses() -> None:
+    store = DictStore()
+    model = Mini(store)
+    first = model.generate(MESSAGES, sampling=SHORT, salt=b"ana")
+    assert model.generate(MESSAGES, sampling=SHORT, salt=b"ben").usage.cached_tokens == 0
+    assert model.generate(MESSAGES, sampling=SHORT).usage.cached_tokens == 0
+    again = model.generate(MESSAGES, sampling=SHORT, salt=b"ana")
+    assert again.usage.cached_tokens > 0
+    assert again.text == first.text
+
+
 # ---- with a store -------------------------------------------------------------------------------
 
 

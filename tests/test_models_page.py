@@ -38,9 +38,10 @@ def test_the_example_is_a_model_that_writes_documents() -> None:
         service.close()
 
 
-def test_the_table_names_every_setting_of_the_model_and_its_flag() -> None:
+def test_the_tables_name_every_setting_of_the_model_and_its_flag() -> None:
     rows = re.findall(r"^\| `(BUL_\w+)` \| `(\w+)` \| (?:`(--[\w-]+)`|none) \|", PAGE, re.MULTILINE)
-    names = {name for name in VARIABLES if name == "BUL_MODEL" or name.startswith("BUL_OPENAI_")}
+    own = ("BUL_LOCAL_", "BUL_OPENAI_")
+    names = {name for name in VARIABLES if name == "BUL_MODEL" or name.startswith(own)}
     assert {variable for variable, _, _ in rows} == names
     parsed = vars(cli._parser().parse_args(["serve"]))
     for variable, key, flag in rows:

@@ -766,7 +766,7 @@ def test_the_settings_choose_the_model(fake: Fake) -> None:
         assert model._endpoint.retries.attempts == 2
         assert model.generate(MESSAGES, sampling=SAMPLING).text == TEXT
     assert load(settings=Settings()).model_id == "truthgpt-mini"
-    with pytest.raises(ConfigError, match=r"known: mini, openai \(did you mean openai\?\)"):
+    with pytest.raises(ConfigError, match=r"known: mini, local, openai \(did you mean openai\?\)"):
         load("opnai")
 
 
@@ -777,15 +777,15 @@ def finished(service: Service, query: str) -> Any:
     request = parse_request({"query": query})
     order = service.place(request)
     task = service.answer_from_cache(order, request) or service.enqueue(order, request)
-    while service.tasks.get(task.id).status not in ("completed", "failed"):
+    while not service.task(task.id).is_finished:
         threading.Event().wait(0.005)
-    return service.tasks.get(task.id)
+    return service.task(task.id)
 
 
 def test_a_document_is_written_once_and_then_comes_from_the_cache(
     model: OpenAI, fake: Fake
 ) -> None:
-    service = Service(model, Settings(), version="9")
+    service = Service(model, Settings(retry_attempts=0), version="9")
     try:
         first = finished(service, "Plan de negocio para una panadería")
         assert (first.status, first.cache, first.answer.text) == ("completed", "miss", TEXT.strip())
@@ -800,7 +800,7 @@ def test_a_document_is_written_once_and_then_comes_from_the_cache(
 
 
 def test_half_an_answer_is_never_cached(model: OpenAI, fake: Fake) -> None:
-    service = Service(model, Settings(), version="9")
+    service = Service(model, Settings(retry_attempts=0), version="9")
     try:
         fake.turns.append(sent(delta("# Half a plan"), cut=True))
         assert finished(service, "Plan de negocio").status == "failed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 import struct
 from pathlib import Path
@@ -57,11 +58,14 @@ records = st.builds(
 )
 
 
-def packed(record: Record) -> bytes:
-    return b"".join(pack(record))
+SECRET = bytes(range(40))
 
 
-def reference(record: Record) -> bytes:
+def packed(record: Record, mac_key: bytes | None = None) -> bytes:
+    return b"".join(pack(record, mac_key=mac_key))
+
+
+def reference(record: Record, mac_key: bytes | None = None) -> bytes:
     """The table of docs/FORMAT.md, field by field."""
 
     def filled(data: bytes) -> bytes:
@@ -72,7 +76,7 @@ def reference(record: Record) -> bytes:
     body = filled(bytes(record.tokens)) + filled(bytes(record.payload))
     header = b"\x89BKV"
     header += (1).to_bytes(2, "little")
-    header += bytes([record.kind, 0])
+    header += bytes([record.kind, 0 if mac_key is None else 1])
     header += len(record.payload).to_bytes(8, "little")
     header += (len(record.tokens) // 4).to_bytes(4, "little")
     header += crc32c(body).to_bytes(4, "little")
@@ -80,31 +84,48 @@ def reference(record: Record) -> bytes:
     header += record.expires_us.to_bytes(8, "little")
     header += record.codec.encode().ljust(16, b"\0")
     header += record.key + record.tags + bytes(4)
-    return header + crc32c(header).to_bytes(4, "little") + body
+    record_bytes = header + crc32c(header).to_bytes(4, "little") + body
+    if mac_key is not None:
+        person = b"blatamkv-mac-v1"
+        mac = hashlib.blake2b(record_bytes, digest_size=32, key=mac_key, person=person)
+        record_bytes += mac.digest() + bytes(32)
+    return record_bytes
 
 
-@given(records)
-def test_a_record_comes_back_as_it_was(record: Record) -> None:
-    data = packed(record)
-    assert data == reference(record)
-    assert len(data) == packed_bytes(record) == unpack_header(data).record_bytes
+@given(records, st.none() | st.binary(min_size=16, max_size=64))
+def test_a_record_comes_back_as_it_was(record: Record, mac_key: bytes | None) -> None:
+    data = packed(record, mac_key)
+    assert data == reference(record, mac_key)
+    has_mac = mac_key is not None
+    size = packed_bytes(record, has_mac=has_mac)
+    assert len(data) == size == unpack_header(data).record_bytes
     assert len(data) % ALIGNMENT == 0
-    assert unpack(data) == record
+    assert unpack(data, mac_key=mac_key) == unpack(data) == record
+    assert unpack(data).owned() == record
 
 
-def test_every_flipped_bit_is_an_error() -> None:
-    data = bytearray(packed(EXAMPLE))
+@pytest.mark.parametrize("mac_key", [None, SECRET])
+def test_every_flipped_bit_is_an_error(mac_key: bytes | None) -> None:
+    data = bytearray(packed(EXAMPLE, mac_key))
     for bit in range(8 * len(data)):
         data[bit // 8] ^= 1 << bit % 8
         with pytest.raises(CorruptRecord) as caught:
-            unpack(data)
+            unpack(data, mac_key=mac_key)
         assert isinstance(caught.value.reason, Damage)
         data[bit // 8] ^= 1 << bit % 8
-    assert unpack(data) == EXAMPLE
+    assert unpack(data, mac_key=mac_key) == EXAMPLE
 
 
-def test_every_cut_is_an_error() -> None:
-    data = packed(EXAMPLE)
+def test_a_record_of_another_key_or_of_none_is_an_error() -> None:
+    for data in (packed(EXAMPLE), packed(EXAMPLE, SECRET[1:])):
+        with pytest.raises(CorruptRecord) as caught:
+            unpack(data, mac_key=SECRET)
+        assert caught.value.reason is Damage.MAC
+
+
+@pytest.mark.parametrize("mac_key", [None, SECRET])
+def test_every_cut_is_an_error(mac_key: bytes | None) -> None:
+    data = packed(EXAMPLE, mac_key)
     for size in range(len(data)):
         with pytest.raises(CorruptRecord) as caught:
             unpack(data[:size])
@@ -136,7 +157,8 @@ def test_a_spliced_record_is_an_error(insert: bytes, start: int, skip: int) -> N
         (4, b"\2\0", Damage.VERSION),
         (6, b"\0", Damage.KIND),
         (6, b"\4", Damage.KIND),
-        (7, b"\1", Damage.FLAGS),
+        (7, b"\2", Damage.FLAGS),
+        (7, b"\1", Damage.TRUNCATED),
         (8, struct.pack("<Q", MAX_PAYLOAD_BYTES + 1), Damage.LIMITS),
         (8, b"\xff" * 8, Damage.LIMITS),
         (16, struct.pack("<I", MAX_TOKENS + 1), Damage.LIMITS),

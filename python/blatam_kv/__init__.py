@@ -7,6 +7,7 @@ from blatam_kv._core import __version__
 from blatam_kv.cache import Cache, CacheStats
 from blatam_kv.cached import cached
 from blatam_kv.errors import (
+    BackupDamaged,
     ConfigError,
     CorruptBlob,
     CorruptRecord,
@@ -22,13 +23,16 @@ from blatam_kv.errors import (
 )
 
 if TYPE_CHECKING:
+    from blatam_kv.blocks import BlockEvent, KVLayout, KVStore, KVStoreStats
     from blatam_kv.codecs import BlobInfo, dequantize, describe, encoded_size, quantize
     from blatam_kv.pages import Pages
     from blatam_kv.probe import Quality, quality
     from blatam_kv.simulation import Simulation, SimulationResult, simulate
 
 __all__ = [
+    "BackupDamaged",
     "BlobInfo",
+    "BlockEvent",
     "Cache",
     "CacheStats",
     "ConfigError",
@@ -37,6 +41,9 @@ __all__ = [
     "EntryTooLarge",
     "Error",
     "InvalidRequest",
+    "KVLayout",
+    "KVStore",
+    "KVStoreStats",
     "MissingExtra",
     "ModelError",
     "NoRoom",
@@ -59,6 +66,7 @@ __all__ = [
 
 # Whoever wants a cache does not wait for codecs: these modules are loaded when first asked for.
 _LATER = {
+    "blocks": ("BlockEvent", "KVLayout", "KVStore", "KVStoreStats"),
     "codecs": ("BlobInfo", "dequantize", "describe", "encoded_size", "quantize"),
     "pages": ("Pages",),
     "probe": ("Quality", "quality"),

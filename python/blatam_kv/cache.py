@@ -382,25 +382,29 @@ def _entries(capacity: int | None) -> int:
 
 def _bytes(capacity: int | str | None) -> int:
     """A number of bytes for the core, where 0 means unlimited."""
-    if capacity is None:
-        return 0
+    return 0 if capacity is None else byte_count("capacity_bytes", capacity)
+
+
+def byte_count(name: str, bound: int | str) -> int:
+    """A number of bytes, an int or ``"512MiB"``, ``"2GB"``.
+
+    name: of the option, for the messages. Raises TypeError or ConfigError.
+    """
     number: int
-    if isinstance(capacity, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B?)\s*", capacity, re.IGNORECASE)
+    if isinstance(bound, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B?)\s*", bound, re.IGNORECASE)
         unit = "" if match is None else match[2].upper().replace("I", "i")
         if match is None or (unit and not unit.endswith("B")):
             unit = f"{unit}B" if match is not None and not unit.endswith("i") else "?"
         if match is None or unit not in _UNITS:
-            raise ConfigError(
-                f"cannot read {capacity!r} as bytes; write 1048576, '512MiB' or '2GB'"
-            )
+            raise ConfigError(f"cannot read {bound!r} as bytes; write 1048576, '512MiB' or '2GB'")
         number = math.floor(float(match[1]) * _UNITS[unit])
-    elif isinstance(capacity, bool) or not hasattr(capacity, "__index__"):
-        raise TypeError(f"capacity_bytes must be an int or a str, not {type(capacity).__name__}")
+    elif isinstance(bound, bool) or not hasattr(bound, "__index__"):
+        raise TypeError(f"{name} must be an int or a str, not {type(bound).__name__}")
     else:
-        number = operator.index(capacity)
+        number = operator.index(bound)
     if not 1 <= number <= 2**62:
-        raise ConfigError(f"capacity_bytes must be from 1 to 2**62, not {capacity!r}")
+        raise ConfigError(f"{name} must be from 1 to 2**62, not {bound!r}")
     return number
 
 

@@ -15,14 +15,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from blatam_kv.codecs import NAMES as CODECS
 from blatam_kv.errors import ConfigError, MissingExtra
 
 STRATEGIES = (
     *("lru", "lfu", "fifo", "s3fifo", "sieve", "tinylfu", "arc", "lirs", "gdsf"),
     *("density", "adaptive", "pattern"),
 )
+LOCAL_DTYPES = ("auto", "bfloat16", "float16", "float32")
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
-MODELS = ("mini", "openai")
+MODELS = ("mini", "local", "openai")
 
 
 def default_data_dir() -> Path:
@@ -46,8 +48,25 @@ class Secret:
 class Settings:
     """What the service runs with. cache_ttl is in seconds; None keeps answers until evicted.
 
-    model: what writes. The ``openai_`` settings belong to the model of that name: timeouts are in
-    seconds, openai_context_tokens of None asks the endpoint.
+    max_queued_tasks: answers that may wait to be written; of one tenant, max_queued_per_tenant.
+    max_unfinished_tasks: tasks that may wait for them. queue_ageing: seconds of waiting that make a
+    task one level more urgent. task_timeout: seconds that writing one answer may take.
+    retry_attempts: how often an answer that failed is tried again, first after retry_delay seconds.
+    continuous_mode: False waits for POST /processor/start. drain_seconds: what a stop may take.
+
+    database_url: None is SQLite in data_dir. max_kept_tasks: finished ones of each tenant, for at
+    most keep_days.
+
+    hmac_secret: what all keys are derived from, None for the one in the data directory.
+    allowed_hosts: further names the service answers to. trusted_proxies: networks whose
+    X-Forwarded-For is believed. rate_limit_requests: of a tenant and class of route in
+    rate_limit_window seconds.
+    kv_memory_mb, kv_disk_mb: MiB for keys and values of prompts, in memory and in data_dir; 0 keeps
+    none there, a disk of None is 8 times the memory and at most half of what is free.
+
+    model: what writes. The ``local_`` and ``openai_`` settings belong to the models of those names.
+    local_model is a folder, local_device as torch names it; timeouts are in seconds; context_tokens
+    of None asks the folder or the endpoint.
     """
 
     api_host: str = "127.0.0.1"
@@ -59,9 +78,33 @@ class Settings:
     cache_strategy: str = "adaptive"
     cache_max_memory_mb: int = 256
     max_concurrent_tasks: int = 2
-    max_queued_tasks: int = 100
-    max_kept_tasks: int = 1000
+    max_queued_tasks: int = 4000
+    max_queued_per_tenant: int = 2000
+    max_unfinished_tasks: int = 10_000
+    queue_ageing: float = 60.0
+    task_timeout: float = 300.0
+    retry_attempts: int = 3
+    retry_delay: float = 5.0
+    continuous_mode: bool = True
+    drain_seconds: float = 15.0
+    database_url: Secret | None = None
+    max_kept_tasks: int = 10_000
+    keep_days: float = 30.0
+    hmac_secret: Secret | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    rate_limit_enabled: bool = True
+    rate_limit_requests: int = 6000
+    rate_limit_window: float = 60.0
+    kv_memory_mb: int = 256
+    kv_disk_mb: int | None = None
+    kv_codec: str = "raw"
+    kv_policy: str = "lru"
     model: str = "mini"
+    local_model: Path | None = None
+    local_dtype: str = "auto"
+    local_device: str = "cpu"
+    local_context_tokens: int | None = None
     openai_base_url: str | None = None
     openai_model: str | None = None
     openai_api_key: Secret | None = None
@@ -120,6 +163,30 @@ def _timeout(value: object) -> float:
     return seconds
 
 
+def _switch(value: object) -> bool:
+    if isinstance(value, str):
+        value = {"true": True, "1": True, "false": False, "0": False}.get(value.strip().lower())
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
+        raise ValueError("must be texts with commas between them")
+    return tuple(item.strip() for item in items if item.strip())
+
+
+def _networks(value: object) -> tuple[str, ...]:
+    from ipaddress import ip_network
+
+    try:
+        return tuple(str(ip_network(text)) for text in _texts(value))
+    except ValueError:
+        raise ValueError("must be networks such as 10.0.0.0/8, with commas between them") from None
+
+
 def _secret(value: object) -> Secret:
     return Secret(_text(value))
 
@@ -169,8 +236,33 @@ VARIABLES: Mapping[str, Variable] = {
     "BUL_CACHE_TTL": Variable("cache_ttl", _seconds),
     "BUL_MAX_CONCURRENT_TASKS": Variable("max_concurrent_tasks", _integer(1, 64)),
     "BUL_MAX_QUEUED_TASKS": Variable("max_queued_tasks", _integer(1, 100_000)),
-    "BUL_MAX_KEPT_TASKS": Variable("max_kept_tasks", _integer(1, 1_000_000)),
+    "BUL_MAX_QUEUED_PER_TENANT": Variable("max_queued_per_tenant", _integer(1, 100_000)),
+    "BUL_MAX_UNFINISHED_TASKS": Variable("max_unfinished_tasks", _integer(1, 1_000_000)),
+    "BUL_QUEUE_AGEING": Variable("queue_ageing", _timeout),
+    "BUL_TASK_TIMEOUT": Variable("task_timeout", _timeout),
+    "BUL_RETRY_ATTEMPTS": Variable("retry_attempts", _integer(0, 100)),
+    "BUL_RETRY_DELAY": Variable("retry_delay", _timeout),
+    "BUL_CONTINUOUS_MODE": Variable("continuous_mode", _switch),
+    "BUL_DRAIN_SECONDS": Variable("drain_seconds", _timeout),
+    "BUL_DATABASE_URL": Variable("database_url", _secret, secret=True),
+    "BUL_MAX_KEPT_TASKS": Variable("max_kept_tasks", _integer(1, 10_000_000)),
+    "BUL_KEEP_DAYS": Variable("keep_days", _timeout),
+    "BUL_KV_MEMORY_MB": Variable("kv_memory_mb", _integer(0, 1_000_000)),
+    "BUL_KV_DISK_MB": Variable("kv_disk_mb", _integer(0, 100_000_000)),
+    "BUL_KV_CODEC": Variable("kv_codec", _choice(CODECS)),
+    "BUL_KV_POLICY": Variable("kv_policy", _choice(STRATEGIES)),
     "BUL_MODEL": Variable("model", _choice(MODELS)),
+    "BUL_HMAC_SECRET": Variable("hmac_secret", _secret, secret=True),
+    "BUL_HMAC_SECRET_FILE": Variable("hmac_secret", _secret_file),
+    "BUL_ALLOWED_HOSTS": Variable("allowed_hosts", _texts),
+    "BUL_TRUSTED_PROXIES": Variable("trusted_proxies", _networks),
+    "BUL_RATE_LIMIT_ENABLED": Variable("rate_limit_enabled", _switch),
+    "BUL_RATE_LIMIT_REQUESTS": Variable("rate_limit_requests", _integer(1, 1_000_000_000)),
+    "BUL_RATE_LIMIT_WINDOW": Variable("rate_limit_window", _timeout),
+    "BUL_LOCAL_MODEL": Variable("local_model", _directory),
+    "BUL_LOCAL_DTYPE": Variable("local_dtype", _choice(LOCAL_DTYPES)),
+    "BUL_LOCAL_DEVICE": Variable("local_device", _text),
+    "BUL_LOCAL_CONTEXT_TOKENS": Variable("local_context_tokens", _integer(64, 100_000_000)),
     "BUL_OPENAI_BASE_URL": Variable("openai_base_url", _text),
     "BUL_OPENAI_MODEL": Variable("openai_model", _text),
     "BUL_OPENAI_API_KEY": Variable("openai_api_key", _secret, secret=True),
@@ -189,10 +281,8 @@ _ALIASES = {"KV_CACHE_CACHE_STRATEGY": "KV_CACHE_STRATEGY"}
 
 # Names the original documents that change nothing in this version.
 _NO_EFFECT_BUL = """
-    DEBUG API_WORKERS DATABASE_URL CACHE_ENABLED API_KEY_REQUIRED API_KEY RATE_LIMIT_ENABLED
-    RATE_LIMIT_REQUESTS RATE_LIMIT_WINDOW TASK_TIMEOUT RETRY_ATTEMPTS RETRY_DELAY CONTINUOUS_MODE
-    AUTO_SAVE_INTERVAL MAX_DOCUMENT_SIZE BACKUP_ENABLED COMPRESSION_ENABLED ENABLED_AREAS
-    ENDPOINT DRAIN_SECONDS
+    DEBUG API_WORKERS CACHE_ENABLED API_KEY_REQUIRED API_KEY AUTO_SAVE_INTERVAL MAX_DOCUMENT_SIZE
+    BACKUP_ENABLED COMPRESSION_ENABLED ENABLED_AREAS ENDPOINT
 """
 _NO_EFFECT_KV_CACHE = """
     ENABLED SIZE MAX_TOKENS COMPRESSION USE_COMPRESSION COMPRESSION_RATIO COMPRESSION_METHOD
@@ -206,6 +296,9 @@ _NO_EFFECT = frozenset(f"BUL_{name}" for name in _NO_EFFECT_BUL.split()) | froze
     f"KV_CACHE_{name}" for name in _NO_EFFECT_KV_CACHE.split()
 )
 
+# The one name without a prefix that has an effect, where the one with it is not set.
+_DATABASE = "DATABASE_URL"
+
 _SECTIONS = {"bul": "BUL_", "kv_cache": "KV_CACHE_"}
 
 
@@ -214,26 +307,30 @@ def load(
     file: Path | None = None,
     environ: Mapping[str, str] | None = None,
     flags: Mapping[str, object] | None = None,
+    origins: dict[str, str] | None = None,
 ) -> Settings:
     """Settings from all four sources.
 
-    flags: values by field name of ``Settings``; None means "not given". Raises ConfigError with
-    the place, the name and the fix.
+    flags: values by field name of ``Settings``; None means "not given". origins: is told where each
+    field that is not the default came from. Raises ConfigError with the place, the name and the fix.
     """
     values: dict[str, object] = {}
+    said = {} if origins is None else origins
     if file is not None:
-        values.update(_from_file(file))
-    values.update(_from_environment(os.environ if environ is None else environ))
+        values.update(_from_file(file, said))
+    values.update(_from_environment(os.environ if environ is None else environ, said))
     readers = {variable.field: variable for variable in VARIABLES.values()}
     for name, value in (flags or {}).items():
         if value is not None:
             values[name] = _read(readers[name], value, where=_flag(name))
+            said[name] = _flag(name)
     if "model" not in values:
-        for name in ("openai_base_url", "openai_model"):
+        for name in ("local_model", "openai_base_url", "openai_model"):
             if name in values:
+                meant = name.partition("_")[0]
                 raise ConfigError(
                     f"{name} is set but the model is {Settings().model}, which ignores it; choose "
-                    "the endpoint with --model openai, BUL_MODEL or bul.model"
+                    f"the other one with --model {meant}, BUL_MODEL or bul.model"
                 )
     return Settings(**values)  # type: ignore[arg-type]  # each reader returns its field's type
 
@@ -243,14 +340,18 @@ def _flag(field: str) -> str:
     return "--" + short.get(field, field).replace("_", "-")
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
+def _from_environment(environ: Mapping[str, str], said: dict[str, str]) -> dict[str, object]:
     values: dict[str, object] = {}
+    if _DATABASE in environ and f"BUL_{_DATABASE}" not in environ:
+        variable = VARIABLES[f"BUL_{_DATABASE}"]
+        _put(values, variable, environ[_DATABASE], where=f"environment variable {_DATABASE}")
     for name in sorted(environ):
         if not name.startswith(tuple(_SECTIONS.values())):
             continue
         where = f"environment variable {name}"
         if name in VARIABLES:
             _put(values, VARIABLES[name], environ[name], where=where)
+            said[VARIABLES[name].field] = where
             continue
         if name in _NO_EFFECT:
             raise ConfigError(f"{where} has no effect in this version; unset it")
@@ -258,7 +359,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
     return values
 
 
-def _from_file(file: Path) -> dict[str, object]:
+def _from_file(file: Path, said: dict[str, str]) -> dict[str, object]:
     document = _parse(file)
     if not isinstance(document, dict):
         raise ConfigError(f"{file}: must hold sections of settings, for example bul: or kv_cache:")
@@ -276,6 +377,7 @@ def _from_file(file: Path) -> dict[str, object]:
             name = _ALIASES.get(name, name)
             if name in VARIABLES:
                 _put(values, VARIABLES[name], value, where=where)
+                said[VARIABLES[name].field] = where
             elif name in _NO_EFFECT:
                 raise ConfigError(f"{where} has no effect in this version; remove it")
             else:
@@ -335,6 +437,26 @@ def _read(variable: Variable, value: object, *, where: str) -> object:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def described(settings: Settings, origins: Mapping[str, str]) -> list[dict[str, object]]:
+    """Every setting by its name in the file, with its variable, value and origin; no secret shows."""
+    lines: list[dict[str, object]] = []
+    for name, variable in VARIABLES.items():
+        value = getattr(settings, variable.field)
+        if isinstance(value, Secret):
+            value = "(set)"
+        elif isinstance(value, Path):
+            value = str(value)
+        lines.append(
+            {
+                "setting": _file_key(name),
+                "variable": name,
+                "value": list(value) if isinstance(value, tuple) else value,
+                "origin": origins.get(variable.field, "default"),
+            }
+        )
+    return lines
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -39,6 +39,7 @@ class Damage(StrEnum):
     LIMITS = "its lengths are out of range"
     CODEC = "its codec is not a name"
     KEY = "it belongs to another key"
+    MAC = "it was not written by a holder of the key"
 
 
 class CorruptRecord(Error, ValueError):
@@ -55,6 +56,10 @@ class CorruptBlob(Error, ValueError):
     def __init__(self, reason: str) -> None:
         super().__init__(f"corrupt blob: {reason}")
         self.reason = reason
+
+
+class BackupDamaged(Error, ValueError):
+    """A backup is not whole, or not what was written; the message names what is wrong with it."""
 
 
 class Unsupported(Error, ValueError):
@@ -93,7 +98,12 @@ class MissingExtra(Error, ImportError):
 
 
 class ModelError(Error, RuntimeError):
-    """The language model failed or is unusable (weights missing, context exceeded, ...)."""
+    """The language model failed or is unusable (weights missing, context exceeded, ...).
+
+    transient: whether the same request may succeed a little later.
+    """
+
+    transient = True
 
 
 class EntryTooLarge(Error, ValueError):

@@ -121,9 +121,39 @@ class CacheSnapshot:
     learned: PolicyReport | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlocksSnapshot:
+    """The blocks of prompts at one moment. tokens_asked: of whole blocks that were looked up;
+    tokens_found: how many of them were there, by tier."""
+
+    entries: int
+    memory_bytes: int
+    memory_limit_bytes: int
+    disk_bytes: int
+    tokens_asked: int
+    tokens_found: Mapping[str, int]
+    damaged: int
+
+
 _CACHE_BUCKETS = (
     *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005),
     *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+_WAIT_BUCKETS = (
+    0.001,
+    0.01,
+    0.1,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    120.0,
+    300.0,
+    900.0,
+    3600.0,
 )
 # OpenTelemetry's buckets, with finer ones below: a hit takes less than their first.
 _HTTP_BUCKETS = (
@@ -135,7 +165,8 @@ _HTTP_BUCKETS = (
 class ServiceMetrics:
     """The Prometheus registry of one service. Safe from any thread; needs the extra ``server``.
 
-    cache and queue_depth are asked at each scrape, so a gauge can never be stale. No label holds
+    cache, queue_depth, unsaved and blocks are asked at each scrape, so a gauge can never be stale;
+    blocks answers None where no prompts are kept. No label holds
     anything a caller chooses: the number of series is fixed by the code.
     """
 
@@ -145,6 +176,8 @@ class ServiceMetrics:
         version: str,
         cache: Callable[[], CacheSnapshot],
         queue_depth: Callable[[], Mapping[int, int]],
+        unsaved: Callable[[], int] = lambda: 0,
+        blocks: Callable[[], BlocksSnapshot | None] = lambda: None,
     ) -> None:
         try:
             import prometheus_client as prom
@@ -153,7 +186,9 @@ class ServiceMetrics:
         # Two more series per counter that no dashboard reads; the library's switch is global.
         prom.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._cache = cache
+        self._blocks = blocks
         self._queue_depth = queue_depth
+        self._unsaved = unsaved
         self._registry = registry = prom.CollectorRegistry()
         self._requests = prom.Counter(
             "kv_cache_requests",
@@ -161,6 +196,7 @@ class ServiceMetrics:
             ["status", "tier"],
             registry=registry,
         )
+        self._request_children: dict[tuple[str, str], prom.Counter] = {}
         self._latency = prom.Histogram(
             "kv_cache_latency_seconds",
             "Time from a valid request to its answer, cached or computed.",
@@ -172,6 +208,29 @@ class ServiceMetrics:
             "Time spent in one stage of the pipeline.",
             ["stage"],
             buckets=_CACHE_BUCKETS,
+            registry=registry,
+        )
+        self._stage_children: dict[str, prom.Histogram] = {}
+        self._rejected = prom.Counter(
+            "bul_rejected",
+            "Requests refused, by stage and reason.",
+            ["stage", "reason"],
+            registry=registry,
+        )
+        self._waits = prom.Histogram(
+            "bul_queue_wait_seconds",
+            "Time from a request to the first try at writing, by the priority asked for.",
+            ["priority"],
+            buckets=_WAIT_BUCKETS,
+            registry=registry,
+        )
+        self._retries = prom.Counter(
+            "bul_retries", "Answers that failed and are tried again.", registry=registry
+        )
+        self._storage_errors = prom.Counter(
+            "bul_storage_errors",
+            "Database failures by what was to be done.",
+            ["operation"],
             registry=registry,
         )
         self._documents = prom.Counter(
@@ -187,13 +246,18 @@ class ServiceMetrics:
             buckets=_HTTP_BUCKETS,
             registry=registry,
         )
+        self._http_children: dict[tuple[str, str, int], prom.Histogram] = {}
         build = prom.Gauge("bul_build_info", "Always 1.", ["version"], registry=registry)
         build.labels(version).set(1)
         registry.register(self)
 
     def cache_request(self, status: str, *, tier: str) -> None:
         """Count one request: status is hit, miss or collapsed; tier is memory or none."""
-        self._requests.labels(status, tier).inc()
+        child = self._request_children.get((status, tier))
+        if child is None:
+            child = self._requests.labels(status, tier)
+            self._request_children[status, tier] = child
+        child.inc()
 
     def answered(self, seconds: float) -> None:
         """Time one request from its arrival to its answer."""
@@ -210,7 +274,26 @@ class ServiceMetrics:
 
     def stage_took(self, name: str, seconds: float) -> None:
         """Record a stage that was timed elsewhere."""
-        self._stages.labels(name).observe(seconds)
+        child = self._stage_children.get(name)
+        if child is None:
+            child = self._stage_children[name] = self._stages.labels(name)
+        child.observe(seconds)
+
+    def rejected(self, stage: str, reason: str) -> None:
+        """Count one request that a stage refused."""
+        self._rejected.labels(stage, reason).inc()
+
+    def waited(self, priority: int, seconds: float) -> None:
+        """Time the wait of one answer for a writer."""
+        self._waits.labels(str(int(priority))).observe(seconds)
+
+    def retried(self) -> None:
+        """Count one answer that failed and is tried again."""
+        self._retries.inc()
+
+    def storage_failed(self, operation: str) -> None:
+        """Count one failure of the database: operation is add, save, read or retain."""
+        self._storage_errors.labels(operation).inc()
 
     def document(self, format: str, *, ok: bool) -> None:
         """Count one document."""
@@ -218,7 +301,11 @@ class ServiceMetrics:
 
     def http(self, method: str, route: str, status: int, seconds: float) -> None:
         """Time one HTTP exchange; ``route`` is the template, never the path."""
-        self._http.labels(method, route, str(status)).observe(seconds)
+        child = self._http_children.get((method, route, status))
+        if child is None:
+            child = self._http.labels(method, route, str(status))
+            self._http_children[method, route, status] = child
+        child.observe(seconds)
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry at each scrape: the gauges and counters that live elsewhere."""
@@ -239,10 +326,32 @@ class ServiceMetrics:
         yield evictions
         if now.learned is not None:
             yield from _learned(now.learned)
+        if (blocks := self._blocks()) is not None:
+            for name, text, value in (
+                ("kv_blocks_entries", "Blocks of prompts in memory.", blocks.entries),
+                ("kv_blocks_memory_usage_bytes", "Bytes of them.", blocks.memory_bytes),
+                ("kv_blocks_memory_limit_bytes", "Bytes they may have.", blocks.memory_limit_bytes),
+                ("kv_blocks_disk_usage_bytes", "Bytes of blocks on disk.", blocks.disk_bytes),
+            ):
+                yield GaugeMetricFamily(name, text, value=value)
+            yield CounterMetricFamily(
+                "kv_blocks_tokens_asked", "Prompt tokens looked up.", value=blocks.tokens_asked
+            )
+            found = CounterMetricFamily(
+                "kv_blocks_tokens_found", "Prompt tokens not computed again.", labels=["tier"]
+            )
+            for tier, count in sorted(blocks.tokens_found.items()):
+                found.add_metric([tier], count)
+            yield found
+            yield CounterMetricFamily(
+                "kv_blocks_damaged", "Blocks that failed verification.", value=blocks.damaged
+            )
         depth = GaugeMetricFamily("bul_queue_depth", "Tasks waiting.", labels=["priority"])
         for priority, waiting in sorted(self._queue_depth().items()):
             depth.add_metric([str(priority)], waiting)
         yield depth
+        text = "Finished tasks whose rows are still to be written."
+        yield GaugeMetricFamily("bul_unsaved_tasks", text, value=self._unsaved())
 
     def expose(self) -> tuple[bytes, str]:
         """The text Prometheus scrapes, and its media type."""

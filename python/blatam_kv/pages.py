@@ -70,6 +70,11 @@ class Pages:
         return self.sealed + self._end - self._begin
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """(kv_heads, head_dim) of every token."""
+        return self._shape
+
+    @property
     def sealed(self) -> int:
         """Tokens in pages."""
         return PAGE * len(self._pages)

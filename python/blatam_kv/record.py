@@ -14,8 +14,8 @@ from enum import IntEnum
 from functools import cache, lru_cache
 from typing import NamedTuple
 
-from blatam_kv._core import crc32c
-from blatam_kv.errors import CorruptRecord, Damage, EntryTooLarge, InvalidRequest
+from blatam_kv._core import blake2b, crc32c
+from blatam_kv.errors import ConfigError, CorruptRecord, Damage, EntryTooLarge, InvalidRequest
 
 Bytes = bytes | bytearray | memoryview
 
@@ -27,12 +27,16 @@ DIGEST_BYTES = 32
 MAX_TOKENS = 1 << 16
 MAX_PAYLOAD_BYTES = 1 << 30
 NO_TAGS = bytes(DIGEST_BYTES)
+# The MAC, filled to ALIGNMENT.
+MAC_BYTES = 64
 
 _FIELDS = struct.Struct("<4sHBBQIIQQ16s32s32s4x")
 _CHECKSUM = struct.Struct("<I")
 _CODEC = re.compile(r"[a-z0-9_]{1,16}")
 _CODEC_FIELD = re.compile(rb"[a-z0-9_]{1,16}\0*")
 _MAX_TIME = (1 << 64) - 1
+_HAS_MAC = 1
+_MAC_PERSON = b"blatamkv-mac-v1"
 
 
 class Kind(IntEnum):
@@ -66,6 +70,19 @@ class Record:
     created_us: int = 0
     expires_us: int = 0
 
+    def owned(self) -> Record:
+        """The same with payload and tokens in memory of its own."""
+        return Record(
+            self.key,
+            self.kind,
+            bytes(self.payload),
+            self.tags,
+            self.codec,
+            bytes(self.tokens),
+            self.created_us,
+            self.expires_us,
+        )
+
     def expired(self, now_us: float) -> bool:
         """Whether its time is over."""
         return 0 < self.expires_us <= now_us
@@ -83,28 +100,40 @@ class Header(NamedTuple):
     codec: bytes
     key: bytes
     tags: bytes
+    has_mac: bool
 
     @property
     def record_bytes(self) -> int:
         """Bytes of the whole record, header included."""
-        return HEADER_BYTES + _filled(4 * self.token_count) + _filled(self.payload_bytes)
+        return record_bytes(self.token_count, self.payload_bytes, has_mac=self.has_mac)
 
 
-def packed_bytes(record: Record) -> int:
+def record_bytes(token_count: int, payload_bytes: int, *, has_mac: bool = False) -> int:
+    """Bytes of a record with so many tokens and so large a payload."""
+    body = filled(4 * token_count) + filled(payload_bytes)
+    return HEADER_BYTES + body + (MAC_BYTES if has_mac else 0)
+
+
+def filled(size: int) -> int:
+    """The next multiple of ALIGNMENT."""
+    return (size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+
+
+def packed_bytes(record: Record, *, has_mac: bool = False) -> int:
     """Bytes that the record will take."""
-    sizes = memoryview(record.tokens).nbytes, memoryview(record.payload).nbytes
-    return HEADER_BYTES + _filled(sizes[0]) + _filled(sizes[1])
+    tokens, payload = memoryview(record.tokens).nbytes, memoryview(record.payload).nbytes
+    return record_bytes(tokens // 4, payload, has_mac=has_mac)
 
 
-def pack(record: Record) -> list[Bytes]:
+def pack(record: Record, *, mac_key: bytes | None = None) -> list[Bytes]:
     """The record's bytes in pieces, for ``writev`` or ``b"".join``; the payload is not copied.
 
-    Raises InvalidRequest for a field that the format cannot hold, EntryTooLarge for a payload
+    mac_key: 16 to 64 bytes; the record then ends with a MAC that only its holder can make. Raises InvalidRequest for a field that the format cannot hold, EntryTooLarge for a payload
     beyond MAX_PAYLOAD_BYTES.
     """
+    check(record)
     tokens = memoryview(record.tokens).cast("B")
     payload = memoryview(record.payload).cast("B")
-    _validate(record, tokens, payload)
     pieces: list[Bytes] = []
     if tokens:
         pieces.append(bytes(tokens) + _padding(tokens.nbytes))
@@ -119,7 +148,7 @@ def pack(record: Record) -> list[Bytes]:
         MAGIC,
         VERSION,
         record.kind,
-        0,
+        0 if mac_key is None else _HAS_MAC,
         payload.nbytes,
         tokens.nbytes // 4,
         body_checksum,
@@ -129,7 +158,36 @@ def pack(record: Record) -> list[Bytes]:
         record.key,
         record.tags,
     )
-    return [seal(fields), *pieces]
+    pieces.insert(0, seal(fields))
+    if mac_key is not None:
+        pieces.append(_mac(b"".join(pieces), mac_key) + bytes(MAC_BYTES - DIGEST_BYTES))
+    return pieces
+
+
+def check(record: Record) -> None:
+    """Raise what ``pack`` would."""
+    for name, digest in (("key", record.key), ("tags", record.tags)):
+        if not isinstance(digest, bytes) or len(digest) != DIGEST_BYTES:
+            raise InvalidRequest(f"{name} must be a digest of {DIGEST_BYTES} bytes", field=name)
+    if record.kind not in _KINDS:
+        raise InvalidRequest(f"kind must be a Kind, not {record.kind!r}", field="kind")
+    if not _is_codec(record.codec):
+        raise InvalidRequest(
+            f"codec must be 1 to 16 characters of a-z, 0-9 and _, not {record.codec!r}",
+            field="codec",
+        )
+    size = memoryview(record.tokens).nbytes
+    if size % 4 or size > 4 * MAX_TOKENS:
+        raise InvalidRequest(
+            f"tokens must be at most {MAX_TOKENS} little-endian uint32, not {size} bytes",
+            field="tokens",
+        )
+    for name, time in (("created_us", record.created_us), ("expires_us", record.expires_us)):
+        if not 0 <= time <= _MAX_TIME:
+            raise InvalidRequest(f"{name} must be from 0 to 2**64 - 1", field=name)
+    size = memoryview(record.payload).nbytes
+    if size > MAX_PAYLOAD_BYTES:
+        raise EntryTooLarge(f"a payload holds at most {MAX_PAYLOAD_BYTES} bytes, not {size}")
 
 
 def unpack_header(block: Bytes) -> Header:
@@ -143,36 +201,52 @@ def unpack_header(block: Bytes) -> Header:
     if not is_sealed(view):
         raise CorruptRecord(Damage.MAGIC if view[:4] != MAGIC else Damage.HEADER)
     magic, version, kind, flags, payload_bytes, token_count, body, *rest = _FIELDS.unpack(view[:-4])
+    created_us, expires_us, codec, key, tags = rest
     if magic != MAGIC:
         raise CorruptRecord(Damage.MAGIC)
     if version != VERSION:
         raise CorruptRecord(Damage.VERSION)
     if kind not in _KINDS:
         raise CorruptRecord(Damage.KIND)
-    if flags:
+    if flags & ~_HAS_MAC:
         raise CorruptRecord(Damage.FLAGS)
     if payload_bytes > MAX_PAYLOAD_BYTES or token_count > MAX_TOKENS:
         raise CorruptRecord(Damage.LIMITS)
-    return Header(_KINDS[kind], payload_bytes, token_count, body, *rest)
+    return Header(
+        _KINDS[kind],
+        payload_bytes,
+        token_count,
+        body,
+        created_us,
+        expires_us,
+        codec,
+        key,
+        tags,
+        flags == _HAS_MAC,
+    )
 
 
-def unpack(record: Bytes) -> Record:
+def unpack(record: Bytes, *, mac_key: bytes | None = None) -> Record:
     """The record that fills a buffer, header and body verified; payload and tokens are views of it.
 
-    Raises CorruptRecord for whatever differs by as little as a bit from what ``pack`` made.
+    mac_key: the record must have a MAC made with it. Without one a MAC is not looked at. Raises CorruptRecord for whatever differs by as little as a bit from what ``pack`` made.
     """
     view = memoryview(record).toreadonly().cast("B")
     header = unpack_header(view)
     if len(view) != header.record_bytes:
         excess = len(view) > header.record_bytes
         raise CorruptRecord(Damage.EXCESS if excess else Damage.TRUNCATED)
+    if header.has_mac:
+        view, mac = view[:-MAC_BYTES], view[-MAC_BYTES:]
     if crc32c(view[HEADER_BYTES:]) != header.body_checksum:
         raise CorruptRecord(Damage.BODY)
+    if mac_key is not None and not (header.has_mac and _agrees(mac, view, mac_key)):
+        raise CorruptRecord(Damage.MAC)
     codec = _codec_name(header.codec)
     if codec is None:
         raise CorruptRecord(Damage.CODEC)
     tokens_end = HEADER_BYTES + 4 * header.token_count
-    payload_start = HEADER_BYTES + _filled(4 * header.token_count)
+    payload_start = HEADER_BYTES + filled(4 * header.token_count)
     return Record(
         key=header.key,
         kind=header.kind,
@@ -228,6 +302,26 @@ def _syndromes(size: int) -> dict[int, int]:
     return table
 
 
+# ---- what only the holder of a key can make ----------------------------------------------------
+
+
+def checked_mac_key(key: bytes) -> bytes:
+    """The key, if it can be one. Raises ConfigError."""
+    if not isinstance(key, bytes) or not 16 <= len(key) <= 64:
+        raise ConfigError("mac_key must be 16 to 64 secret bytes")
+    return key
+
+
+def _mac(record: Bytes, key: bytes) -> bytes:
+    return blake2b(record, key=key, person=_MAC_PERSON)
+
+
+def _agrees(mac: memoryview, record: memoryview, key: bytes) -> bool:
+    from hmac import compare_digest  # it loads OpenSSL, which most processes do without
+
+    return compare_digest(mac, _mac(record, key) + bytes(MAC_BYTES - DIGEST_BYTES))
+
+
 # ---- small parts --------------------------------------------------------------------------------
 
 _KINDS = {kind.value: kind for kind in Kind}
@@ -238,35 +332,10 @@ def _codec_name(field: bytes) -> str | None:
     return field.rstrip(b"\0").decode() if _CODEC_FIELD.fullmatch(field) else None
 
 
-def _filled(size: int) -> int:
-    return (size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+@lru_cache(maxsize=64)
+def _is_codec(name: str) -> bool:
+    return _CODEC.fullmatch(name) is not None
 
 
 def _padding(size: int) -> bytes:
     return bytes(-size % ALIGNMENT)
-
-
-def _validate(record: Record, tokens: memoryview, payload: memoryview) -> None:
-    for name in ("key", "tags"):
-        digest = getattr(record, name)
-        if not isinstance(digest, bytes) or len(digest) != DIGEST_BYTES:
-            raise InvalidRequest(f"{name} must be a digest of {DIGEST_BYTES} bytes", field=name)
-    if record.kind not in _KINDS:
-        raise InvalidRequest(f"kind must be a Kind, not {record.kind!r}", field="kind")
-    if _CODEC.fullmatch(record.codec) is None:
-        raise InvalidRequest(
-            f"codec must be 1 to 16 characters of a-z, 0-9 and _, not {record.codec!r}",
-            field="codec",
-        )
-    if tokens.nbytes % 4 or tokens.nbytes > 4 * MAX_TOKENS:
-        raise InvalidRequest(
-            f"tokens must be at most {MAX_TOKENS} little-endian uint32, not {tokens.nbytes} bytes",
-            field="tokens",
-        )
-    for name in ("created_us", "expires_us"):
-        if not 0 <= getattr(record, name) <= _MAX_TIME:
-            raise InvalidRequest(f"{name} must be from 0 to 2**64 - 1", field=name)
-    if payload.nbytes > MAX_PAYLOAD_BYTES:
-        raise EntryTooLarge(
-            f"a payload holds at most {MAX_PAYLOAD_BYTES} bytes, not {payload.nbytes}"
-        )

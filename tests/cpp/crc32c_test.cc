@@ -83,6 +83,18 @@ TEST(Crc32c, EqualsTheDefinitionAroundWholeStreams) {
             << implementation->isa << " " << bytes;
 }
 
+TEST(Crc32c, EqualsTheDefinitionWhereLongStreamsBegin) {
+  constexpr size_t kLonger = 3 * 16384;
+  constexpr size_t kLongest = 3 * 65536;
+  const Bytes data = random_bytes(2 * kLongest + kLonger + 3 * 1360 + 3 * 168 + 11);
+  for (const size_t bytes : {kLonger - 1, kLonger, kLonger + 9, kLongest - 1, kLongest,
+                             kLongest + kLonger + 1, data.size()})
+    for (const Crc32c* implementation : all_crc32c())
+      ASSERT_EQ(implementation->extend(0, data.data(), bytes),
+                bit_by_bit(std::span(data).first(bytes)))
+          << implementation->isa << " " << bytes;
+}
+
 TEST(Crc32c, PiecesExtendToTheWhole) {
   const Bytes data = random_bytes(9000);
   std::mt19937_64 random(1);

@@ -2,17 +2,19 @@
 
 The key is a digest of exactly what determines the answer: the model, the messages it reads and how
 tokens are chosen. Two requests that differ elsewhere (format, priority, spelling out a language
-that was guessed anyway) share one answer, and that is right: the model would say the same.
+that was guessed anyway) share one answer, and that is right: the model would say the same. The digest
+is keyed by the tenant's salt: the same request of two tenants has two keys.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from blatam_kv._core import framed_digest
 from blatam_kv.bul import analyse
+from blatam_kv.bul.caller import ITSELF, Caller
 from blatam_kv.bul.request import QueryRequest
 from blatam_kv.truthgpt.brief import Brief
 from blatam_kv.truthgpt.protocol import Message, Sampling, TruthGPT
@@ -23,16 +25,18 @@ _SEED = b"blatamkv-seed-v1"
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be written. inferred: names of the fields that were guessed from the query."""
+    """What is to be written, and for which tenant. inferred: fields guessed from the query."""
 
     brief: Brief
     messages: tuple[Message, ...]
     sampling: Sampling
     inferred: tuple[str, ...]
     digest: bytes
+    tenant: str
+    salt: bytes = field(repr=False)
 
 
-def place(request: QueryRequest, model: TruthGPT) -> Order:
+def place(request: QueryRequest, model: TruthGPT, caller: Caller = ITSELF) -> Order:
     """The order for a checked request: guesses made, seed derived, digest computed."""
     inferred: list[str] = []
 
@@ -62,12 +66,24 @@ def place(request: QueryRequest, model: TruthGPT) -> Order:
         messages=messages,
         sampling=sampling,
         inferred=tuple(inferred),
-        digest=answer_digest(model, messages, sampling),
+        digest=answer_digest(model, messages, sampling, salt=caller.salt),
+        tenant=caller.tenant,
+        salt=caller.salt,
     )
 
 
-def answer_digest(model: TruthGPT, messages: Sequence[Message], sampling: Sampling) -> bytes:
-    """The 32-byte key of the answer: keyed BLAKE2b-256 over length-framed fields."""
+def answer_digest(
+    model: TruthGPT,
+    messages: Sequence[Message],
+    sampling: Sampling,
+    *,
+    salt: bytes,
+    person: bytes = _ANSWER,
+) -> bytes:
+    """The 32-byte key of the answer: BLAKE2b-256, keyed by the salt, over length-framed fields.
+
+    person: keeps apart what is made of the same words for another use.
+    """
     fields = [
         *_texts(model.model_id, model.fingerprint),
         *_framed_messages(messages),
@@ -75,7 +91,13 @@ def answer_digest(model: TruthGPT, messages: Sequence[Message], sampling: Sampli
         struct.pack(">dd", sampling.temperature, sampling.top_p),
         *_texts(str(len(sampling.stop)), *sampling.stop),
     ]
-    return framed_digest(fields, person=_ANSWER)
+    return framed_digest(fields, key=salt, person=person)
+
+
+def seed_of(messages: Sequence[Message]) -> int:
+    """The seed of those who give none: the same words have the same one."""
+    digest = framed_digest(_framed_messages(messages), person=_SEED)
+    return int.from_bytes(digest[:8], "big")
 
 
 def _guess_type(request: QueryRequest) -> str:
@@ -90,8 +112,7 @@ def _sampling(request: QueryRequest, messages: Sequence[Message]) -> Sampling:
     usual = Sampling()
     seed = request.seed
     if seed is None:
-        digest = framed_digest(_framed_messages(messages), person=_SEED)
-        seed = int.from_bytes(digest[:8], "big")
+        seed = seed_of(messages)
     return Sampling(
         max_tokens=usual.max_tokens if request.max_length is None else request.max_length,
         # Adding zero turns -0.0 into 0.0: one temperature, one key.

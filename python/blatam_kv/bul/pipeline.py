@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from blatam_kv.bul.document import title_of
 from blatam_kv.bul.order import Order
-from blatam_kv.bul.request import clean
+from blatam_kv.bul.sanitise import clean
 from blatam_kv.cache import Cache
 from blatam_kv.errors import InvalidRequest, ModelError
 from blatam_kv.truthgpt.protocol import Chunk, TruthGPT, Usage
@@ -25,14 +26,18 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What the model wrote. seconds: how long that took; born: when it was done, Unix time."""
+    """What the model wrote. seconds: how long that took, seconds_to_first_text: how long until its
+    first piece, which is what reading the prompt took; born: when it was done, Unix time."""
 
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
     title: str
     text: str
     finish_reason: str
     usage: Usage
     seconds: float
+    seconds_to_first_text: float
     born: float
+    model: str
 
     @property
     def size_bytes(self) -> int:
@@ -102,11 +107,14 @@ class Pipeline:
         room = self.check_room(order)
         sampling = replace(order.sampling, max_tokens=room)
         pieces: list[str] = []
+        first_text: float | None = None
         last: Chunk | None = None
-        for last in self.model.stream(order.messages, sampling=sampling):
+        for last in self.model.stream(order.messages, sampling=sampling, salt=order.salt):
             if stop is not None and stop.is_set():
                 raise Stopped("the service is stopping; ask again when it is back")
             pieces.append(last.text)
+            if first_text is None:
+                first_text = time.perf_counter() - start
             progress(min(len(pieces) / room, 0.99))
         if last is None or last.finish_reason is None or last.usage is None:
             raise ModelError(f"{self.model.model_id} broke off in the middle of the answer")
@@ -120,5 +128,7 @@ class Pipeline:
             finish_reason=last.finish_reason,
             usage=last.usage,
             seconds=seconds,
+            seconds_to_first_text=seconds if first_text is None else first_text,
             born=self._clock(),
+            model=self.model.model_id,
         )

@@ -5,11 +5,10 @@ Every rejected field is named, with the fix, and all of them at once.
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from blatam_kv.bul.sanitise import clean
 from blatam_kv.config import did_you_mean
 from blatam_kv.errors import InvalidRequest, MissingExtra
 from blatam_kv.truthgpt.brief import AREAS, DOCUMENT_TYPES, LANGUAGES
@@ -26,20 +25,13 @@ try:
 except ImportError as error:
     raise MissingExtra("pydantic", extra="server") from error
 
+# However many are found in a batch, so many are named.
+_MAX_PROBLEMS = 20
 MAX_QUERY_CHARS = 10_000
 MAX_FIELD_CHARS = 200
 FORMATS = ("markdown", "html", "txt", "json")
 _FORMAT_ALIASES = {"md": "markdown"}
 _LATER_FORMATS = ("docx", "pdf")
-
-# C0 and C1 but for tab and line feed: nothing a document can show.
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-def clean(text: str) -> str:
-    """The text in NFC, with Unix line ends, without control characters, trimmed."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return _CONTROLS.sub("", unicodedata.normalize("NFC", text)).strip()
 
 
 def canonical_format(value: object) -> object:
@@ -78,7 +70,8 @@ Line = Annotated[str, AfterValidator(_line)]
 class QueryRequest(BaseModel):
     """One document asked for. What is None is worked out from the query.
 
-    priority: 0 (critical) to 4 (background), lower sooner. max_length: at most this many tokens.
+    priority: 0 (critical) to 4 (background), lower sooner. deadline_seconds: from now; what is not
+    written by then fails. max_length: at most this many tokens.
     seed: leave it out and the same request always gets the same document.
     """
 
@@ -94,6 +87,7 @@ class QueryRequest(BaseModel):
     company_size: Line | None = None
     target_audience: Line | None = None
     priority: Annotated[int, Field(ge=0, le=4)] = 1
+    deadline_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = None
     max_length: Annotated[int, Field(ge=1, le=10_000)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
@@ -127,7 +121,7 @@ def parse_request(payload: object) -> QueryRequest:
         request = QueryRequest.model_validate(payload)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False)
-        raise RequestRejected([_explain(problem) for problem in found]) from None
+        raise RequestRejected([explain(problem, QueryRequest) for problem in found]) from None
     problems = [
         FieldProblem(name, one_of(value, allowed))
         for name, allowed in _NAMED.items()
@@ -138,23 +132,71 @@ def parse_request(payload: object) -> QueryRequest:
     return request
 
 
+MAX_BATCH = 1_000
+# Documents of a batch that do not say how urgent they are.
+BATCH_PRIORITY = 3
+
+
+class BatchRequest(BaseModel):
+    """Documents asked for at once, and how urgent those are that do not say so."""
+
+    documents: Annotated[list[QueryRequest], Field(min_length=1, max_length=MAX_BATCH)]
+    priority: Annotated[int, Field(ge=0, le=4)] = BATCH_PRIORITY
+
+
+def parse_batch(payload: object) -> list[QueryRequest]:
+    """The requests of ``{"documents": [...], "priority": 3}``. Raises RequestRejected."""
+    known = ("documents", "priority")
+    if not isinstance(payload, dict) or not isinstance(payload.get("documents"), list):
+        example = '{"documents": [{"query": "..."}]}'
+        raise RequestRejected([FieldProblem("documents", f"must be a list, as in {example}")])
+    problems = [
+        FieldProblem(str(name)[:100], f"is not a known field{did_you_mean(str(name)[:100], known)}")
+        for name in payload
+        if name not in known
+    ]
+    priority = payload.get("priority", BATCH_PRIORITY)
+    if type(priority) is not int or not 0 <= priority <= 4:
+        problems.append(FieldProblem("priority", "must be a whole number from 0 to 4"))
+    documents = payload["documents"]
+    if not 1 <= len(documents) <= MAX_BATCH:
+        text = f"has {len(documents):,} items; a batch is 1 to {MAX_BATCH:,} documents"
+        raise RequestRejected([*problems, FieldProblem("documents", text)])
+    requests = []
+    for number, document in enumerate(documents):
+        if isinstance(document, dict):
+            document = {"priority": priority} | document
+        try:
+            requests.append(parse_request(document))
+        except RequestRejected as error:
+            for problem in error.problems:
+                field = f"documents.{number}.{problem.field}".rstrip(".")
+                problems.append(FieldProblem(field, problem.detail))
+        if len(problems) >= _MAX_PROBLEMS:
+            break
+    if problems:
+        raise RequestRejected(problems[:_MAX_PROBLEMS])
+    return requests
+
+
 def one_of(value: object, allowed: tuple[str, ...]) -> str:
     """The message for a value outside a list, with the nearest of the list."""
     hint = did_you_mean(value, allowed) if isinstance(value, str) and len(value) < 100 else ""
     return f"{_short(value)} is not one of {', '.join(allowed)}{hint}"
 
 
-def _explain(problem: Any) -> FieldProblem:
+def explain(problem: Any, request: type[BaseModel]) -> FieldProblem:
     """One pydantic error (a mapping of mixed types, hence Any) in words that name the fix."""
-    name = str(problem["loc"][0])[:100] if problem["loc"] else ""
+    name = ".".join(str(part) for part in problem["loc"])[:100]
     kind, given = problem["type"], problem["input"]
     if kind == "missing":
-        return FieldProblem(name, "is required; say what document you want written")
+        hint = "; say what document you want written" if name == "query" else ""
+        return FieldProblem(name, f"is required{hint}")
     if kind == "extra_forbidden":
-        known = tuple(QueryRequest.model_fields)
+        known = tuple(request.model_fields)
         hint = did_you_mean(name, known) or f"; known fields are {', '.join(known)}"
         return FieldProblem(name, f"is not a known field{hint}")
-    if kind == "literal_error":
+    if kind == "literal_error" and name == "format":
         return FieldProblem(name, one_of(given, FORMATS))
     message = str(problem["msg"]).removeprefix("Value error, ")
     if kind == "value_error":

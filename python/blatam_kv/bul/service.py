@@ -1,67 +1,84 @@
-"""BUL as one object: requests in, tasks and documents out, a few threads that write.
+"""BUL as one object: requests in, tasks and documents out.
 
-A hit is answered at once by the caller's own thread. A miss waits in a bounded queue, most urgent
-first, for one of the writers. Requests for an answer that is already being written join that
-writing (a ``_Writing``) and take neither a place in the queue nor a writer, so a thousand
+A hit is answered at once by the caller's own thread, and touches no database. A miss gets a durable
+row, waits in the queue and is written by one of the writers. Requests for an answer that is already
+being written join that writing and take neither a place in the queue nor a writer, so a thousand
 identical misses cost one model call and cannot crowd out the others.
+
+This is the face that the rest of the program calls. Who waits for what is in ``ledger``, the order
+of it in ``queue``, the writing in ``writers``, and what outlives the process in ``storage``.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
-import queue
-import threading
 import time
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
+from blatam_kv.blocks import KVStore
+from blatam_kv.bul.caller import ITSELF, Caller
 from blatam_kv.bul.document import Rendered, render
+from blatam_kv.bul.ledger import AlreadyFinished, Asked, Ledger, Overloaded
 from blatam_kv.bul.order import Order, place
 from blatam_kv.bul.pipeline import Answer, Pipeline
+from blatam_kv.bul.queue import PriorityQueue, QueueFull
+from blatam_kv.bul.recorder import Recorder
+from blatam_kv.bul.reports import Reports
 from blatam_kv.bul.request import QueryRequest
-from blatam_kv.bul.tally import Tally
-from blatam_kv.bul.tasks import CacheResult, Task, TaskBook
+from blatam_kv.bul.storage import Page, StorageUnavailable, open_storage
+from blatam_kv.bul.tally import Tallies
+from blatam_kv.bul.tasks import (
+    Status,
+    Task,
+    TaskBook,
+    UnknownBatch,
+    UnknownDocument,
+    UnknownTask,
+    Written,
+)
+from blatam_kv.bul.writers import Writers, Writing
 from blatam_kv.cache import Cache
 from blatam_kv.config import Settings
 from blatam_kv.errors import Error, InvalidRequest
-from blatam_kv.metrics import CacheSnapshot, ServiceMetrics
+from blatam_kv.metrics import ServiceMetrics
 from blatam_kv.truthgpt.protocol import TruthGPT
+
+if TYPE_CHECKING:
+    from blatam_kv.bul.storage.archive import Archive
 
 log = logging.getLogger("blatam_kv.bul")
 
-# Telling every waiting task at every piece of text would cost more than the writing.
-_PROGRESS_STEP = 0.05
-
-
-class Overloaded(Error, RuntimeError):
-    """Too much is waiting already; ``retry_after`` says in how many seconds to try again."""
-
-    def __init__(self, message: str, *, retry_after: int) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
-@dataclass(slots=True)
-class _Writing:
-    """One answer being written, and the tasks that wait for it. Guarded by the service's lock."""
-
-    order: Order
-    priority: int
-    task_ids: list[str]
-    queued_at: float = field(default_factory=time.monotonic)
+# What a stop keeps of its time for the rows that are still to be written.
+_FLUSH_SHARE = 0.1
 
 
 class Service:
-    """The pipeline, its tasks and its writers. Safe from any thread; close it when done."""
+    """The pipeline, its tasks and its writers. Safe from any thread; close it when done.
 
-    def __init__(self, model: TruthGPT, settings: Settings, *, version: str) -> None:
+    blocks: where the model keeps prefixes, to be told of and cleared; closed by who opened it.
+    archive: where tasks and documents are kept, closed with the service; None keeps them in memory.
+    salt_of: the salt of a tenant, for tasks that an earlier process left unfinished.
+    """
+
+    def __init__(
+        self,
+        model: TruthGPT,
+        settings: Settings,
+        *,
+        version: str,
+        blocks: KVStore | None = None,
+        archive: Archive | None = None,
+        salt_of: Callable[[str], bytes] = lambda tenant: ITSELF.salt,
+    ) -> None:
         self.settings = settings
         self.version = version
         self.model = model
+        self._blocks = blocks
         cache: Cache[bytes, Answer] = Cache(
             capacity_bytes=settings.cache_max_memory_mb << 20,
             sizeof=lambda answer: answer.size_bytes,
@@ -69,77 +86,228 @@ class Service:
             ttl=settings.cache_ttl,
         )
         self.pipeline = Pipeline(model, cache)
-        self.tasks = TaskBook(keep=settings.max_kept_tasks)
-        self.tally = Tally()
+        self.archive = archive if archive is not None else open_storage("sqlite://")
+        self.tasks = TaskBook(max_unfinished=settings.max_unfinished_tasks)
+        tallies = Tallies()
         self.metrics = ServiceMetrics(
-            version=version, cache=self.cache_snapshot, queue_depth=self.queue_depth
+            version=version,
+            cache=lambda: self.reports.cache_snapshot(),
+            queue_depth=lambda: self.queue.depths(),
+            unsaved=lambda: self.tasks.unsaved_count,
+            blocks=lambda: self.reports.blocks_snapshot(),
         )
-        self._lock = threading.Lock()
-        self._waiting: Counter[int] = Counter()
-        self._writings: dict[bytes, _Writing] = {}
-        self._stop = threading.Event()
-        self._arrivals = itertools.count()
-        # (priority, arrival, writing); a writing of None, more urgent than any, ends a writer.
-        self._queue: queue.PriorityQueue[tuple[int, int, _Writing | None]] = queue.PriorityQueue()
-        self._writers = [
-            threading.Thread(target=self._write_forever, name=f"bul-writer-{n}", daemon=True)
-            for n in range(settings.max_concurrent_tasks)
-        ]
-        for writer in self._writers:
-            writer.start()
+        self.queue: PriorityQueue[Writing] = PriorityQueue(
+            capacity=settings.max_queued_tasks,
+            tenant_capacity=settings.max_queued_per_tenant,
+            ageing_seconds=settings.queue_ageing,
+        )
+        self._ledger = Ledger(
+            self.queue, self.tasks, self.archive, self.pipeline, tallies, self.metrics
+        )
+        self.writers = Writers(
+            self.queue,
+            self.pipeline,
+            self._ledger,
+            self.metrics,
+            threads=settings.max_concurrent_tasks,
+            retries=settings.retry_attempts,
+            pause=settings.retry_delay,
+            timeout=settings.task_timeout,
+        )
+        self._recorder = Recorder(
+            self.tasks,
+            self.archive,
+            newest=settings.max_kept_tasks,
+            days=settings.keep_days,
+            failed=self.metrics.storage_failed,
+        )
+        self.reports = Reports(
+            model,
+            settings,
+            self.pipeline,
+            self.tasks,
+            self.queue,
+            self.writers,
+            tallies,
+            version,
+            blocks,
+        )
+        if not settings.continuous_mode:
+            self.queue.pause()
+        self._closed = False
+        self._draining_since: float | None = None
+        self._resume(salt_of)
+        self.writers.start()
+        self._recorder.start()
 
-    def place(self, request: QueryRequest) -> Order:
-        """The order for a checked request."""
+    def _resume(self, salt_of: Callable[[str], bytes]) -> None:
+        left = self.archive.unfinished()
+        for task in left:
+            try:
+                if task.request is None:
+                    raise InvalidRequest("its request is not on record")
+                salt = salt_of(task.tenant)
+                caller = Caller(tenant=task.tenant, key_id="resumed", scopes=frozenset(), salt=salt)
+                order = place(task.request, self.model, caller)
+                self.pipeline.check_room(order)
+            except Error as error:
+                self._ledger.give_up(task, f"could not be resumed: {error}")
+            else:
+                self._ledger.resume(replace(task, brief=order.brief), order)
+        if left:
+            log.info("%d unfinished tasks go on", len(left))
+
+    # Asking.
+
+    def place(self, request: QueryRequest, caller: Caller = ITSELF) -> Order:
+        """The order of a caller for a checked request."""
         with self.metrics.stage("validate"):
-            return place(request, self.model)
+            return place(request, self.model, caller)
 
     def answer_from_cache(self, order: Order, request: QueryRequest) -> Task | None:
-        """A finished task if the answer is cached. Quick: no queue, no model, no rendering."""
+        """A finished task if the answer is cached. Quick: no queue, no model, no database."""
         arrived = time.monotonic()
         with self.metrics.stage("cache"):
             answer = self.pipeline.lookup(order)
         if answer is None:
             return None
-        done = {"status": "completed", "progress": 1.0, "answer": answer, "stored": True}
-        task = self._new_task(order, request, "hit", arrived, **done)
-        self._count(task)
-        return task
+        return self._hit(Asked(order, request, time.time()), answer, arrived)
 
     def enqueue(self, order: Order, request: QueryRequest) -> Task:
-        """A task for an answer that is not cached.
+        """A durable task for an answer that is not cached. Waits for the database.
 
         Raises InvalidRequest if the query is too long for the model, Overloaded if too much waits
-        already or the service is stopping.
+        already or the service is stopping, StorageUnavailable.
         """
-        arrived = time.monotonic()
-        self.pipeline.check_room(order)
-        with self._lock:
-            if self._stop.is_set():
-                raise Overloaded("the service is stopping", retry_after=10)
-            writing = self._writings.get(order.digest)
-            if writing is not None:
-                task = self._new_task(order, request, "collapsed", arrived)
-                writing.task_ids.append(task.id)
-                return task
-            waiting = self._waiting.total()
-            if waiting >= self.settings.max_queued_tasks:
-                raise self._overloaded(f"{waiting} documents are waiting already")
-            task = self._new_task(order, request, "miss", arrived)
-            writing = _Writing(order, request.priority, [task.id])
-            self._writings[order.digest] = writing
-            self._waiting[request.priority] += 1
-        self._queue.put((request.priority, next(self._arrivals), writing))
+        return self._begin([Asked(order, request, time.time())])[0]
+
+    def ask_all(
+        self, requests: Sequence[QueryRequest], caller: Caller = ITSELF
+    ) -> tuple[str, list[Task]]:
+        """A batch: its id, and a task for each request in their order. All are taken or none.
+
+        Waits for the database; raises as ``enqueue`` does.
+        """
+        batch, now, arrived = uuid.uuid4().hex, time.time(), time.monotonic()
+        asked = [
+            # A microsecond apart, so that a listing by time keeps their order.
+            Asked(self.place(request, caller), request, now + number * 1e-6)
+            for number, request in enumerate(requests)
+        ]
+        answers = [self.pipeline.lookup(each.order) for each in asked]
+        missing = [each for each, answer in zip(asked, answers, strict=True) if answer is None]
+        begun = iter(self._begin(missing, batch=batch))
+        tasks = [
+            next(begun) if answer is None else self._hit(each, answer, arrived, batch=batch)
+            for each, answer in zip(asked, answers, strict=True)
+        ]
+        self._recorder.flush()
+        return batch, tasks
+
+    def _hit(
+        self, asked: Asked, answer: Answer, arrived: float, *, batch: str | None = None
+    ) -> Task:
+        order, request, now = asked
+        task = Task(
+            tenant=order.tenant,
+            brief=order.brief,
+            inferred=order.inferred,
+            format=request.format,
+            priority=request.priority,
+            cache="hit",
+            status="completed",
+            progress=1.0,
+            answer=answer,
+            stored=True,
+            batch=batch,
+            arrived=arrived,
+            created=now,
+            finished=now,
+        )
+        self._ledger.count(task)
+        self.tasks.add_finished(task)
+        self.metrics.cache_request("hit", tier="memory")
         return task
+
+    def _begin(self, asked: Sequence[Asked], *, batch: str | None = None) -> list[Task]:
+        for each in asked:
+            self.pipeline.check_room(each.order)
+        try:
+            return self._ledger.begin(asked, batch=batch) if asked else []
+        except QueueFull as error:
+            seconds = math.ceil(self.writers.typical_seconds / len(self.writers))
+            raise Overloaded(f"{error}; try again later", retry_after=seconds) from None
+
+    def cancel(self, task_id: str, *, tenant: str = ITSELF.tenant) -> Task:
+        """End a task. Raises UnknownTask, AlreadyFinished, StorageUnavailable."""
+        task = self.task(task_id, tenant=tenant)
+        return task if task.status == "cancelled" else self._ledger.cancel(task)
+
+    def cancel_all(self, tasks: Sequence[Task]) -> list[Task]:
+        """End those that are not finished; returns all as they are then."""
+        ended = []
+        for task in tasks:
+            try:
+                ended.append(task if task.is_finished else self._ledger.cancel(task))
+            except AlreadyFinished:
+                ended.append(self.task(task.id, tenant=task.tenant))
+        return ended
+
+    # Reading. What memory does not have is read from the database, so none of it belongs on a loop.
+
+    def task(self, task_id: str, *, tenant: str = ITSELF.tenant) -> Task:
+        """A tenant's task as it is now. Raises UnknownTask, for those of other tenants as well."""
+        task = self.tasks.find(task_id, tenant=tenant)
+        if task is None:
+            with self._reading():
+                task = self.archive.task(task_id, tenant=tenant)
+        if task is None:
+            raise UnknownTask(task_id)
+        return task
+
+    def batch(self, batch: str, *, tenant: str = ITSELF.tenant) -> list[Task]:
+        """The tasks of a tenant's batch. Raises UnknownBatch if there is none."""
+        with self._reading():
+            rows = self.archive.batch(batch, tenant=tenant)
+        if not rows:
+            raise UnknownBatch(batch)
+        return [self.tasks.find(row.id, tenant=tenant) or row for row in rows]
+
+    def listed(
+        self, *, tenant: str, page: int, limit: int, status: Status | None = None
+    ) -> Page[Task]:
+        """A tenant's tasks, newest first, as they are now."""
+        with self._reading():
+            found = self.archive.tasks(tenant=tenant, page=page, limit=limit, status=status)
+        return Page(
+            tuple(self.tasks.find(row.id, tenant=tenant) or row for row in found.items),
+            found.total,
+        )
+
+    def written(self, document_id: str, *, tenant: str) -> Written:
+        """A tenant's document. Raises UnknownDocument."""
+        with self._reading():
+            found = self.archive.document(document_id, tenant=tenant)
+        if found is None:
+            raise UnknownDocument(document_id)
+        return found
+
+    def documents(self, *, tenant: str, **options: Any) -> Page[Written]:
+        """A tenant's documents, newest first; the options are those of ``Archive.documents``."""
+        with self._reading():
+            return self.archive.documents(tenant=tenant, **options)
 
     def document(self, task: Task, format: str | None = None) -> Rendered:
         """A completed task's document, in its own format or another."""
-        document = task.document
-        if document is None:
+        if task.written is None:
             raise InvalidRequest(f"task {task.id} is {task.status}; it has no document")
-        format = format or task.format
+        return self.render(task.written, format or task.format)
+
+    def render(self, written: Written, format: str) -> Rendered:
+        """A document in a format."""
         try:
             with self.metrics.stage("document"):
-                rendered = render(document, format)
+                rendered = render(written.document, format)
         except Exception:
             self.metrics.document(format, ok=False)
             raise
@@ -147,117 +315,71 @@ class Service:
         return rendered
 
     def clear(self) -> int:
-        """Forget every cached answer; returns how many there were. Tasks keep theirs."""
+        """Forget every cached answer and prefix; returns how many answers there were. Tasks keep
+        theirs, and a folder that another process writes keeps its blocks."""
         entries = len(self.pipeline.cache)
         self.pipeline.cache.clear()
+        if self._blocks is not None and not self._blocks.read_only:
+            self._blocks.clear(everyone=True)
         return entries
 
-    def close(self, *, seconds: float = 10.0) -> None:
-        """Stop writing, fail what waits, and join the writers for at most ``seconds``."""
-        with self._lock:
-            self._stop.set()
-        for _ in self._writers:
-            self._queue.put((-1, next(self._arrivals), None))
-        deadline = time.monotonic() + seconds
-        for writer in self._writers:
-            writer.join(max(0.0, deadline - time.monotonic()))
-        with self._lock:
-            left = list(self._writings.values())
-        for writing in left:
-            self._settle(writing, status="failed", error="the service stopped; ask again")
+    # Running.
 
-    # What the writers do.
+    def pause(self) -> None:
+        """Write nothing new until ``go_on``; what comes waits, and hits are answered."""
+        self.queue.pause()
 
-    def _write_forever(self) -> None:
-        while True:
-            _, _, writing = self._queue.get()
-            if writing is None:
-                return
-            self._write(writing)
+    def go_on(self) -> None:
+        """End a pause."""
+        self.queue.resume()
 
-    def _write(self, writing: _Writing) -> None:
-        self.metrics.stage_took("queue", time.monotonic() - writing.queued_at)
-        with self._lock:
-            self._waiting[writing.priority] -= 1
-        told = -1.0
+    def drain(self) -> None:
+        """Take nothing new, begin nothing; what is being written is finished."""
+        self._draining_since = self._draining_since or time.monotonic()
+        self._ledger.stop()
+        self.writers.drain()
 
-        def progress(share: float) -> None:
-            nonlocal told
-            if share - told >= _PROGRESS_STEP:
-                told = share
-                self.tasks.progress(tuple(writing.task_ids), share)
+    def close(self, *, seconds: float | None = None) -> None:
+        """Drain for at most ``seconds`` (``drain_seconds``) since that began, write the rows that are
+        left, and end.
 
-        progress(0.0)
-        try:
-            with self.metrics.stage("model"):
-                answer, _ = self.pipeline.write(writing.order, progress=progress, stop=self._stop)
-        except Error as error:
-            self._settle(writing, status="failed", error=str(error))
-        except Exception as error:
-            # The writer must outlive any model; the cause goes to the log, its kind to the caller.
-            log.exception("the model failed")
-            kind = type(error).__name__
-            self._settle(writing, status="failed", error=f"the model failed ({kind}); try again")
-        else:
-            stored = writing.order.digest in self.pipeline.cache
-            self._settle(writing, status="completed", answer=answer, stored=stored)
-
-    def _settle(self, writing: _Writing, **outcome: Any) -> None:
-        with self._lock:
-            # From here on a new request looks into the cache or starts another writing.
-            self._writings.pop(writing.order.digest, None)
-            ids = tuple(writing.task_ids)
-        tasks = [replace(self.tasks.get(key), progress=1.0, **outcome) for key in ids]
-        # Counted before they are shown: who sees a task finished finds it in the totals.
-        for task in tasks:
-            self._count(task)
-        self.tasks.finish(tasks)
-
-    # Tasks and their counts.
-
-    def _new_task(
-        self,
-        order: Order,
-        request: QueryRequest,
-        cache: CacheResult,
-        arrived: float,
-        **more: Any,  # any of Task's other fields
-    ) -> Task:
-        task = Task(
-            order=order,
-            format=request.format,
-            priority=request.priority,
-            cache=cache,
-            arrived=arrived,
-            **more,
-        )
-        if not self.tasks.add(task):
-            raise self._overloaded(f"{self.tasks.unfinished} tasks are unfinished already")
-        self.metrics.cache_request(cache, tier="memory" if cache == "hit" else "none")
-        return task
-
-    def _count(self, task: Task) -> None:
-        seconds = time.monotonic() - task.arrived
-        self.tally.finished(task, seconds)
-        if task.status == "completed":
-            self.metrics.answered(seconds)
-
-    def _overloaded(self, reason: str) -> Overloaded:
-        seconds = math.ceil(self._typical_seconds() / len(self._writers))
-        return Overloaded(f"{reason}; try again later", retry_after=seconds)
-
-    def _typical_seconds(self) -> float:
-        return self.tally.misses.quantile(0.5) or 1.0
+        What is unfinished then goes on where the archive is next opened.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        seconds = self.settings.drain_seconds if seconds is None else seconds
+        self.drain()
+        passed = time.monotonic() - (self._draining_since or 0.0)
+        self.writers.close(seconds=max(0.0, seconds * (1.0 - _FLUSH_SHARE) - passed))
+        self._recorder.close()
+        self.archive.close()
 
     # What others read.
 
-    def estimated_seconds(self, task: Task) -> float:
-        """Roughly how long until the task is done, from what misses took so far."""
-        if task.status in ("completed", "failed"):
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except StorageUnavailable:
+            self.metrics.storage_failed("read")
+            raise
+
+    def position(self, task: Task) -> int | None:
+        """Where in the queue a task's answer is, 1 for the next; None if it is in none."""
+        return None if task.is_finished else self._ledger.position(task)
+
+    def estimated_seconds(self, task: Task, *, position: int | None = None) -> float:
+        """Roughly how long until the task is done, from what the model took so far.
+
+        position: where it is in the queue, if that is known.
+        """
+        if task.is_finished:
             return 0.0
-        with self._lock:
-            waiting = self._waiting.total()
-        return round(self._typical_seconds() * (1 + waiting / len(self._writers)), 3)
+        rounds = 1.0 - task.progress
+        if position is not None:
+            rounds += math.ceil(position / len(self.writers))
+        return round(self.writers.typical_seconds * rounds, 3)
 
     def seconds_left(self, task: Task) -> int | None:
         """Whole seconds that the cached answer of a task stays fresh; None without a limit."""
@@ -265,64 +387,3 @@ class Service:
         if ttl is None or task.answer is None:
             return None
         return max(0, int(task.answer.born + ttl - time.time()))
-
-    def queue_depth(self) -> Mapping[int, int]:
-        """Writings that wait, by priority."""
-        with self._lock:
-            return {priority: self._waiting[priority] for priority in range(5)}
-
-    def cache_snapshot(self) -> CacheSnapshot:
-        """The cache as the exporter and ``stats`` show it."""
-        stats = self.pipeline.cache.stats()
-        return CacheSnapshot(
-            policy=self.settings.cache_strategy,
-            entries=stats.entries,
-            memory_bytes=stats.bytes,
-            memory_limit_bytes=self.settings.cache_max_memory_mb << 20,
-            evictions=dict(stats.evictions),
-            learned=stats.learned,
-        )
-
-    def stats(self) -> dict[str, object]:
-        """The service's totals, for ``GET /stats``."""
-        unfinished = self.tasks.unfinished
-        return {
-            "total_tasks": self.tally.tasks_finished + unfinished,
-            "unfinished_tasks": unfinished,
-            **self.tally.of_tasks(),
-            "tasks_kept": len(self.tasks),
-            "queue_depth": sum(self.queue_depth().values()),
-            "model": self.model.model_id,
-            "version": self.version,
-        }
-
-    def cache_stats(self) -> dict[str, object]:
-        """The cache's totals, for ``GET /api/v1/kv-cache/stats``."""
-        now = self.cache_snapshot()
-        return {
-            **self.tally.of_requests(),
-            "strategy": now.policy,
-            "entries": now.entries,
-            "memory_usage": now.memory_bytes,
-            "memory_limit": now.memory_limit_bytes,
-            "evictions": dict(now.evictions),
-        }
-
-    def cache_health(self) -> dict[str, object]:
-        """The cache's state, for ``GET /api/v1/kv-cache/health``."""
-        now = self.cache_snapshot()
-        alive = all(writer.is_alive() for writer in self._writers)
-        return {
-            "status": "healthy" if alive else "unhealthy",
-            "components": {
-                "cache": "healthy",
-                "writers": "healthy" if alive else "stopped",
-                "gpu": "not used in this version",
-                "persistence": "not in this version: answers are kept in memory",
-            },
-            "metrics": {
-                "memory_usage": now.memory_bytes,
-                "cache_size": now.entries,
-                "active_sessions": self.tasks.unfinished,
-            },
-        }

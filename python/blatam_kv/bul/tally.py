@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 
-from blatam_kv.bul.tasks import Task
+from blatam_kv.bul.tasks import FINISHED, Task
 from blatam_kv.metrics import LatencyHistogram, RecentRate
 
 
@@ -25,11 +25,11 @@ class Tally:
         self._seconds_saved = 0.0
 
     def finished(self, task: Task, seconds: float) -> None:
-        """Count a task that has just been completed or has failed, ``seconds`` after arrival."""
+        """Count a task that has just finished, ``seconds`` after arrival."""
         with self._lock:
             self._counts[task.status] += 1
             self._counts[task.cache] += 1
-            self._areas[task.order.brief.business_area] += 1
+            self._areas[task.brief.business_area] += 1
             if task.cache == "hit" and task.answer is not None:
                 self._seconds_saved += task.answer.seconds
         if task.status == "completed":
@@ -46,9 +46,9 @@ class Tally:
 
     @property
     def tasks_finished(self) -> int:
-        """Completed and failed together."""
+        """Completed, failed and cancelled together."""
         with self._lock:
-            return self._counts["completed"] + self._counts["failed"]
+            return sum(self._counts[status] for status in FINISHED)
 
     def _requests(self) -> int:
         return self._counts["hit"] + self._counts["miss"] + self._counts["collapsed"]
@@ -61,6 +61,7 @@ class Tally:
         return {
             "completed_tasks": counts["completed"],
             "failed_tasks": counts["failed"],
+            "cancelled_tasks": counts["cancelled"],
             "average_processing_time": round(self.misses.mean, 6),
             "cache_hit_rate": round(self.hit_rate, 6),
             "seconds_saved": round(saved, 3),
@@ -91,6 +92,26 @@ class Tally:
     @staticmethod
     def _quantiles(histogram: LatencyHistogram) -> dict[str, float]:
         return {f"p{q}": _ms(histogram.quantile(q / 100)) for q in (50, 95, 99)}
+
+
+class Tallies:
+    """A tally for each tenant, and one for all."""
+
+    def __init__(self) -> None:
+        self.all = Tally()
+        self._tenants: dict[str, Tally] = {}
+
+    def of(self, tenant: str | None) -> Tally:
+        """A tenant's totals; of None, everybody's."""
+        if tenant is None:
+            return self.all
+        tally = self._tenants.get(tenant)
+        return tally if tally is not None else self._tenants.setdefault(tenant, Tally())
+
+    def finished(self, task: Task, seconds: float) -> None:
+        """Count a task that has just finished, ``seconds`` after arrival."""
+        self.all.finished(task, seconds)
+        self.of(task.tenant).finished(task, seconds)
 
 
 def _ms(seconds: float) -> float:

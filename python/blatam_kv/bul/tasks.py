@@ -1,41 +1,99 @@
 """What callers ask about afterwards: tasks, each an unchanging record replaced as work goes on.
 
-Tasks live in memory in this version: a restart forgets them, and so does time, the oldest
-finished ones first.
+``TaskBook`` holds what memory must: tasks that are not finished, finished ones that no database row
+says so of yet, and the newest of the others, so that asking about them costs no query. Everything
+older is in ``storage``.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from blatam_kv.bul.document import Document
-from blatam_kv.bul.order import Order
 from blatam_kv.bul.pipeline import Answer
+from blatam_kv.bul.request import QueryRequest
 from blatam_kv.errors import Error
+from blatam_kv.truthgpt.brief import Brief
 
-Status = Literal["queued", "processing", "completed", "failed"]
+Status = Literal["queued", "processing", "completed", "failed", "cancelled"]
 CacheResult = Literal["hit", "miss", "collapsed"]
-_FINISHED = ("completed", "failed")
+FINISHED: tuple[Status, ...] = ("completed", "failed", "cancelled")
+
+# Finished tasks without a row; beyond it the oldest are forgotten and counted. At 500 bytes each
+# (their answers are in the cache anyway) that is what a database may be away for.
+MAX_UNSAVED = 50_000
+# Finished tasks with a row that are kept all the same.
+MAX_RECENT = 1_000
 
 
-class UnknownTask(Error, KeyError):
-    """No task has this id: it never existed, or it is older than what is kept."""
+class NotFound(Error, KeyError):
+    """What is asked for never existed, belongs to another tenant or is older than what is kept."""
+
+    kind = "thing"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"no {self.kind} {key[:64]!r}; what is old is not kept")
 
     def __str__(self) -> str:
         return str(self.args[0])
 
 
+class UnknownTask(NotFound):
+    """No task has this id."""
+
+    kind = "task"
+
+
+class UnknownBatch(NotFound):
+    """No batch has this id."""
+
+    kind = "batch"
+
+
+class UnknownDocument(NotFound):
+    """No document has this id."""
+
+    kind = "document"
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An answer, and what it answers."""
+
+    answer: Answer
+    brief: Brief
+
+    @property
+    def document(self) -> Document:
+        """The document as it can be rendered."""
+        return Document(
+            title=self.answer.title,
+            markdown=self.answer.text,
+            language=self.brief.language,
+            document_type=self.brief.document_type,
+            business_area=self.brief.business_area,
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One request's way through the pipeline. Times are ``time.monotonic`` seconds."""
+    """One request's way through the pipeline.
 
-    order: Order
+    arrived: ``time.monotonic`` seconds. created, finished, deadline: Unix time. request: what was
+    asked, kept as long as there is no document. tries: how often the model began. batch: the id of
+    the batch it is part of.
+    """
+
+    tenant: str
+    brief: Brief
+    inferred: tuple[str, ...]
     format: str
     priority: int
     cache: CacheResult
@@ -44,78 +102,119 @@ class Task:
     answer: Answer | None = None
     stored: bool = False
     error: str | None = None
+    tries: int = 0
+    request: QueryRequest | None = None
+    batch: str | None = None
+    deadline: float | None = None
     arrived: float = field(default_factory=time.monotonic)
+    created: float = field(default_factory=time.time)
+    finished: float | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
-    def document(self) -> Document | None:
-        """The document, once the answer is there."""
-        if self.answer is None:
-            return None
-        brief = self.order.brief
-        return Document(
-            title=self.answer.title,
-            markdown=self.answer.text,
-            language=brief.language,
-            document_type=brief.document_type,
-            business_area=brief.business_area,
-        )
+    def written(self) -> Written | None:
+        """The answer with its brief, once it is there."""
+        return None if self.answer is None else Written(self.answer, self.brief)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status in FINISHED
 
 
 class TaskBook:
-    """Tasks by id: at most ``keep`` unfinished ones, and the newest ``keep`` that have finished.
+    """Tasks by id. Safe from any thread; what it returns never changes."""
 
-    Safe from any thread; what it returns never changes.
-    """
-
-    def __init__(self, *, keep: int) -> None:
-        self._keep = keep
+    def __init__(self, *, max_unfinished: int) -> None:
+        self.max_unfinished = max_unfinished
+        self.dropped = 0  # finished tasks that were forgotten before a row was written
         self._lock = threading.Lock()
         self._unfinished: dict[str, Task] = {}
-        self._finished: OrderedDict[str, Task] = OrderedDict()
+        self._unsaved: OrderedDict[str, Task] = OrderedDict()
+        self._recent: OrderedDict[str, Task] = OrderedDict()
 
-    def add(self, task: Task) -> bool:
-        """Keep a task; False if it is unfinished and as many as allowed are so already."""
+    def add(self, tasks: Sequence[Task], *, bounded: bool = True) -> bool:
+        """Keep tasks that have begun; False, and none is kept, if too many are unfinished."""
         with self._lock:
-            if task.status in _FINISHED:
-                self._retire(task)
-            elif len(self._unfinished) >= self._keep:
+            if bounded and len(self._unfinished) + len(tasks) > self.max_unfinished:
                 return False
-            else:
+            for task in tasks:
                 self._unfinished[task.id] = task
         return True
 
-    def get(self, task_id: str) -> Task:
-        """The task as it is now. Raises UnknownTask."""
+    def add_finished(self, task: Task) -> None:
+        """Keep a task that was finished as soon as it came, until its row is written."""
         with self._lock:
-            task = self._unfinished.get(task_id) or self._finished.get(task_id)
-        if task is None:
-            raise UnknownTask(f"no task {task_id[:64]!r}; only the newest {self._keep:,} are kept")
-        return task
+            self._unsaved[task.id] = task
+            if len(self._unsaved) > MAX_UNSAVED:
+                self._unsaved.popitem(last=False)
+                self.dropped += 1
+
+    def find(self, task_id: str, *, tenant: str) -> Task | None:
+        """A tenant's task as it is now, if memory has it."""
+        with self._lock:
+            task = (
+                self._unfinished.get(task_id)
+                or self._unsaved.get(task_id)
+                or self._recent.get(task_id)
+            )
+        return task if task is not None and task.tenant == tenant else None
 
     def progress(self, ids: Iterable[str], share: float) -> None:
-        """Tell several unfinished tasks how far their answer is."""
+        """Tell several tasks how far their answer is; those that are finished do not mind."""
         with self._lock:
             for key in ids:
-                task = self._unfinished[key]
-                self._unfinished[key] = replace(task, status="processing", progress=share)
+                task = self._unfinished.get(key)
+                if task is not None:
+                    status: Status = "processing" if share >= 0 else "queued"
+                    progress = max(0.0, share)
+                    self._unfinished[key] = replace(task, status=status, progress=progress)
 
-    def finish(self, tasks: Iterable[Task]) -> None:
+    def finish(self, tasks: Iterable[Task], *, saved: bool) -> None:
         """Put finished tasks in the place of the unfinished ones with their ids, in one step."""
         with self._lock:
             for task in tasks:
-                del self._unfinished[task.id]
-                self._retire(task)
+                self._unfinished.pop(task.id, None)
+                (self._remember if saved else self._set_unsaved)(task)
 
-    def _retire(self, task: Task) -> None:
-        self._finished[task.id] = task
-        if len(self._finished) > self._keep:
-            self._finished.popitem(last=False)
+    def forget(self, ids: Iterable[str]) -> None:
+        """Drop unfinished tasks, as if they had never come."""
+        with self._lock:
+            for key in ids:
+                self._unfinished.pop(key, None)
+
+    def unsaved(self, limit: int) -> list[Task]:
+        """The oldest finished tasks whose rows are still to be written."""
+        with self._lock:
+            return list(itertools.islice(self._unsaved.values(), limit))
+
+    def saved(self, tasks: Sequence[Task]) -> None:
+        """Their rows are written."""
+        with self._lock:
+            for task in tasks:
+                if self._unsaved.pop(task.id, None) is not None:
+                    self._remember(task)
+
+    def _set_unsaved(self, task: Task) -> None:
+        self._unsaved[task.id] = task
+
+    def _remember(self, task: Task) -> None:
+        self._recent[task.id] = task
+        if len(self._recent) > MAX_RECENT:
+            self._recent.popitem(last=False)
+
+    def unfinished_of(self, tenant: str | None) -> int:
+        """How many of a tenant, or of all, wait or are being worked on."""
+        if tenant is None:
+            return self.unfinished
+        with self._lock:
+            return sum(task.tenant == tenant for task in self._unfinished.values())
 
     @property
     def unfinished(self) -> int:
         """How many wait or are being worked on."""
         return len(self._unfinished)
 
-    def __len__(self) -> int:
-        return len(self._unfinished) + len(self._finished)
+    @property
+    def unsaved_count(self) -> int:
+        """Finished tasks whose rows are still to be written."""
+        return len(self._unsaved)

@@ -9,10 +9,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from blatam_kv import __version__
 from blatam_kv.codecs import NAMES as CODECS
-from blatam_kv.config import LOG_LEVELS, MODELS, STRATEGIES, Settings, load
+from blatam_kv.config import LOCAL_DTYPES, LOG_LEVELS, MODELS, STRATEGIES, Settings, load
 from blatam_kv.errors import ConfigError, Error, InvalidRequest
 from blatam_kv.simulation import DEFAULT_CAPACITY, DEFAULT_POLICY
 
@@ -25,11 +26,16 @@ examples:
   blatam-kv serve --port 8002          the service
   blatam-kv serve --model openai --openai-base-url http://127.0.0.1:8000/v1 --openai-model NAME
                                        the service in front of a model server
+  blatam-kv serve --model local --local-model models/writer
+                                       the service with a transformers model of this machine
+  blatam-kv keys create --tenant acme   who may ask: an API key and a signing key
+  blatam-kv config --show-origin        what the service would run with, and why
   blatam-kv stats --json               what the running service has done
   blatam-kv clear                      forget every cached answer of the running service
   blatam-kv simulate t.u32.xz --policy lru --policy belady --capacity 1%
                                        hit ratios of policies on a trace
   blatam-kv quality --plot codecs.png  what each codec costs in bits and keeps in quality
+  blatam-kv backup create DIR BACKUPS  a verified copy of a cache, while it is in use
   blatam-kv bench                      the speed tables
   blatam-kv doctor                     what this machine has and lacks
 
@@ -45,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ConfigError, InvalidRequest) as error:
         return _complain(error, USAGE)
     except Error as error:
-        from blatam_kv.cli.client import Unreachable
+        from blatam_kv.client import Unreachable
 
         return _complain(error, UNREACHABLE if isinstance(error, Unreachable) else FAILED)
     except KeyboardInterrupt:
@@ -54,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output went away, as in `blatam-kv stats | head`.
         sys.stderr.close()
         return FAILED
+    except OSError as error:  # a full disk, a folder that may not be written
+        return _complain(error, FAILED)
 
 
 def _complain(error: Exception, status: int) -> int:
@@ -75,15 +83,44 @@ def _run(args: argparse.Namespace) -> int:
         case "stats":
             from blatam_kv.cli.remote import stats
 
-            return stats(args.url, as_json=args.json)
+            return stats(args.url, _settings(args), as_json=args.json)
         case "health":
             from blatam_kv.cli.remote import health
 
-            return health(args.url, as_json=args.json)
+            return health(args.url, _settings(args), as_json=args.json)
         case "clear":
             from blatam_kv.cli.remote import clear
 
-            return clear(args.url, as_json=args.json)
+            return clear(args.url, _settings(args), as_json=args.json)
+        case "monitor":
+            from blatam_kv.cli.monitor import monitor
+
+            return monitor(
+                args.url,
+                _settings(args),
+                interval=args.interval,
+                count=args.count,
+                as_json=args.json,
+            )
+        case "config":
+            from blatam_kv.cli.settings import config
+
+            origins: dict[str, str] = {}
+            settings = _settings(args, origins)
+            return config(settings, origins, show_origin=args.show_origin, as_json=args.json)
+        case "keys":
+            return _keys(args)
+        case "sign":
+            from blatam_kv.cli.keys import sign
+
+            return sign(
+                args.method,
+                args.url,
+                key_id=args.key_id,
+                data=args.data,
+                content_type=args.content_type,
+                as_json=args.json,
+            )
         case "simulate":
             from blatam_kv.cli.simulate import simulate
 
@@ -108,6 +145,8 @@ def _run(args: argparse.Namespace) -> int:
                 as_json=args.json,
                 plot=args.plot,
             )
+        case "backup":
+            return _backup(args)
         case "bench":
             from blatam_kv.cli.bench import bench
 
@@ -118,10 +157,57 @@ def _run(args: argparse.Namespace) -> int:
             return doctor(_settings(args), as_json=args.json)
 
 
-def _settings(args: argparse.Namespace) -> Settings:
+def _backup(args: argparse.Namespace) -> int:
+    from blatam_kv.cli import backup
+
+    match args.action:
+        case "create":
+            return backup.create_backup(
+                args.source,
+                args.root,
+                compress=args.compress,
+                key_file=args.key_file,
+                keep=args.keep,
+                days=args.days,
+                as_json=args.json,
+            )
+        case "list":
+            return backup.list_backups(args.root, as_json=args.json)
+        case "verify":
+            return backup.verify_backup(args.path, key_file=args.key_file, as_json=args.json)
+        case _:
+            return backup.restore_backup(
+                args.path, args.target, key_file=args.key_file, as_json=args.json
+            )
+
+
+def _keys(args: argparse.Namespace) -> int:
+    from blatam_kv.cli import keys
+
+    settings = _settings(args)
+    match args.action:
+        case "create":
+            return keys.create(
+                settings,
+                args.tenant,
+                role=args.role,
+                networks=args.allow or [],
+                rate=args.rate,
+                days=args.days,
+                as_json=args.json,
+            )
+        case "rotate":
+            return keys.rotate(settings, args.key, overlap_seconds=args.overlap, as_json=args.json)
+        case "revoke":
+            return keys.revoke(settings, args.key, as_json=args.json)
+        case _:
+            return keys.list_keys(settings, as_json=args.json)
+
+
+def _settings(args: argparse.Namespace, origins: dict[str, str] | None = None) -> Settings:
     """Settings with the flags this command has; a flag's dest is the name of its setting."""
     flags = {name: value for name, value in vars(args).items() if name in Settings.__slots__}
-    return load(file=args.config, flags=flags)
+    return load(file=args.config, flags=flags, origins=origins)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -137,13 +223,29 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="run the service until it is told to stop")
     _config_flag(serve)
-    serve.add_argument("--host", dest="api_host", help="loopback address to listen on")
+    serve.add_argument("--host", dest="api_host", help="address to listen on (127.0.0.1)")
     serve.add_argument("--port", dest="api_port", help="port; 0 takes a free one (8002)")
+    _data_dir_flag(serve)
     serve.add_argument("--cache-strategy", help=f"one of {', '.join(STRATEGIES)} (adaptive)")
     serve.add_argument("--cache-ttl", help="seconds an answer stays fresh, or none (3600)")
     serve.add_argument("--cache-max-memory-mb", help="MiB of answers to keep (256)")
+    serve.add_argument(
+        "--kv-memory-mb",
+        metavar="N",
+        help="MiB of keys and values of prompts to keep (256; 0: none)",
+    )
+    serve.add_argument(
+        "--kv-disk-mb",
+        metavar="N",
+        help="MiB of them in the data directory (8 times the memory, at most half of what is free)",
+    )
+    serve.add_argument("--kv-codec", metavar="NAME", help=f"one of {', '.join(CODECS)} (raw)")
+    serve.add_argument("--kv-policy", metavar="NAME", help="what leaves memory first (lru)")
     serve.add_argument("--max-concurrent-tasks", help="documents written at a time (2)")
-    serve.add_argument("--max-queued-tasks", help="documents that may wait (100)")
+    serve.add_argument("--max-queued-tasks", help="documents that may wait (4000)")
+    serve.add_argument(
+        "--drain-seconds", metavar="N", help="what a stop may take to finish what is begun (15)"
+    )
     _model_flags(serve)
     serve.add_argument("--log-level", help=f"one of {', '.join(LOG_LEVELS)} (info)")
 
@@ -158,10 +260,36 @@ def _parser() -> argparse.ArgumentParser:
         ("stats", "what the running service has done"),
         ("health", "whether the running service is well"),
         ("clear", "forget every cached answer of the running service"),
+        ("monitor", "a line every few seconds on how the running service does"),
     ):
         remote = commands.add_parser(name, help=text)
         remote.add_argument("--url", default=DEFAULT_URL, help=f"the service ({DEFAULT_URL})")
+        _config_flag(remote)
+        _data_dir_flag(remote)
         _json_flag(remote)
+        if name == "monitor":
+            remote.add_argument("--interval", type=float, default=5.0, help="seconds (5)")
+            remote.add_argument("--count", type=int, metavar="N", help="lines to print (no end)")
+
+    settings = commands.add_parser("config", help="what the service would run with")
+    _config_flag(settings)
+    _data_dir_flag(settings)
+    settings.add_argument("--show-origin", action="store_true", help="and who said so")
+    _json_flag(settings)
+
+    _keys_command(commands)
+    sign = commands.add_parser(
+        "sign",
+        help="headers of a signed request, for curl -H @-",
+        description="Prints the headers of a signed request. The signing key is read from "
+        "BLATAM_KV_SIGNING_KEY: command lines are seen by everyone on the machine.",
+    )
+    sign.add_argument("url", metavar="URL")
+    sign.add_argument("--key-id", required=True, metavar="ID")
+    sign.add_argument("--method", default="GET", metavar="NAME", help="(GET)")
+    sign.add_argument("--data", metavar="TEXT|@FILE", help="the body; @- reads standard input")
+    sign.add_argument("--content-type", default="application/json", help="(application/json)")
+    _json_flag(sign)
 
     simulate = commands.add_parser("simulate", help="hit ratios of policies on a trace")
     simulate.add_argument(
@@ -205,6 +333,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     _json_flag(quality)
 
+    _backup_commands(commands.add_parser("backup", help="copies of a cache, and back"))
+
     bench = commands.add_parser("bench", help="run the speed tables of the source checkout")
     bench.add_argument("names", nargs="*", metavar="NAME", help="tables to run (all)")
 
@@ -216,9 +346,77 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _keys_command(commands: Any) -> None:
+    keys = commands.add_parser("keys", help="who may ask the service")
+    actions = keys.add_subparsers(dest="action", required=True, metavar="ACTION")
+    create = actions.add_parser("create", help="make a key, and its tenant with the first one")
+    create.add_argument("--tenant", required=True, metavar="NAME")
+    create.add_argument(
+        "--role", default="writer", help="writer, reader, monitor or admin (writer)"
+    )
+    create.add_argument(
+        "--allow", action="append", metavar="CIDR", help="use from this network only; repeatable"
+    )
+    create.add_argument("--rate", type=int, metavar="N", help="requests a window of its own")
+    create.add_argument("--days", type=float, metavar="N", help="days it works (for ever)")
+    rotate = actions.add_parser("rotate", help="a successor for a key")
+    rotate.add_argument("key", metavar="KEY")
+    rotate.add_argument(
+        "--overlap",
+        type=float,
+        default=86_400,
+        metavar="SECONDS",
+        help="the old one works on (1 day)",
+    )
+    revoke = actions.add_parser("revoke", help="end a key now")
+    revoke.add_argument("key", metavar="KEY")
+    listing = actions.add_parser("list", help="every key, without its secrets")
+    for action in (create, rotate, revoke, listing):
+        _config_flag(action)
+        _data_dir_flag(action)
+        _json_flag(action)
+
+
+def _data_dir_flag(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--data-dir", metavar="DIR", help="the data directory of the service")
+
+
+def _backup_commands(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    create = actions.add_parser("create", help="copy a cache; its writer may go on meanwhile")
+    create.add_argument("source", type=Path, metavar="CACHE", help="the folder of the cache")
+    create.add_argument("root", type=Path, metavar="BACKUPS", help="where backups lie")
+    create.add_argument("--compress", action="store_true", help="with zstd")
+    create.add_argument("--keep", type=int, metavar="N", help="afterwards keep the newest N")
+    create.add_argument("--days", type=float, metavar="D", help="and none older than D days")
+    listing = actions.add_parser("list", help="which backups there are")
+    listing.add_argument("root", type=Path, metavar="BACKUPS", help="where backups lie")
+    verify = actions.add_parser("verify", help="read every byte of a backup")
+    restore = actions.add_parser("restore", help="put a backup in a cache's place")
+    for command in (verify, restore):
+        command.add_argument("path", type=Path, metavar="BACKUP", help="BACKUPS/cache_...")
+    restore.add_argument("target", type=Path, metavar="CACHE", help="the folder of the cache")
+    for command in (create, verify, restore):
+        command.add_argument(
+            "--key-file", type=Path, metavar="FILE", help="encrypted under the secret in this file"
+        )
+    for command in (create, listing, verify, restore):
+        _json_flag(command)
+
+
 def _model_flags(command: argparse.ArgumentParser) -> None:
     """What writes. The key has no flag: every user of the machine can read command lines."""
     command.add_argument("--model", help=f"what writes, one of {', '.join(MODELS)} (mini)")
+    command.add_argument(
+        "--local-model", metavar="DIR", help="the folder of --model local, a transformers model"
+    )
+    command.add_argument("--local-dtype", help=f"one of {', '.join(LOCAL_DTYPES)} (auto)")
+    command.add_argument("--local-device", metavar="NAME", help="as torch names it (cpu)")
+    command.add_argument(
+        "--local-context-tokens",
+        metavar="N",
+        help="tokens that prompt and answer may have (what the model's configuration says)",
+    )
     command.add_argument(
         "--openai-base-url",
         metavar="URL",

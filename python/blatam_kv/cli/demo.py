@@ -1,18 +1,15 @@
 """``demo``: the real service on a free port, real queries twice, the documents on disk.
 
 The service runs as its own process, as ``blatam-kv serve`` starts it, and is spoken to over HTTP.
-The first round computes; the second must be answered from the cache, byte for byte the same.
+The first round computes; the second must be answered from the cache, byte for byte the same. Then
+documents with one company's briefing begin where the first one's prompt did: see briefing.py.
 """
 
 from __future__ import annotations
 
 import os
-import re
-import select
 import shutil
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,14 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from blatam_kv.cli.client import Client, Refused, Unreachable
+from blatam_kv.cli import briefing
 from blatam_kv.cli.report import show
-from blatam_kv.errors import Error
+from blatam_kv.cli.started import DemoFailed, service
+from blatam_kv.client import Client, Refused
 
 FORMATS = {"markdown": "md", "html": "html", "txt": "txt", "json": "json"}
-START_SECONDS = 120.0
-DOCUMENT_SECONDS = 300.0
-POLL_SECONDS = 0.01
 
 # What a small company asks for in a week. What is not given, the service works out.
 QUERIES: tuple[dict[str, object], ...] = (
@@ -86,10 +81,6 @@ QUERIES: tuple[dict[str, object], ...] = (
 )
 
 
-class DemoFailed(Error, RuntimeError):
-    """The demo could not show what it is there to show."""
-
-
 @dataclass(slots=True)
 class Shown:
     """One query's way through both rounds; milliseconds."""
@@ -109,22 +100,30 @@ def demo(output: Path, *, config: Path | None, as_json: bool) -> int:
     """Run it. Raises DemoFailed with the reason; what was written so far stays whole."""
     make_writable(output)
     rows = [Shown(number, query) for number, query in enumerate(QUERIES, start=1)]
-    with _service(config) as url, Client(url) as client, progress(2 * len(rows)) as step:
-        for row in rows:
-            _first_round(client, row)
-            for extension, content in row.files.items():
-                write_whole(output / f"{row.name}.{extension}", content)
-            step(f"computed {row.miss_ms:7.0f} ms  {row.title}")
-        for row in rows:
-            _second_round(client, row)
-            step(f"cached   {row.hit_ms:7.1f} ms  {row.title}")
-        cache = client.request("GET", "/api/v1/kv-cache/stats").json("hit_rate")
-    summary = _summary(rows, cache, output)
+    # A folder of its own: what this user's service has cached would make the first round no first.
+    with tempfile.TemporaryDirectory(prefix="blatam-kv-demo-") as data:
+        with (
+            service(config, data_dir=Path(data)) as client,
+            progress(2 * len(rows)) as step,
+        ):
+            for row in rows:
+                _first_round(client, row)
+                for extension, content in row.files.items():
+                    write_whole(output / f"{row.name}.{extension}", content)
+                step(f"computed {row.miss_ms:7.0f} ms  {row.title}")
+            for row in rows:
+                _second_round(client, row)
+                step(f"cached   {row.hit_ms:7.1f} ms  {row.title}")
+            cache = client.request("GET", "/api/v1/kv-cache/stats").json("hit_rate", "blocks")
+        shared = briefing.show(config, Path(data)) if cache["blocks"] is not None else []
+    summary = _summary(rows, cache, output) | briefing.summary(shared)
     if as_json:
         show(summary, as_json=True)
     else:
         print(_table(rows))
         print(_closing(summary))
+        if shared:
+            print(briefing.table(shared))
     return 0
 
 
@@ -156,17 +155,8 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def _first_round(client: Client, row: Shown) -> None:
     start = time.perf_counter()
-    task = client.request("POST", "/query", row.query).json("task_id", "status")
-    if task["status"] == "completed":
-        raise DemoFailed(f"query {row.number} was in the cache of a service that just started")
-    while task["status"] not in ("completed", "failed"):
-        if time.perf_counter() - start > DOCUMENT_SECONDS:
-            raise DemoFailed(f"query {row.number} took more than {DOCUMENT_SECONDS:.0f} s")
-        time.sleep(POLL_SECONDS)
-        task = client.request("GET", f"/task/{task['task_id']}/status").json("status")
+    task = briefing.written(client, row.query, name=f"query {row.number}")
     row.miss_ms = 1000 * (time.perf_counter() - start)
-    if task["status"] == "failed":
-        raise DemoFailed(f"query {row.number} failed: {task['error']['detail']}")
     document = task["documents"][0]
     row.title, row.language = document["title"], document["language"]
     row.name = f"{row.number:02}_{row.language}_{document['document_type']}"
@@ -197,49 +187,6 @@ def _files(client: Client, task_id: str) -> dict[str, bytes]:
             raise Refused(f"GET {path} answered {reply.status}")
         files[extension] = reply.content
     return files
-
-
-@contextmanager
-def _service(config: Path | None) -> Iterator[str]:
-    """``blatam-kv serve`` on a free port; yields its URL, then stops it and wants status 0."""
-    command = [sys.executable, "-m", "blatam_kv", "serve", "--port", "0", "--host", "127.0.0.1"]
-    command += ["--log-level", "warning"]
-    if config is not None:
-        command += ["--config", str(config)]
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
-        # Told to stop, the demo must not leave its service behind.
-        previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-        try:
-            yield _url(process, log)
-            process.send_signal(signal.SIGTERM)
-            if status := process.wait(START_SECONDS):
-                raise DemoFailed(f"the service ended with status {status}\n{_tail(log)}")
-        except Unreachable as error:
-            raise DemoFailed(f"the service stopped answering\n{_tail(log)}") from error
-        except subprocess.TimeoutExpired as error:
-            raise DemoFailed(f"the service did not stop\n{_tail(log)}") from error
-        finally:
-            process.kill()
-            process.communicate()
-            signal.signal(signal.SIGTERM, previous)
-
-
-def _url(process: subprocess.Popen[bytes], log: Any) -> str:
-    """The address the service prints when it is ready. log: its standard error, any file."""
-    assert process.stdout is not None
-    ready, _, _ = select.select([process.stdout], [], [], START_SECONDS)
-    line = process.stdout.readline().decode() if ready else ""
-    found = re.search(r"http://\S+", line)
-    if found is None:
-        raise DemoFailed(f"the service did not start\n{_tail(log)}")
-    return found[0]
-
-
-def _tail(log: Any) -> str:
-    log.seek(0)
-    text: str = log.read().decode(errors="replace")
-    return "\n".join(text.splitlines()[-20:])
 
 
 @contextmanager

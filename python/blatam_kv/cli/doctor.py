@@ -138,6 +138,8 @@ def _model(settings: Settings) -> dict[str, object]:
             report["model"] = model.model_id
             if settings.openai_base_url and settings.model == "openai":
                 report["base_url"] = settings.openai_base_url
+            if settings.local_model and settings.model == "local":
+                report["folder"] = str(settings.local_model)
             report["fingerprint"] = model.fingerprint
             report["context_tokens"] = model.context_tokens
             offered = getattr(model, "offered", ())

@@ -6,55 +6,64 @@ covered too.
 
 from __future__ import annotations
 
+import os
 import re
 import time
-import uuid
-from collections.abc import Callable, Mapping
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blatam_kv.metrics import ServiceMetrics
-from blatam_kv.server.loopback import WHY, is_loopback_authority, is_loopback_origin
+from blatam_kv.server.hosts import Hosts
 from blatam_kv.server.problem import problem_response
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_NO_SNIFF = (b"x-content-type-options", b"nosniff")
+_NO_STORE = (b"cache-control", b"no-store")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class Envelope:
-    """Wraps an application. routes: from an endpoint to its path template, for the metrics."""
+    """Wraps an application. life: what hears of start and end in its place."""
 
     def __init__(
-        self, app: ASGIApp, *, metrics: ServiceMetrics, routes: Mapping[Callable[..., object], str]
+        self,
+        app: ASGIApp,
+        *,
+        life: ASGIApp,
+        metrics: ServiceMetrics,
+        hosts: Hosts,
     ) -> None:
         self._app = app
         self._metrics = metrics
-        self._routes = routes
+        self._hosts = hosts
+        self._life = life
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._life(scope, receive, send)
             return
         start = time.perf_counter()
         status = 500
-        headers = Headers(scope=scope)
-        claimed = headers.get("x-request-id", "")
-        request_id = claimed if _REQUEST_ID.fullmatch(claimed) else uuid.uuid4().hex
+        found: dict[bytes, list[str]] = {b"host": [], b"origin": [], b"x-request-id": []}
+        for name, value in scope["headers"]:
+            if name in found:
+                found[name].append(value.decode("latin-1"))
+        claimed = found[b"x-request-id"][0] if found[b"x-request-id"] else ""
+        request_id = claimed if _REQUEST_ID.fullmatch(claimed) else os.urandom(16).hex()
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                added = MutableHeaders(scope=message)
-                added["X-Request-ID"] = request_id
-                added["X-Content-Type-Options"] = "nosniff"
-                added.setdefault("Cache-Control", "no-store")
+                added = [*message["headers"], (b"x-request-id", request_id.encode()), _NO_SNIFF]
+                if not any(name == b"cache-control" for name, _ in added):
+                    added.append(_NO_STORE)
+                message["headers"] = added
             await send(message)
 
         try:
-            refusal = _refusal(headers)
+            refusal = self._refusal(found[b"host"], found[b"origin"])
             if refusal is None:
                 await self._app(scope, receive, send_with_headers)
             else:
@@ -65,19 +74,12 @@ class Envelope:
                 await response(scope, receive, send_with_headers)
         finally:
             method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
-            route = self._routes.get(scope.get("endpoint", _nowhere), "unmatched")
+            route = scope.get("template", "unmatched")
             self._metrics.http(method, route, status, time.perf_counter() - start)
 
-
-def _nowhere() -> None:
-    """The endpoint of a request that matched no route."""
-
-
-def _refusal(headers: Headers) -> tuple[int, str] | None:
-    hosts = headers.getlist("host")
-    if not hosts or not all(map(is_loopback_authority, hosts)):
-        return 421, f"{WHY}; call it as http://127.0.0.1 or http://localhost"
-    origin = headers.get("origin")
-    if origin is not None and not is_loopback_origin(origin):
-        return 403, f"{WHY}; pages of other sites may not call it"
-    return None
+    def _refusal(self, names: list[str], origins: list[str]) -> tuple[int, str] | None:
+        if len(names) != 1 or not self._hosts.take(names[0]):
+            return 421, "this service does not answer to that name; BUL_ALLOWED_HOSTS adds names"
+        if not all(map(self._hosts.take_origin, origins)):
+            return 403, "pages of other sites may not call this service"
+        return None

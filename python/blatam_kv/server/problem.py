@@ -1,6 +1,7 @@
 """Errors as RFC 9457 problem documents, with the original system's codes.
 
-A002 bad request, A003 not found, S001 the service cannot do it now, A001 not allowed. The text is
+A002 bad request, A003 not found, S001 the service cannot do it now, S002 its database, A001 not
+allowed. The text is
 always ours: no exception's text and no stack trace of unknown origin reaches a caller.
 """
 
@@ -14,14 +15,39 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 MEDIA_TYPE = "application/problem+json"
-NOT_ALLOWED, BAD_REQUEST, NOT_FOUND, UNAVAILABLE = "A001", "A002", "A003", "S001"
+NOT_ALLOWED, BAD_REQUEST, NOT_FOUND = "A001", "A002", "A003"
+UNAVAILABLE, DATABASE = "S001", "S002"
 
-_CODES = {403: NOT_ALLOWED, 421: NOT_ALLOWED, 404: NOT_FOUND, 500: UNAVAILABLE, 503: UNAVAILABLE}
-_TYPES = {503: "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"}
+_CODES = {
+    401: NOT_ALLOWED,
+    403: NOT_ALLOWED,
+    421: NOT_ALLOWED,
+    404: NOT_FOUND,
+    500: UNAVAILABLE,
+    503: UNAVAILABLE,
+}
+_QUOTA = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+_TYPES = {
+    429: _QUOTA,
+    503: "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
+}
+
+
+_OPENAI = {
+    401: ("authentication_error", "invalid_api_key"),
+    403: ("permission_error", "insufficient_permissions"),
+    404: ("invalid_request_error", "model_not_found"),
+    429: ("rate_limit_error", "rate_limit_exceeded"),
+    500: ("server_error", "internal_error"),
+    503: ("server_error", "overloaded"),
+}
 
 
 class Problem(Exception):
-    """Raised by an endpoint to answer with an error. errors: pairs of field and detail."""
+    """Raised by an endpoint to answer with an error.
+
+    errors: pairs of field and detail. code: None for the usual one of the status.
+    """
 
     def __init__(
         self,
@@ -30,12 +56,21 @@ class Problem(Exception):
         *,
         errors: Sequence[tuple[str, str]] = (),
         headers: Mapping[str, str] | None = None,
+        code: str | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.errors = errors
         self.headers = headers
+        self.code = code
+
+
+def _openai_body(status: int, detail: str, errors: Sequence[tuple[str, str]]) -> dict[str, object]:
+    """OpenAI's form of an error; its clients read exactly these four."""
+    kind, code = _OPENAI.get(status, ("invalid_request_error", "invalid_request"))
+    param = errors[0][0] or None if errors else None
+    return {"error": {"message": detail, "type": kind, "param": param, "code": code}}
 
 
 def problem_response(
@@ -46,15 +81,19 @@ def problem_response(
     request_id: str,
     errors: Sequence[tuple[str, str]] = (),
     headers: Mapping[str, str] | None = None,
+    code: str | None = None,
 ) -> Response:
-    """The problem document as a response."""
-    body: dict[str, object] = {
+    """The problem document as a response; under ``/v1/`` in OpenAI's form."""
+    if path.startswith("/v1/"):
+        body = _openai_body(status, detail, errors)
+        return Response(orjson.dumps(body), status, headers=headers, media_type="application/json")
+    body = {
         "type": _TYPES.get(status, "about:blank"),
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
         "instance": path[:200],
-        "code": _CODES.get(status, BAD_REQUEST),
+        "code": code or _CODES.get(status, BAD_REQUEST),
         "request_id": request_id,
     }
     if errors:
@@ -71,4 +110,5 @@ def respond(request: Request, problem: Problem) -> Response:
         request_id=request.state.request_id,
         errors=problem.errors,
         headers=problem.headers,
+        code=problem.code,
     )

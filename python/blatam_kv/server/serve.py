@@ -6,14 +6,26 @@ import errno
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
 
 from blatam_kv.config import Settings
 from blatam_kv.errors import ConfigError, Error, MissingExtra
-from blatam_kv.server.loopback import WHY, loopback_address
+from blatam_kv.server.hosts import Hosts, bind_address, is_loopback
+from blatam_kv.server.instance import instance
 
-DRAIN_SECONDS = 10
+if TYPE_CHECKING:
+    from blatam_kv.blocks import KVStore
+    from blatam_kv.truthgpt.protocol import TruthGPT
+
+# What a stop gives to requests that are being answered; the rest of drain_seconds is the writers'.
+_REQUESTS_SHARE = 0.6
+_CLEAR_TEXT = (
+    "API keys travel as they are; put TLS in front (nginx), or let callers sign their requests"
+)
 
 
 class PortInUse(Error, OSError):
@@ -23,8 +35,9 @@ class PortInUse(Error, OSError):
 def serve(settings: Settings, *, version: str) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status, 0 after a graceful stop.
 
-    Raises ConfigError for a host that is not loopback or a port that may not be taken, PortInUse,
-    MissingExtra, and ModelError if the model cannot be loaded.
+    Raises ConfigError for an address or a port that cannot be taken, or a weak secret, PortInUse,
+    DirectoryInUse, MissingExtra, StorageUnavailable, ModelError if the model cannot be loaded, and
+    TierUnavailable for a data directory that cannot be used.
     """
     try:
         # The two fast parts are imported to say which extra brings them; uvicorn would quietly
@@ -34,28 +47,53 @@ def serve(settings: Settings, *, version: str) -> int:
         import uvloop  # noqa: F401
     except ImportError as error:
         raise MissingExtra(error.name or "uvicorn", extra="server") from error
+    from blatam_kv.bul.security import make_guard, open_keys
     from blatam_kv.bul.service import Service
+    from blatam_kv.bul.storage import open_storage
     from blatam_kv.server.bul import create_app
     from blatam_kv.truthgpt import load
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            print(f"blatam-kv {version}: BUL listens on {url_of(listener)} ({WHY})", flush=True)
+            print(f"blatam-kv {version}: BUL listens on {url_of(listener)}", flush=True)
+            if not is_loopback(address):
+                print(f"blatam-kv: {_CLEAR_TEXT}", flush=True)
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            super().handle_exit(sig, frame)
+            # The writers drain while requests do. In a thread of its own: this is a signal handler,
+            # which may have interrupted somebody who holds the lock it would wait for.
+            threading.Thread(target=service.drain, name="bul-drain", daemon=True).start()
 
     with ExitStack() as opened:
-        listener = opened.enter_context(
-            listen(loopback_address(settings.api_host), settings.api_port)
-        )
+        address = bind_address(settings.api_host)
+        hosts = Hosts(address, settings.allowed_hosts)
+        keys = open_keys(settings)
+        listener = opened.enter_context(listen(address, settings.api_port))
+        node = opened.enter_context(instance(settings.data_dir))
+        archive = open_storage(database_url(settings), node=node)
+        opened.callback(archive.close)
         model = load(settings=settings)
         if isinstance(model, AbstractContextManager):
             opened.enter_context(model)
         # Reads the weights, or asks the endpoint: if there is nothing, say so now.
         _ = model.fingerprint, model.context_tokens
-        service = Service(model, settings, version=version)
+        blocks = _blocks(model, settings)
+        if blocks is not None:
+            opened.enter_context(blocks)
+        service = Service(
+            model,
+            settings,
+            version=version,
+            blocks=blocks,
+            archive=archive,
+            salt_of=keys.salt_of,
+        )
+        guard = make_guard(settings, keys, count=service.metrics.rejected)
         try:
             config = uvicorn.Config(
-                create_app(service),
+                create_app(service, guard, hosts=hosts, proxies=settings.trusted_proxies),
                 loop="uvloop",
                 http="httptools",
                 ws="none",
@@ -65,13 +103,32 @@ def serve(settings: Settings, *, version: str) -> int:
                 proxy_headers=False,
                 log_level=settings.log_level,
                 use_colors=False if os.environ.get("NO_COLOR") else None,
-                timeout_graceful_shutdown=DRAIN_SECONDS,
+                timeout_graceful_shutdown=max(1, round(_REQUESTS_SHARE * settings.drain_seconds)),
             )
             with _signals_swallowed():
                 Server(config).run(sockets=[listener])
         finally:
             service.close()
+            guard.close()
     return 0
+
+
+def _blocks(model: TruthGPT, settings: Settings) -> KVStore | None:
+    """Where prompts' keys and values are kept, for a model that shows them."""
+    from blatam_kv.truthgpt.protocol import KeepsPrefixes
+
+    if not isinstance(model, KeepsPrefixes):
+        return None
+    from blatam_kv.truthgpt.prefixes import open_store
+
+    return open_store(model, settings)
+
+
+def database_url(settings: Settings) -> str:
+    """Where tasks and documents are kept."""
+    if settings.database_url is not None:
+        return settings.database_url.reveal()
+    return f"sqlite:///{settings.data_dir.absolute() / 'bul.db'}"
 
 
 @contextmanager

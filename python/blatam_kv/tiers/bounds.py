@@ -24,10 +24,16 @@ class Bounds:
     segment_bytes: int
 
     @property
+    def checkpoint_bytes(self) -> int:
+        """Most bytes of a checkpoint; where it would take more, reading all headers is as quick."""
+        return self.disk_bytes // 32
+
+    @property
     def sealed_bytes(self) -> int:
         """Most bytes of sealed segments. Two segments less than there is room for: the head, and
-        the one that is sealed before the next is dropped."""
-        return self.disk_bytes - RESERVED_BYTES - 2 * self.segment_bytes
+        the one that is sealed before the next is dropped; and the checkpoint twice, old and new."""
+        others = RESERVED_BYTES + 2 * self.checkpoint_bytes
+        return self.disk_bytes - others - 2 * self.segment_bytes
 
 
 def bounds(disk_bytes: int | None, segment_bytes: int | None) -> Bounds:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -29,51 +28,26 @@ from blatam_kv.record import (
     Bytes,
     Kind,
     Record,
+    checked_mac_key,
     pack,
     packed_bytes,
     unpack,
+    unpack_header,
 )
 from blatam_kv.tiers.bounds import bounds
+from blatam_kv.tiers.checkpoint import checkpoint_bytes
+from blatam_kv.tiers.counts import Counts, DiskStats
 from blatam_kv.tiers.eviction import evict
 from blatam_kv.tiers.files import Files, SystemFiles, reason_of
 from blatam_kv.tiers.index import Index, Place
-from blatam_kv.tiers.log import Log, Reader
+from blatam_kv.tiers.log import Log
 from blatam_kv.tiers.manifest import validated_tags
-from blatam_kv.tiers.segment import (
-    SEGMENT_HEADER_BYTES,
-    Found,
-)
+from blatam_kv.tiers.mounts import network_kind
+from blatam_kv.tiers.segment import SEGMENT_HEADER_BYTES, Found
+from blatam_kv.tiers.windows import Batch, Windows
 
-
-@dataclass(frozen=True, slots=True)
-class DiskStats:
-    """A disk tier's counters at one moment.
-
-    entries are keys that can be found; bytes what segments take on disk, disk_bytes the bound.
-    damaged counts records that failed verification or were mended only to be skipped, holes the
-    times when something unreadable made all older records unbelievable. evicted counts entries
-    dropped with their segment, kept those that were appended again. failures counts errors of the
-    operating system by reason; failing is the reason why the last write failed, None after one
-    that succeeded.
-    """
-
-    entries: int
-    bytes: int
-    disk_bytes: int | None
-    segments: int
-    hits: int
-    misses: int
-    puts: int
-    deletes: int
-    refused: int
-    expired: int
-    evicted: int
-    kept: int
-    damaged: int
-    holes: int
-    syncs: int
-    failures: dict[str, int]
-    failing: Unavailable | None
+# So many bytes are appended for one of the checkpoint, so that keeping it costs an eighth at most.
+_CHECKPOINT_EVERY = 8
 
 
 class DiskTier:
@@ -83,8 +57,9 @@ class DiskTier:
     read-only tier does without. The default
     segment_bytes is a sixteenth of that, at most 64 MiB; a larger record is refused. tags: words
     about the store kept in its metadata.json; None keeps those that are there. read_only: take no
-    lock, write nothing, and see what was there at ``refresh``. clock: seconds since 1970. files:
-    the operating system's calls, for tests.
+    lock, write nothing, and see what was there at ``refresh``. mac_key: 16 to 64 secret bytes; what
+    is written carries a MAC made with them, and what lacks it counts as damaged. clock: seconds
+    since 1970. files: the operating system's calls, for tests.
 
     ``put_many`` hands bytes to the kernel before it returns: they survive kill -9, and with
     ``durable=True`` also a power cut. A call that the operating system refuses raises
@@ -93,7 +68,8 @@ class DiskTier:
     reading goes on. A process forked from the one that opened the tier must open its own.
 
     Opening raises TierUnavailable, with the holder's process id if another is writing, Unsupported
-    if a newer build wrote the store, ConfigError for options out of range.
+    if a newer build wrote the store, ConfigError for options out of range. It warns where the folder
+    is on a network file system, whose locks and writes may not be what they seem.
     """
 
     def __init__(
@@ -104,6 +80,7 @@ class DiskTier:
         segment_bytes: int | None = None,
         tags: Mapping[str, str] | None = None,
         read_only: bool = False,
+        mac_key: bytes | None = None,
         clock: Callable[[], float] = time.time,
         files: Files | None = None,
     ) -> None:
@@ -113,22 +90,31 @@ class DiskTier:
         self._bounded = disk_bytes is not None
         self._bounds = bounds(disk_bytes, segment_bytes)
         new_tags = None if tags is None else validated_tags(tags)
+        self._mac_key = None if mac_key is None else checked_mac_key(mac_key)
         self._read_only = read_only
         self._clock = clock
         self._files: Files = files or SystemFiles()
         self._index = Index()
-        self._counts: Counter[str] = Counter()
-        self._failures: Counter[str] = Counter()
+        self._counts = Counts()
         self._failing: Unavailable | None = None
         self._closed = False
-        # Order: write, then the log's, then these two. The write lock is there to be held while
-        # something is written; reading never takes it.
+        self._network = network_kind(self.path)
+        if self._network:
+            warnings.warn(
+                f"{self.path} is on {self._network}, a network file system: a second writer on "
+                "another machine may not be noticed, and durable may not mean what it says. Use a "
+                "local disk",
+                stacklevel=2,
+            )
+        # Order: write, then the log's, then the windows' and the counters'. The write lock is there
+        # to be held while something is written; reading never takes it.
         self._write_lock = threading.Lock()
-        self._count_lock = threading.Lock()
         with self._translated():
             self._log = Log(self.path, self._files, read_only=read_only)
+            self._windows = Windows(self._log, keep=not read_only)
             try:
                 self._load()
+                self._saved_at = self._log.ticket
                 if not read_only:
                     self._begin(new_tags)
             except BaseException:
@@ -146,8 +132,11 @@ class DiskTier:
         records are large, ask for few at a time.
         """
         self._require_open()
-        with self._translated(), Reader(self._log) as reader:
-            return [self._get(key, reader) for key in keys]
+        try:  # a context manager would take as long as all the rest of a small read
+            with self._windows.batch() as batch:
+                return [self._get(key, batch, owned=True) for key in keys]
+        except OSError as error:
+            raise self._unavailable(error) from error
 
     def put_many(self, records: Iterable[Record], *, durable: bool = False) -> int:
         """Append records in order; returns how many.
@@ -161,15 +150,16 @@ class DiskTier:
             for record in records:
                 if record.kind is Kind.TOMBSTONE:
                     raise ConfigError("a tombstone cannot be put; use delete_many")
-                pieces, size = pack(record), packed_bytes(record)
+                pieces = pack(record, mac_key=self._mac_key)
+                size = packed_bytes(record, has_mac=self._mac_key is not None)
                 if SEGMENT_HEADER_BYTES + size > self._bounds.segment_bytes:
-                    self._count("refused")
+                    self._counts.add("refused")
                     self._delete(record.key)
                     continue
                 with self._write_lock:
                     self._append(record.key, pieces, size)
                 stored += 1
-                self._count("puts")
+                self._counts.add("puts")
             if durable:
                 self._log.sync()
         return stored
@@ -192,9 +182,38 @@ class DiskTier:
         with self._write_lock, self._translated(writing=True):
             if not self._closed:
                 self._closed = True
-                self._log.close()
+                self._windows.close()
+                try:
+                    if not self._read_only and self._log.broken is None:
+                        self._log.sync()
+                        if self._log.ticket != self._saved_at:
+                            self._save_index()
+                finally:
+                    self._log.close()
 
     # ---- beyond a Tier --------------------------------------------------------------------------
+
+    @contextmanager
+    def borrow_many(self, keys: Sequence[bytes]) -> Iterator[list[Record | None]]:
+        """As ``get_many``, for whoever is done with the answers at the end of the ``with`` block.
+
+        Payloads and tokens are views of the mapped file, verified and not copied; behind the block
+        they are released. Nothing holds them in memory but the page cache.
+        """
+        self._require_open()
+        with self._windows.batch() as batch:
+            with self._translated():
+                records = [self._get(key, batch, owned=False) for key in keys]
+            try:
+                yield records
+            finally:
+                for record in records:
+                    if record is not None:
+                        for view in (record.payload, record.tokens):
+                            # What the caller still looks at stays valid until it lets go.
+                            with suppress(BufferError):
+                                if isinstance(view, memoryview):
+                                    view.release()
 
     def refresh(self) -> None:
         """Of a read-only tier: see what the writer has written since."""
@@ -208,6 +227,23 @@ class DiskTier:
         self._require_writable()
         with self._translated(writing=True):
             self._log.sync()
+
+    def keys(self) -> list[bytes]:
+        """The keys of all records, in the order of writing."""
+        self._require_open()
+        return [key for key, _ in self._index.in_order()]
+
+    def keys_tagged(self, tags: bytes) -> list[bytes]:
+        """The keys of all records with these tags. Reads every header, in the order of writing."""
+        self._require_open()
+        found = []
+        with self._translated(), self._windows.batch() as batch:
+            for key, place in self._index.in_order():
+                with suppress(FileNotFoundError, CorruptRecord):
+                    head = batch.view(place._replace(size=HEADER_BYTES))
+                    if unpack_header(head).tags == tags:
+                        found.append(key)
+        return found
 
     @property
     def tags(self) -> dict[str, str]:
@@ -231,6 +267,7 @@ class DiskTier:
         count, log = self._counts, self._log
         return DiskStats(
             entries=len(self._index),
+            index_bytes=self._index.memory_bytes,
             bytes=sum(segment.size for segment in list(log.segments)),
             disk_bytes=self._bounds.disk_bytes if self._bounded else None,
             segments=len(log.segments),
@@ -245,8 +282,9 @@ class DiskTier:
             damaged=count["damaged"],
             holes=log.holes,
             syncs=log.syncs,
-            failures=dict(self._failures),
+            failures=count.failures,
             failing=log.broken or self._failing,
+            network=self._network,
         )
 
     def __len__(self) -> int:
@@ -265,10 +303,10 @@ class DiskTier:
 
     # ---- reading --------------------------------------------------------------------------------
 
-    def _get(self, key: bytes, reader: Reader) -> Record | None:
+    def _get(self, key: bytes, batch: Batch, *, owned: bool) -> Record | None:
         while (place := self._index.get(key)) is not None:
             try:
-                record = unpack(reader.read(place))
+                record = unpack(batch.view(place), mac_key=self._mac_key)
                 if record.key != key or record.kind is Kind.TOMBSTONE:
                     raise CorruptRecord(Damage.KEY)
             except FileNotFoundError:
@@ -277,34 +315,25 @@ class DiskTier:
                 continue
             except CorruptRecord:
                 if self._index.forget(key, place):
-                    self._count("damaged")
+                    self._counts.add("damaged")
                 continue
             except OSError as error:
                 if reason_of(error) is not Unavailable.IO_ERROR:
                     raise
-                self._failed(error)
+                self._counts.failed(error)
                 break
             if record.expired(self._clock() * 1e6):
-                self._count("expired")
+                self._counts.add("expired")
                 break
             self._index.use(key, place)
-            self._count("hits")
-            return record
-        self._count("misses")
+            self._counts.add("hits")
+            return record.owned() if owned else record
+        self._counts.add("misses")
         return None
 
     def _load(self) -> None:
-        if left := self._log.load(self._index_record, self._index.clear):
+        if left := self._log.load(_Indexing(self._index, self._counts)):
             self._index.forget_segments(left)
-
-    def _index_record(self, number: int, found: Found) -> None:
-        header = found.header
-        if found.intact and header.kind is not Kind.TOMBSTONE:
-            self._index.set(header.key, Place(number, found.offset, header.record_bytes))
-            return
-        self._index.forget(header.key)
-        if not found.intact:
-            self._count("damaged")
 
     # ---- writing --------------------------------------------------------------------------------
 
@@ -334,6 +363,8 @@ class DiskTier:
             log.roll(self._now_us())
             self._evict()
             self._write_manifest()
+            if self._log.ticket - self._saved_at >= _CHECKPOINT_EVERY * self._index.saved_bytes:
+                self._save_index()
         offset = log.append(pieces)
         if dead:
             self._index.forget(key)
@@ -344,12 +375,12 @@ class DiskTier:
     def _delete(self, key: bytes) -> bool:
         with self._write_lock:
             known = key in self._index
-            # Below a hole lie records that are not in the index and may be readable tomorrow.
-            if known or self._log.holes:
+            # What could not be read now may be readable tomorrow.
+            if known or self._log.holes or self._counts["damaged"]:
                 tombstone = Record(key, Kind.TOMBSTONE, created_us=self._now_us())
                 self._append(key, pack(tombstone), HEADER_BYTES, dead=True)
         if known:
-            self._count("deletes")
+            self._counts.add("deletes")
         return known
 
     def _evict(self, *, second_chance: bool = True) -> None:
@@ -358,16 +389,30 @@ class DiskTier:
             self._index,
             self._bounds,
             second_chance=second_chance,
-            count=self._count,
-            failed=self._failed,
+            count=self._counts.add,
+            failed=self._counts.failed,
+            dropped=self._windows.forget,
         )
+
+    def _save_index(self) -> None:
+        """Keep a checkpoint, if all that it covers is on disk, believed and small enough."""
+        log, size = self._log, self._index.saved_bytes
+        log.sync()
+        whole = checkpoint_bytes(len(log.segments), size)
+        if log.holes or whole > self._bounds.checkpoint_bytes:
+            return
+        try:
+            log.write_checkpoint(self._index.save())
+            self._saved_at = log.ticket
+        except OSError as error:
+            self._counts.failed(error)
 
     def _write_manifest(self) -> None:
         """A manifest that cannot be written now is written later: segments speak for themselves."""
         try:
             self._log.write_manifest()
         except OSError as error:
-            self._failed(error)
+            self._counts.failed(error)
 
     # ---- what can go wrong ----------------------------------------------------------------------
 
@@ -377,10 +422,13 @@ class DiskTier:
         try:
             yield
         except OSError as error:
-            reason = self._failed(error)
+            unavailable = self._unavailable(error)
             if writing:
-                self._failing = reason
-            raise TierUnavailable(reason, f"the disk tier at {self.path}: {error}") from error
+                self._failing = unavailable.reason
+            raise unavailable from error
+
+    def _unavailable(self, error: OSError) -> TierUnavailable:
+        return TierUnavailable(self._counts.failed(error), f"the disk tier at {self.path}: {error}")
 
     def _require_open(self) -> None:
         if self._log.forked:
@@ -408,19 +456,33 @@ class DiskTier:
             "look after the disk, then open it anew",
         )
 
-    def _failed(self, error: OSError) -> Unavailable:
-        reason = reason_of(error)
-        with self._count_lock:
-            self._failures[reason] += 1
-        return reason
-
-    def _count(self, name: str, by: int = 1) -> None:
-        with self._count_lock:
-            self._counts[name] += by
-
     def _now_us(self) -> int:
         return int(self._clock() * 1e6)
 
 
 def _closed(path: Path) -> TierUnavailable:
     return TierUnavailable(Unavailable.CLOSED, f"the disk tier at {path} is closed")
+
+
+class _Indexing:
+    """Puts what a log holds into an index."""
+
+    def __init__(self, index: Index, counts: Counts) -> None:
+        self.take = index.take
+        self.hole = index.clear
+        self._index, self._counts = index, counts
+
+    def record(self, segment: int, found: Found) -> None:
+        header = found.header
+        if found.intact and header.kind is not Kind.TOMBSTONE:
+            self._index.set(header.key, Place(segment, found.offset, header.record_bytes))
+            return
+        self._index.forget(header.key)
+        if not found.intact:
+            self._counts.add("damaged")
+
+    def restore(self, entries: memoryview, missing: Collection[int]) -> bool:
+        if not self._index.load(entries):
+            return False
+        self._index.forget_segments(missing)
+        return True

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from blatam_kv.tiers.bounds import Bounds
 from blatam_kv.tiers.index import Index, Place
-from blatam_kv.tiers.log import Log, Reader
+from blatam_kv.tiers.log import Log
 from blatam_kv.tiers.segment import SEGMENT_HEADER_BYTES, Segment, scan
 
 Count = Callable[..., object]
@@ -26,11 +26,12 @@ def evict(
     second_chance: bool,
     count: Count,
     failed: Callable[[OSError], object],
+    dropped: Callable[[int], object],
 ) -> None:
     """Drop oldest segments until sealed ones keep to their bound. Raises OSError.
 
     For the thread that may append. count(name, by) adds to ``evicted`` and ``kept``; failed hears
-    of errors that cost second chances and nothing else.
+    of errors that cost second chances and nothing else; dropped of the segments that left.
     """
     while log.sealed_bytes > bounds.sealed_bytes:
         oldest, ticket = log.segments[0], log.ticket
@@ -45,6 +46,7 @@ def evict(
         if log.ticket != ticket:
             log.sync()  # before the only durable copies go
         log.drop_oldest()
+        dropped(oldest.number)
 
 
 def _empty(log: Log, index: Index, oldest: Segment, room: int, count: Count) -> bool:
@@ -55,8 +57,8 @@ def _empty(log: Log, index: Index, oldest: Segment, room: int, count: Count) -> 
     end = SEGMENT_HEADER_BYTES
     if oldest.header is None:
         return False
-    with Reader(log) as reader:
-        fd = reader.descriptor(oldest.number)
+    fd = log.open_segment(oldest.number)
+    try:
         for offset, header, _ in scan(log.files, fd, end, oldest.scanned):
             key, size = header.key, header.record_bytes
             end, place = offset + size, Place(oldest.number, offset, size)
@@ -64,11 +66,13 @@ def _empty(log: Log, index: Index, oldest: Segment, room: int, count: Count) -> 
                 continue
             if log.head.scanned + size <= room and index.was_used(key):
                 # As it lies there, checksums and all: damage stays recognisable.
-                again = reader.read(place)
+                again = log.files.read(fd, size, offset)
                 if len(again) == size:
                     new = log.append([again])
                     index.set(key, Place(log.head.number, new, size))
                     count("kept", 1)
                     continue
             count("evicted", int(index.forget(key, place)))
+    finally:
+        log.files.close(fd)
     return end == oldest.scanned

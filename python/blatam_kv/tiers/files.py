@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from blatam_kv._core import Mapping
 from blatam_kv.errors import Unavailable
 from blatam_kv.record import Bytes
+
+# Of renameat2(2).
+_HERE = -100
+_RENAME_EXCHANGE = 2
+
+
+class Mapped(Protocol):
+    """A file in memory, for as long as a view of it lives."""
+
+    def view(self, offset: int, size: int) -> memoryview | None:
+        """Bytes of it that can be read now; None if a call of ``Files.read`` must say why not."""
+        ...
 
 
 class Files(Protocol):
@@ -22,14 +37,30 @@ class Files(Protocol):
     def close(self, fd: int) -> None: ...
     def size(self, fd: int) -> int: ...
     def read(self, fd: int, size: int, offset: int) -> bytes: ...
+    def map(self, fd: int, size: int) -> Mapped: ...
     def write(self, fd: int, pieces: Sequence[Bytes], offset: int) -> int: ...
     def cut(self, fd: int, size: int) -> None: ...
     def sync(self, fd: int) -> None: ...
     def sync_folder(self, folder: Path) -> None: ...
     def replace(self, source: Path, target: Path) -> None: ...
+    def exchange(self, one: Path, other: Path) -> None: ...
+    def link(self, source: Path, target: Path) -> None: ...
     def remove(self, path: Path) -> None: ...
     def lock(self, fd: int) -> bool: ...
     def random(self, size: int) -> bytes: ...
+
+
+class MappedFile:
+    """A real one."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        self._mapping = Mapping(fd, size)
+        self._bytes = memoryview(self._mapping)
+
+    def view(self, offset: int, size: int) -> memoryview | None:
+        """Bytes of it, if the disk has delivered them."""
+        there = self._mapping.populate(offset, size)
+        return self._bytes[offset : offset + size] if there else None
 
 
 class SystemFiles:
@@ -57,6 +88,10 @@ class SystemFiles:
             data += more
         return data
 
+    def map(self, fd: int, size: int) -> Mapped:
+        """The first ``size`` bytes, which may be more than there are now."""
+        return MappedFile(fd, size)
+
     def write(self, fd: int, pieces: Sequence[Bytes], offset: int) -> int:
         """The bytes written, which may be fewer than were given."""
         return os.pwritev(fd, pieces, offset)
@@ -76,6 +111,21 @@ class SystemFiles:
 
     def replace(self, source: Path, target: Path) -> None:
         source.replace(target)
+
+    def exchange(self, one: Path, other: Path) -> None:
+        """Each takes the other's name, at once. OSError with ENOSYS or EINVAL where that cannot be."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        try:
+            renameat2 = libc.renameat2
+        except AttributeError:
+            raise OSError(errno.ENOSYS, "this libc has no renameat2") from None
+        names = os.fsencode(one), os.fsencode(other)
+        if renameat2(_HERE, names[0], _HERE, names[1], _RENAME_EXCHANGE) != 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error), str(one), None, str(other))
+
+    def link(self, source: Path, target: Path) -> None:
+        target.hardlink_to(source)
 
     def remove(self, path: Path) -> None:
         path.unlink()
@@ -106,6 +156,29 @@ def write_all(files: Files, fd: int, pieces: Sequence[Bytes], offset: int) -> in
         if written:
             left[0] = left[0][written:]
     return offset
+
+
+def replace_file(
+    files: Files, path: Path, pieces: Sequence[Bytes], *, durable: bool = True
+) -> None:
+    """Put a new file in place of the old one, at once: whoever opens it finds one or the other,
+    and after a power cut too if durable."""
+    new = path.with_name(f"{path.name}.new")
+    try:
+        fd = files.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        try:
+            write_all(files, fd, pieces, 0)
+            if durable:
+                files.sync(fd)
+        finally:
+            files.close(fd)
+        files.replace(new, path)
+    except BaseException:
+        with suppress(OSError):
+            files.remove(new)
+        raise
+    if durable:
+        files.sync_folder(path.parent)
 
 
 def reason_of(error: OSError) -> Unavailable:

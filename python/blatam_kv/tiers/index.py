@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Set as AbstractSet
+from array import array
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from blatam_kv.record import ALIGNMENT
-
-_USED = 1
-_UNITS = 24  # bits that hold an offset or a length of up to 2^30 bytes, in units of ALIGNMENT
+from blatam_kv._core import Places
+from blatam_kv.record import Bytes
 
 
 class Place(NamedTuple):
@@ -21,15 +19,13 @@ class Place(NamedTuple):
 
 
 class Index:
-    """A dict of packed places. Every call is safe from any thread; no call waits for anything.
+    """The places of the records that count. Every call is safe from any thread; none waits long.
 
-    An entry is the key and one int: segment, offset and size in units of 64 bytes, and a bit for
-    "read since it was written". Its lock is the last in order.
+    At most 64 bytes an entry: key, place, and whether the record was read since it was written.
     """
 
     def __init__(self) -> None:
-        self._places: dict[bytes, int] = {}
-        self._lock = threading.Lock()
+        self._places = Places()
 
     def __len__(self) -> int:
         return len(self._places)
@@ -39,58 +35,61 @@ class Index:
 
     def get(self, key: bytes) -> Place | None:
         """Where the key's record lies."""
-        packed = self._places.get(key)
-        if packed is None:
-            return None
-        packed >>= 1
-        mask = (1 << _UNITS) - 1
-        return Place(
-            packed >> 2 * _UNITS,
-            (packed >> _UNITS & mask) * ALIGNMENT,
-            (packed & mask) * ALIGNMENT,
-        )
+        place = self._places.find(key)
+        return None if place is None else Place(*place)
+
+    def in_order(self) -> list[tuple[bytes, Place]]:
+        """Every key and its place, in the order of writing."""
+        return [(key, Place(*place)) for key, place in self._places.in_order()]
 
     def set(self, key: bytes, place: Place) -> None:
         """The key's record lies there now, and was not read yet."""
-        packed = _pack(place)
-        with self._lock:
-            self._places[key] = packed
+        self._places.set(key, *place)
 
     def use(self, key: bytes, place: Place) -> None:
         """The record was read, if it still lies there."""
-        packed = _pack(place)
-        with self._lock:
-            if self._places.get(key) == packed:
-                self._places[key] = packed | _USED
+        self._places.use(key, *place)
 
     def was_used(self, key: bytes) -> bool:
         """Whether the key's record was read since it was written there."""
-        return bool(self._places.get(key, 0) & _USED)
+        return self._places.used(key)
 
     def forget(self, key: bytes, place: Place | None = None) -> bool:
         """Drop the key, if its record lies there (anywhere); returns whether it was dropped."""
-        with self._lock:
-            packed = self._places.get(key)
-            if packed is None or (place is not None and packed & ~_USED != _pack(place)):
-                return False
-            del self._places[key]
-            return True
+        if place is None:
+            return self._places.forget(key)
+        return self._places.forget_at(key, *place)
 
-    def forget_segments(self, numbers: AbstractSet[int]) -> int:
+    def forget_segments(self, numbers: Iterable[int]) -> int:
         """Drop all keys whose records lie in these; looks at every entry. Returns how many."""
-        places = self._places
-        with self._lock:
-            gone = [key for key, packed in places.items() if packed >> 2 * _UNITS + 1 in numbers]
-            for key in gone:
-                del places[key]
-        return len(gone)
+        return self._places.forget_segments(array("Q", numbers))
 
     def clear(self) -> None:
         """Drop every key."""
-        with self._lock:
-            self._places.clear()
+        self._places.clear()
 
+    def take(self, window: Bytes, segment: int, offset: int, end: int) -> int:
+        """Index what a segment's file has from offset on, as far as headers are intact, lie in the
+        window and have records that end at ``end``; returns where the next one begins."""
+        return self._places.take(window, segment, offset, end)
 
-def _pack(place: Place) -> int:
-    packed = place.segment << _UNITS | place.offset // ALIGNMENT
-    return (packed << _UNITS | place.size // ALIGNMENT) << 1
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes that ``save`` gives now."""
+        return self._places.saved_bytes
+
+    def save(self) -> bytearray:
+        """All entries, to be kept in a file. Specified in docs/FORMAT.md, section 4."""
+        room = bytearray(self._places.saved_bytes)
+        size = self._places.save(room)
+        del room[size:]
+        return room
+
+    def load(self, saved: Bytes) -> bool:
+        """Set what ``save`` gave; False, and nothing is set, for what it cannot have given."""
+        return self._places.load(saved)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of memory it takes."""
+        return self._places.memory_bytes

@@ -11,16 +11,16 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
-from weakref import WeakSet
+from typing import Protocol
 
-from blatam_kv.errors import TierUnavailable, Unavailable
+from blatam_kv.errors import Unavailable
 from blatam_kv.record import Bytes
+from blatam_kv.tiers.checkpoint import Covered, read_checkpoint, write_checkpoint
 from blatam_kv.tiers.files import Files, write_all
-from blatam_kv.tiers.index import Place
+from blatam_kv.tiers.lock import abandoned_in_children, take_lock
 from blatam_kv.tiers.manifest import Manifest, read_manifest, write_manifest
 from blatam_kv.tiers.segment import (
     SEGMENT_HEADER_BYTES,
@@ -30,10 +30,31 @@ from blatam_kv.tiers.segment import (
     SegmentHeader,
     pack_segment_header,
     read_segment,
-    scan,
     segment_name,
     segment_number,
+    walk,
 )
+
+
+class Indexer(Protocol):
+    """Who is told what lies in a log."""
+
+    def take(self, window: bytes, segment: int, offset: int, end: int) -> int:
+        """Intact records, as ``Index.take``."""
+        ...
+
+    def record(self, segment: int, found: Found) -> None:
+        """One that needed mending."""
+        ...
+
+    def hole(self) -> None:
+        """Forget all that was handed over."""
+        ...
+
+    def restore(self, entries: memoryview, missing: Collection[int]) -> bool:
+        """Take a checkpoint's entries but for those in segments that left; False for none."""
+        ...
+
 
 # A failed open for one of these says nothing about the file.
 _OUR_OWN_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -65,17 +86,15 @@ class Log:
         self._lock_fd = -1
         if not read_only:
             files.make_folder(self._entries)
-            self._lock_fd = _take_lock(files, folder)
-        _open_logs.add(self)
+            self._lock_fd = take_lock(files, folder)
+        abandoned_in_children(self)
 
     # ---- reading what is there ------------------------------------------------------------------
 
-    def load(
-        self, on_record: Callable[[int, Found], object], on_hole: Callable[[], object]
-    ) -> set[int]:
+    def load(self, indexer: Indexer) -> set[int]:
         """Hand over every record that appeared since the last call, in order of writing.
 
-        on_hole: forget all that was handed over. Returns the segments that left meanwhile.
+        Returns the segments that left meanwhile.
         """
         files = self.files
         self._manifest = read_manifest(files, self.folder) or self._manifest
@@ -87,10 +106,12 @@ class Log:
         found = [known.get(number) or self._look_at(number, store) for number in numbers]
         segments = [segment for segment in found if segment and not self._is_unborn(segment)]
         self.segments = segments
+        if not known and segments and store is not None:
+            self._restore(store, indexer)
 
         def hole() -> None:
             self.holes += 1
-            on_hole()
+            indexer.hole()
 
         for at, segment in enumerate(segments):
             before = segments[at - 1] if at else None
@@ -105,7 +126,7 @@ class Log:
                 segment.linked = True
                 if before is not None and segment.header.previous != before.number:
                     hole()
-            self._load_segment(segment, after, on_record, hole)
+            self._load_segment(segment, after, indexer, hole)
         newest = segments[-1].number if segments else 0
         if self._manifest is not None and self._manifest.newest > newest:
             hole()
@@ -115,20 +136,26 @@ class Log:
         self,
         segment: Segment,
         after: Segment | None,
-        on_record: Callable[[int, Found], object],
+        indexer: Indexer,
         hole: Callable[[], object],
     ) -> None:
-        files = self.files
+        files, number = self.files, segment.number
+
+        def take(window: bytes, offset: int, end: int) -> int:
+            return indexer.take(window, number, offset, end)
+
+        def record(found: Found) -> None:
+            indexer.record(number, found)
+
         try:
-            fd = files.open(self._entries / segment_name(segment.number), os.O_RDONLY)
+            fd = files.open(self._entries / segment_name(number), os.O_RDONLY)
             try:
                 segment.size = files.size(fd)
                 end = segment.size
                 if after is not None and after.header is not None:
                     end = after.header.previous_bytes
-                for record in scan(files, fd, segment.scanned, min(end, segment.size)):
-                    on_record(segment.number, record)
-                    segment.scanned = record.offset + record.header.record_bytes
+                readable = min(end, segment.size)
+                segment.scanned = walk(files, fd, segment.scanned, readable, take, record)
             finally:
                 files.close(fd)
         except FileNotFoundError:
@@ -144,6 +171,24 @@ class Log:
             segment.settled = True
             if segment.scanned < end:
                 hole()
+
+    def _restore(self, store: bytes, indexer: Indexer) -> None:
+        """Begin with the checkpoint, if there is one and all that it covers is here or left in turn."""
+        checkpoint = read_checkpoint(self.files, self.folder, store)
+        if checkpoint is None:
+            return
+        covered = dict(checkpoint.covered)
+        oldest, newest = self.segments[0].number, checkpoint.covered[-1].number
+        known = [segment for segment in self.segments if segment.number <= newest]
+        sizes = [covered.pop(segment.number, 0) for segment in known]
+        for segment, size in zip(known, sizes, strict=True):
+            if segment.header is None or not SEGMENT_HEADER_BYTES <= size <= segment.size:
+                return
+        if not known or any(number > oldest for number in covered):
+            return
+        if indexer.restore(checkpoint.entries, covered):
+            for segment, size in zip(known, sizes, strict=True):
+                segment.linked, segment.scanned = True, size
 
     def _look_at(self, number: int, store: bytes | None) -> Segment | None:
         try:
@@ -242,10 +287,12 @@ class Log:
         return self._written
 
     def drop_oldest(self) -> None:
-        """Remove the oldest segment, which is not the head."""
+        """Remove the oldest segment, which is not the head, durably: who deletes a key that was in
+        it must not find it again after a power cut."""
         with suppress(FileNotFoundError):
             self.files.remove(self._entries / segment_name(self.segments[0].number))
         del self.segments[0]
+        self.files.sync_folder(self._entries)
 
     def write_manifest(self) -> None:
         """Replace the manifest by one that names the segments and tags of now."""
@@ -255,6 +302,16 @@ class Log:
         write_manifest(self.files, self.folder, manifest)
         self._manifest = manifest
 
+    def write_checkpoint(self, entries: bytearray) -> None:
+        """Keep the index as it is now. Requires that everything is on disk and nothing is a hole."""
+        assert self._manifest is not None
+        covered = [Covered(segment.number, segment.scanned) for segment in self.segments]
+        write_checkpoint(self.files, self.folder, self._manifest.store, covered, entries)
+
+    def knows(self, number: int) -> bool:
+        """Whether a segment is here and was not dropped."""
+        return any(segment.number == number for segment in self.segments)
+
     def open_segment(self, number: int) -> int:
         """A descriptor to read from, which the caller closes."""
         # Not through Path, whose joining takes as long as the call.
@@ -262,7 +319,6 @@ class Log:
 
     def close(self) -> None:
         """Sync, close, unlock; the last two even if the first fails."""
-        _open_logs.discard(self)
         if self.forked:
             return
         try:
@@ -335,61 +391,3 @@ class Log:
             self.head.size = self.head.scanned
         except OSError:
             self.broken = Unavailable.IO_ERROR
-
-
-class Reader:
-    """Reads records, keeping the last segment open until the batch ends."""
-
-    def __init__(self, log: Log) -> None:
-        self._log, self._number, self._fd = log, 0, -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._fd >= 0:
-            self._log.files.close(self._fd)
-            self._fd = -1
-
-    def descriptor(self, number: int) -> int:
-        if self._number != number or self._fd < 0:
-            self.__exit__()
-            self._fd, self._number = self._log.open_segment(number), number
-        return self._fd
-
-    def read(self, place: Place) -> bytes:
-        fd = self.descriptor(place.segment)
-        return self._log.files.read(fd, place.size, place.offset)
-
-
-def _take_lock(files: Files, folder: Path) -> int:
-    """The descriptor that holds the writer's lock. Raises TierUnavailable if another has it."""
-    fd = files.open(folder / "lock", os.O_RDWR | os.O_CREAT)
-    try:
-        if not files.lock(fd):
-            holder = files.read(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            raise TierUnavailable(
-                Unavailable.IN_USE,
-                f"{folder} is being written by process {holder}; close it there first, or open it "
-                "beside it with read_only=True",
-            )
-        with suppress(OSError):  # the number is for people; a full disk must not stop an open
-            files.cut(fd, 0)
-            write_all(files, fd, [f"{os.getpid()}\n".encode()], 0)
-    except BaseException:
-        files.close(fd)
-        raise
-    return fd
-
-
-# An open file description outlives its process in forked children, and the lock with it. So each
-# child closes its copies.
-_open_logs: WeakSet[Log] = WeakSet()
-
-
-def _abandon_all() -> None:
-    for log in list(_open_logs):
-        log.abandon()
-
-
-os.register_at_fork(after_in_child=_abandon_all)

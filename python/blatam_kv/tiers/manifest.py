@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from blatam_kv._core import crc32c
 from blatam_kv.errors import ConfigError, Unsupported
-from blatam_kv.tiers.files import Files, write_all
+from blatam_kv.tiers.files import Files, replace_file
 from blatam_kv.tiers.segment import STORE_ID_BYTES
 
 FORMAT = 1
@@ -83,20 +82,7 @@ def read_manifest(files: Files, folder: Path) -> Manifest | None:
 
 def write_manifest(files: Files, folder: Path, manifest: Manifest) -> None:
     """Put a manifest in place of the old one, at once and durably. Raises OSError."""
-    new = folder / f"{NAME}.new"
-    try:
-        fd = files.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        try:
-            write_all(files, fd, [encode(manifest)], 0)
-            files.sync(fd)
-        finally:
-            files.close(fd)
-        files.replace(new, folder / NAME)
-    except BaseException:
-        with suppress(OSError):
-            files.remove(new)
-        raise
-    files.sync_folder(folder)
+    replace_file(files, folder / NAME, [encode(manifest)])
 
 
 def validated_tags(tags: Mapping[str, str]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,8 @@ MAX_SEGMENT_BYTES = 1 << 30
 STORE_ID_BYTES = 16
 # Large enough for a hundred small entries a call, small beside one block of keys and values.
 SCAN_BYTES = 32 << 10
+# What is read of a record that follows a large one.
+_PEEK_BYTES = 4 << 10
 
 _FIELDS = struct.Struct("<4sH2x16sQQQQ4x")
 
@@ -112,6 +114,34 @@ def scan(files: Files, fd: int, start: int, end: int) -> Iterator[Found]:
             return
         yield Found(start, header, intact)
         start += header.record_bytes
+
+
+def walk(
+    files: Files,
+    fd: int,
+    start: int,
+    end: int,
+    take: Callable[[bytes, int, int], int],
+    on_record: Callable[[Found], object],
+) -> int:
+    """As ``scan``, a hundred records at a time; returns where the last one ends.
+
+    take(window, offset, end) deals with those whose headers are intact and returns where it stopped;
+    on_record with the others.
+    """
+    size = SCAN_BYTES
+    while start + HEADER_BYTES <= end:
+        window = files.read(fd, min(size, end - start), start)
+        reached = take(window, start, end)
+        size = _PEEK_BYTES if reached - start > 2 * SCAN_BYTES else SCAN_BYTES
+        if reached == start:
+            header, intact = _header_at(memoryview(window)[:HEADER_BYTES])
+            if header is None or start + header.record_bytes > end:
+                break
+            on_record(Found(start, header, intact))
+            reached += header.record_bytes
+        start = reached
+    return start
 
 
 def _header_at(block: memoryview) -> tuple[Header | None, bool]:

@@ -40,14 +40,21 @@ def load(
     """The language model of this name. Raises ConfigError, listing the names, for an unknown one.
 
     name: by default the one in ``settings``, or ``mini`` without any. store: keeps keys and values
-    of prompts, for models that run here. settings: where an endpoint is; by default what the
-    environment says.
+    of prompts, for models that run here; it must have the model's layout. settings: where an
+    endpoint or a folder is; by default what the environment says.
     """
     name = name or (settings.model if settings is not None else "mini")
     if name == "mini":
         from blatam_kv.truthgpt.mini import Mini
 
         return Mini(store)
+    if name == "local":
+        from blatam_kv.blocks import KVStore
+        from blatam_kv.truthgpt.local import from_settings as local_from_settings
+
+        if not isinstance(store, KVStore | None):
+            raise TypeError(f"the model local needs a KVStore, not a {type(store).__name__}")
+        return local_from_settings(settings or config.load(), store)
     if name == "openai":
         from blatam_kv.truthgpt.openai import from_settings
 

@@ -56,6 +56,8 @@ class EndpointTimeout(ModelError):
 class EndpointRefused(ModelError):
     """The endpoint refused the request; ``status`` is HTTP's, ``reason`` its own words."""
 
+    transient = False
+
     def __init__(self, message: str, *, status: int, code: str = "", reason: str = "") -> None:
         super().__init__(message)
         self.status, self.code, self.reason = status, code, reason

@@ -14,6 +14,7 @@ import numpy as np
 
 from blatam_kv.errors import InvalidRequest
 from blatam_kv.truthgpt.decoder import CHUNK, Decoder, Memory
+from blatam_kv.truthgpt.prefixes import Prefixes, reusable
 from blatam_kv.truthgpt.protocol import (
     Chunk,
     Completion,
@@ -38,17 +39,24 @@ ROLES = ("system", "user", "assistant")
 class Mini:
     """The embedded model; implements TruthGPT and PrefixModel. Any number of threads may share it.
 
-    store: where keys and values of whole 64-token blocks of prompts are kept between calls.
+    store: where keys and values of whole 64-token blocks of prompts are kept between calls; one
+    that cannot be used costs time, never the answer.
     weights: a file like the shipped one. It is read at the first use, once.
     """
 
     model_id = "truthgpt-mini"
+    kv_dtype = "float32"
 
     def __init__(self, store: PrefixStore | None = None, *, weights: Path | None = None) -> None:
         self._store = store
+        self._prefixes: dict[bytes, Prefixes] = {}  # by tenant
         self._path = weights or WEIGHTS
         self._lock = threading.Lock()
         self._loaded: Decoder | None = None
+
+    def keep_prefixes(self, store: PrefixStore) -> None:
+        """Look for prefixes in this store, and keep them there, from now on."""
+        self._store, self._prefixes = store, {}
 
     def _decoder(self) -> Decoder:
         if self._loaded is None:
@@ -117,16 +125,20 @@ class Mini:
         keys, values = memory.keys[:, : len(tokens)], memory.values[:, : len(tokens)]
         return Prefill(logits, keys, values, start)
 
-    def generate(self, messages: Sequence[Message], *, sampling: Sampling) -> Completion:
+    def generate(
+        self, messages: Sequence[Message], *, sampling: Sampling, salt: bytes = b""
+    ) -> Completion:
         """The whole answer. Raises InvalidRequest if the prompt leaves no room to answer."""
         texts: list[str] = []
-        for chunk in self.stream(messages, sampling=sampling):
+        for chunk in self.stream(messages, sampling=sampling, salt=salt):
             texts.append(chunk.text)
             if chunk.finish_reason is not None and chunk.usage is not None:
                 return Completion("".join(texts), chunk.finish_reason, chunk.usage)
         raise AssertionError("a stream ends with a finish reason")
 
-    def stream(self, messages: Sequence[Message], *, sampling: Sampling) -> Iterator[Chunk]:
+    def stream(
+        self, messages: Sequence[Message], *, sampling: Sampling, salt: bytes = b""
+    ) -> Iterator[Chunk]:
         """The same answer in pieces; their texts joined are exactly ``generate``'s text.
 
         Raises InvalidRequest here, not at the first piece.
@@ -139,15 +151,17 @@ class Mini:
                 "answer. Shorten the messages",
                 field="messages",
             )
-        return self._answer(tokens, sampling)
+        return self._answer(tokens, sampling, salt)
 
-    def _answer(self, tokens: Tokens, sampling: Sampling) -> Iterator[Chunk]:
+    def _answer(self, tokens: Tokens, sampling: Sampling, salt: bytes) -> Iterator[Chunk]:
         decoder, tokenizer = self._decoder(), self._tokenizer
         room = min(sampling.max_tokens, self.context_tokens - len(tokens))
         memory = Memory.reserve(self._shape, len(tokens) + room)
-        cached, stored = self._recall(tokens, memory)
+        prefixes = self._in_use(salt)
+        cached, stored = prefixes.recall(tokens, memory) if prefixes else (0, 0)
         logits = decoder.prefill(tokens, memory, cached)
-        self._remember(tokens, memory, stored)
+        if prefixes:
+            prefixes.remember(tokens, memory, stored)
 
         sampler, release = Sampler(sampling), Release(sampling.stop)
         # A prompt's own marks are not part of any answer.
@@ -176,6 +190,18 @@ class Mini:
         if release.stopped:
             reason = "stop"
         yield Chunk(rest, reason, Usage(len(tokens), written, cached))
+
+    def _in_use(self, salt: bytes) -> Prefixes | None:
+        """A tenant's part of the store, bound to this model at its first use."""
+        prefixes = self._prefixes.get(salt)
+        if prefixes is None and self._store is not None:
+            fingerprint = self.fingerprint  # which takes the lock the first time
+            with self._lock:
+                prefixes = self._prefixes.get(salt)
+                if prefixes is None:
+                    prefixes = Prefixes(self._store, fingerprint, salt=salt)
+                    self._prefixes[salt] = prefixes
+        return prefixes
 
     def _checked(self, tokens: Tokens) -> Tokens:
         tokens = np.asarray(tokens)
@@ -206,40 +232,7 @@ class Mini:
                 f"a prefix must have a multiple of {CHUNK} tokens, at most {tokens}, not {count}",
                 field="prefix",
             )
-        start = min(count, _reusable(tokens))
+        start = min(count, reusable(tokens))
         memory.keys[:, :start] = keys[:, :start]
         memory.values[:, :start] = values[:, :start]
         return start
-
-    def _recall(self, tokens: Tokens, memory: Memory) -> tuple[int, int]:
-        """Fill the memory from the store.
-
-        Returns the tokens that need not be computed, and those that need not be stored again.
-        """
-        if self._store is None or len(tokens) < CHUNK:
-            return 0, 0
-        stored = self._store.match_prefix(tokens)
-        wanted = min(stored, _reusable(len(tokens))) // CHUNK * CHUNK
-        if not wanted:
-            return 0, stored
-        layers, heads, dim = self.kv_shape
-        keys = np.empty((layers, wanted, heads, dim), np.float32)
-        values = np.empty_like(keys)
-        # Blocks may have gone since they were matched, so the second answer is the one that counts.
-        loaded = self._store.load_prefix(tokens[:wanted], out=(keys, values)) // CHUNK * CHUNK
-        memory.keys[:, :loaded] = keys[:, :loaded]
-        memory.values[:, :loaded] = values[:, :loaded]
-        return loaded, stored if loaded == wanted else loaded
-
-    def _remember(self, tokens: Tokens, memory: Memory, stored: int) -> None:
-        """Hand the prompt's whole blocks to the store, if it has not got them all."""
-        whole = len(tokens) // CHUNK * CHUNK
-        if self._store is not None and whole > stored:
-            keys = np.ascontiguousarray(memory.keys[:, :whole])
-            values = np.ascontiguousarray(memory.values[:, :whole])
-            self._store.save_prefix(tokens[:whole], keys, values)
-
-
-def _reusable(tokens: int) -> int:
-    """Tokens of whole blocks before the block that holds the last token."""
-    return (tokens - 1) // CHUNK * CHUNK

@@ -192,7 +192,9 @@ class OpenAI:
             self._counts.put(key, count)
         return count
 
-    def generate(self, messages: Sequence[Message], *, sampling: Sampling) -> Completion:
+    def generate(
+        self, messages: Sequence[Message], *, sampling: Sampling, salt: bytes = b""
+    ) -> Completion:
         """The whole answer. Raises InvalidRequest if the prompt leaves no room, and ModelError."""
         texts: list[str] = []
         for chunk in self.stream(messages, sampling=sampling):
@@ -201,7 +203,9 @@ class OpenAI:
                 return Completion("".join(texts), chunk.finish_reason, chunk.usage)
         raise AssertionError("a stream ends with a finish reason")
 
-    def stream(self, messages: Sequence[Message], *, sampling: Sampling) -> Iterator[Chunk]:
+    def stream(
+        self, messages: Sequence[Message], *, sampling: Sampling, salt: bytes = b""
+    ) -> Iterator[Chunk]:
         """The same answer in pieces; their texts joined are exactly ``generate``'s text.
 
         Returns when the first piece is there, so what is retried and refused is over by then.

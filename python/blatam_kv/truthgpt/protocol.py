@@ -1,7 +1,7 @@
 """The one protocol behind which any language model stands: TruthGPT.
 
-The pipeline knows nothing else about a model. ``mini`` (embedded) implements it today; a local
-Hugging Face model and an OpenAI-compatible endpoint implement the same few methods. A model that
+The pipeline knows nothing else about a model. ``mini`` (embedded), ``local`` (a Hugging Face model)
+and ``openai`` (any compatible endpoint) implement the same few methods. A model that
 can show its attention keys and values also implements ``PrefixModel``, and then a ``PrefixStore``
 (the ``KVStore``) lets it skip the part of a prompt that was computed before.
 """
@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from blatam_kv.blocks import KVStore
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length"]
@@ -103,10 +106,17 @@ class TruthGPT(Protocol):
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Prompt tokens that these messages take, template included."""
 
-    def generate(self, messages: Sequence[Message], *, sampling: Sampling) -> Completion:
-        """The whole answer. Raises InvalidRequest if the prompt leaves no room to answer."""
+    def generate(
+        self, messages: Sequence[Message], *, sampling: Sampling, salt: bytes = b""
+    ) -> Completion:
+        """The whole answer. Raises InvalidRequest if the prompt leaves no room to answer.
 
-    def stream(self, messages: Sequence[Message], *, sampling: Sampling) -> Iterator[Chunk]:
+        salt: the tenant's, whose prefixes are used and no others; a model without any ignores it.
+        """
+
+    def stream(
+        self, messages: Sequence[Message], *, sampling: Sampling, salt: bytes = b""
+    ) -> Iterator[Chunk]:
         """The same answer in pieces; their texts joined are exactly ``generate``'s text."""
 
 
@@ -115,6 +125,12 @@ class PrefixStore(Protocol):
 
     keys and values: float32 ``[layers, tokens, kv_heads, head_dim]``, tokens a multiple of 64.
     """
+
+    def tenant(self, salt: bytes) -> PrefixStore:
+        """The same store for a tenant, who sees no other's blocks."""
+
+    def bind(self, model: str) -> bool:
+        """Whether the model with this fingerprint may use it; the first one always may."""
 
     def match_prefix(self, tokens: Tokens) -> int:
         """Leading tokens that are stored."""
@@ -160,3 +176,23 @@ class PrefixModel(Protocol):
         prefix: keys and values of the first n tokens, n a multiple of 64. The logits are the
         same bits with and without it.
         """
+
+
+@runtime_checkable
+class KeepsPrefixes(Protocol):
+    """A model that takes its store after it is loaded, for a store needs to know the model."""
+
+    @property
+    def fingerprint(self) -> str:
+        """As in ``TruthGPT``."""
+
+    @property
+    def kv_shape(self) -> tuple[int, int, int]:
+        """As in ``PrefixModel``. Raises Unsupported where no prefix of the model can be kept."""
+
+    @property
+    def kv_dtype(self) -> str:
+        """Of keys and values: "float32", "float16" or "bfloat16". Raises as ``kv_shape``."""
+
+    def keep_prefixes(self, store: KVStore) -> None:
+        """Look for prefixes there, and keep them there, from now on."""

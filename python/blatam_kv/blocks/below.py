@@ -1,0 +1,196 @@
+"""What lies below memory: a tier that may fail at any time without anyone noticing."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from blatam_kv.blocks.layout import KVLayout
+from blatam_kv.cache import byte_count
+from blatam_kv.errors import ConfigError, TierUnavailable
+from blatam_kv.record import Record
+from blatam_kv.tiers import DiskStats, DiskTier, Tier
+from blatam_kv.tiers.bounds import RESERVED_BYTES, bounds
+from blatam_kv.tiers.segment import MAX_SEGMENT_BYTES, SEGMENT_HEADER_BYTES
+
+# Blocks that a segment holds at least, so that little of it stays empty.
+_SEGMENT_BLOCKS = 4
+_REFRESH_SECONDS = 1.0
+
+
+class Below:
+    """The tier of a store, or none. Safe from any thread; raises nothing but on ``close``.
+
+    A call that the tier cannot serve is counted and answered as if nothing were there. closing: set
+    by the store when it takes no more calls.
+    """
+
+    def __init__(self, tier: Tier | None, *, read_only: bool, clock: Callable[[], float]) -> None:
+        self._tier = tier
+        self._disk = tier if isinstance(tier, DiskTier) else None
+        self._clock = clock
+        self.read_only = read_only
+        self._refresh_at = clock() + _REFRESH_SECONDS
+        self._lock = threading.Lock()  # guards failures and _refresh_at
+        self.writable = tier is not None and not read_only
+        self.failures = 0
+        self.closing = False
+
+    def known(self, names: Sequence[bytes]) -> list[bool]:
+        """Whether each is there, without reading it."""
+        if self._tier is None or not names:
+            return [False] * len(names)
+        try:
+            known = self._tier.contains_many(names)
+            if self.read_only and not all(known) and self._may_refresh():
+                self.refresh()
+                known = self._tier.contains_many(names)
+        except TierUnavailable:
+            self._failed()
+            return [False] * len(names)
+        return known
+
+    def fetch(self, names: Sequence[bytes]) -> list[Record | None]:
+        """The record of each, as the tier verified it."""
+        if self._tier is None or not names:
+            return [None] * len(names)
+        try:
+            return self._tier.get_many(names)
+        except TierUnavailable:
+            self._failed()
+            return [None] * len(names)
+
+    def keep(self, records: Sequence[Record], *, durable: bool = False) -> bool:
+        """Store them in this order; True if all were."""
+        if self._tier is None or not self.writable:
+            return False
+        try:
+            return self._tier.put_many(records, durable=durable) == len(records)
+        except TierUnavailable:
+            self._failed()
+            return False
+
+    def forget(self, names: Sequence[bytes]) -> None:
+        """Delete records."""
+        if self._tier is None or not self.writable:
+            return
+        try:
+            self._tier.delete_many(names)
+        except TierUnavailable:
+            self._failed()
+
+    def forget_tagged(self, tags: bytes | None) -> None:
+        """Delete every record, or every one with these tags, where the tier can list them."""
+        if self._disk is None or not self.writable:
+            return
+        try:
+            self._disk.delete_many(
+                self._disk.keys() if tags is None else self._disk.keys_tagged(tags)
+            )
+        except TierUnavailable:
+            self._failed()
+
+    def sync(self) -> None:
+        """Return when what was kept has reached the disk."""
+        if self._disk is None or not self.writable:
+            return
+        try:
+            self._disk.sync()
+        except TierUnavailable:
+            self._failed()
+
+    def refresh(self) -> None:
+        """See what another process has written since."""
+        if self._disk is None or not self.read_only:
+            return
+        try:
+            self._disk.refresh()
+        except TierUnavailable:
+            self._failed()
+
+    @property
+    def model(self) -> str:
+        """The model that the folder is bound to, "" for none."""
+        return self._disk.tags.get("model", "") if self._disk is not None else ""
+
+    def describe(self, layout: KVLayout, codec: str, model: str) -> None:
+        """Write down what is stored here. A model that is there already stays."""
+        if self._disk is None or not self.writable:
+            return
+        old = self._disk.tags
+        shape = f"{layout.layers} layers, {layout.kv_heads} heads of {layout.head_dim}"
+        new = old | {
+            "layout": f"{shape}, {layout.dtype}, blocks of {layout.block_tokens} tokens",
+            "codec": codec,
+        }
+        if model:
+            new.setdefault("model", model)
+        if new == old:
+            return
+        try:
+            self._disk.set_tags(new)
+        except TierUnavailable:
+            self._failed()
+
+    def stats(self) -> DiskStats | None:
+        """Of a disk."""
+        return self._disk.stats() if self._disk is not None else None
+
+    def close(self) -> None:
+        """Close the tier. Raises TierUnavailable if what was kept cannot be written out."""
+        if self._tier is not None:
+            self._tier.close()
+
+    def _may_refresh(self) -> bool:
+        now = self._clock()
+        with self._lock:
+            if now < self._refresh_at:
+                return False
+            self._refresh_at = now + _REFRESH_SECONDS
+        return True
+
+    def _failed(self) -> None:
+        with self._lock:
+            self.failures += 1
+
+
+def open_disk(
+    path: Path,
+    block_bytes: int,
+    *,
+    capacity_bytes: int,
+    disk_bytes: int | str | None,
+    read_only: bool,
+) -> DiskTier:
+    """The folder's tier, with segments that suit records of ``block_bytes``.
+
+    Raises ConfigError for a bound that is too small for them, and what DiskTier raises.
+    """
+    if read_only:
+        return DiskTier(path, read_only=True)
+    if disk_bytes is None:
+        bound = min(8 * capacity_bytes, _free_bytes(path) // 2)
+    else:
+        bound = byte_count("disk_bytes", disk_bytes)
+    size = SEGMENT_HEADER_BYTES + block_bytes
+    least = max(1 << 20, RESERVED_BYTES + 4 * size)
+    if size > MAX_SEGMENT_BYTES:
+        raise ConfigError(
+            f"a block takes {size} bytes on disk, and {MAX_SEGMENT_BYTES} is the most"
+        )
+    if bound < least:
+        if disk_bytes is None:
+            bound = least
+        else:
+            raise ConfigError(f"disk_bytes must be at least {least} for such blocks, not {bound}")
+    most = min(MAX_SEGMENT_BYTES, (bound - RESERVED_BYTES) // 4)
+    segment = max(bounds(bound, None).segment_bytes, min(_SEGMENT_BLOCKS * size, most))
+    return DiskTier(path, disk_bytes=bound, segment_bytes=segment)
+
+
+def _free_bytes(path: Path) -> int:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return shutil.disk_usage(path).free

@@ -1,0 +1,69 @@
+"""What a store counts."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass
+
+from blatam_kv.tiers import DiskStats
+
+
+@dataclass(frozen=True, slots=True)
+class KVStoreStats:
+    """A store's counters at one moment.
+
+    blocks and bytes are what memory holds now, pinned the prefixes pinned in it. lookups counts
+    calls of ``load_prefix``, tokens_asked the tokens of their whole blocks, and where those came
+    from: tokens_from_memory, tokens_from_tier. saved counts blocks that were encoded and stored
+    somewhere, spilled those that went to the tier when memory was needed, promoted those that came
+    back, evicted all that left memory for lack of room, refused those for which pins left none.
+    damaged counts blocks that failed verification and were thrown away, foreign records under one
+    of our names that were not ours, tier_failures calls that the tier could not serve,
+    listener_failures what listeners raised. tier is what the disk tier says of itself.
+    """
+
+    policy: str
+    capacity_bytes: int
+    blocks: int
+    bytes: int
+    pinned: int
+    lookups: int
+    tokens_asked: int
+    tokens_from_memory: int
+    tokens_from_tier: int
+    saved: int
+    evicted: int
+    spilled: int
+    promoted: int
+    refused: int
+    damaged: int
+    foreign: int
+    tier_failures: int
+    listener_failures: int
+    tier: DiskStats | None
+
+    @property
+    def hit_ratio(self) -> float:
+        """Tokens found per token asked for, 0.0 before the first."""
+        found = self.tokens_from_memory + self.tokens_from_tier
+        return found / self.tokens_asked if self.tokens_asked else 0.0
+
+
+class Counts:
+    """Counters by name. Safe from any thread. whole: counters of which these are a part."""
+
+    def __init__(self, whole: Counts | None = None) -> None:
+        self._whole = whole
+        self._counter: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def add(self, **more: int) -> None:
+        """Count so many more of each."""
+        with self._lock:
+            self._counter.update(more)
+        if self._whole is not None:
+            self._whole.add(**more)
+
+    def __getitem__(self, name: str) -> int:
+        return self._counter[name]

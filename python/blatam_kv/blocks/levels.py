@@ -1,0 +1,352 @@
+"""Memory over a tier as one place: what is walked, fetched, believed, encoded, admitted and spilled.
+
+Nothing here knows of callers, tags or tenants: a Prompt brings its names, and tensors come checked.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from blatam_kv import _core
+from blatam_kv.blocks.below import Below
+from blatam_kv.blocks.counts import Counts
+from blatam_kv.blocks.payload import Packing
+from blatam_kv.blocks.prompt import Prompt
+from blatam_kv.blocks.residents import Block, Residents
+from blatam_kv.errors import CorruptBlob, Unsupported
+from blatam_kv.record import Kind, Record
+from blatam_kv.tensors import STORAGE
+
+# How much is encoded, or read from a tier, before it is handed on: what a call holds in memory
+# beyond the store's bound.
+PORTION_BYTES = 16 << 20
+# Saves of the same prompt take the same lock, others mostly not.
+_SAVE_LOCKS = 16
+
+
+class Levels:
+    """One pool of memory over the tier of a store. Safe from any thread.
+
+    packing: how blocks are in memory. cold: how they are below, None for the same. at_once: whether
+    blocks go below when they are saved or only when memory needs the room. durable: whether they
+    are safe there before a save returns.
+    """
+
+    def __init__(
+        self,
+        packing: Packing,
+        residents: Residents,
+        below: Below,
+        counts: Counts,
+        *,
+        cold: Packing | None,
+        at_once: bool,
+        durable: bool,
+    ) -> None:
+        self.packing, self.residents, self.below = packing, residents, below
+        self._cold = cold
+        self._counts = counts
+        self._at_once, self._durable = at_once, durable
+        self.portion = max(1, PORTION_BYTES // packing.most_bytes)
+        self._save_locks = tuple(threading.Lock() for _ in range(_SAVE_LOCKS))
+
+    def over(self, residents: Residents, counts: Counts) -> Levels:
+        """The same for another pool, or counted apart."""
+        return Levels(
+            self.packing,
+            residents,
+            self.below,
+            counts,
+            cold=self._cold,
+            at_once=self._at_once,
+            durable=self._durable,
+        )
+
+    # ---- looking ------------------------------------------------------------------------------
+
+    def match(self, prompt: Prompt) -> int:
+        """How many leading blocks are here or below, as far as can be known without reading."""
+        found = len(self.residents.walk(prompt, prompt.blocks))
+        for first, last in prompt.portions(found, prompt.blocks):
+            known = self.below.known(prompt.names(first, last))
+            found += known.index(False) if False in known else len(known)
+            if not all(known):
+                break
+        return found
+
+    def match_within(self, prompt: Prompt, first: int) -> int:
+        """Tokens of block ``first``, which is not here whole, that some block here begins with."""
+        return self.residents.nearest(prompt.parent(first), not first, prompt.rest(first))[1]
+
+    def here(self, prompt: Prompt, last: int) -> list[Block]:
+        """The leading blocks, at most ``last``, all in memory or read from below; a use of each.
+
+        What was read is verified as a record, but no block is decoded.
+        """
+        blocks = self.residents.walk(prompt, last)
+        self.residents.use(blocks)
+        resident = len(blocks)
+        for more in self._fetched(prompt, resident, last, None):
+            self.admit(more, promoted=True)
+            blocks += more
+        self._count_lookup(prompt, last, resident, len(blocks))
+        return blocks
+
+    def load(self, prompt: Prompt, last: int, keys: Any, values: Any) -> int:
+        """Decode leading blocks, at most ``last``, into two tensors; returns how many."""
+        resident = self.residents.walk(prompt, last)
+        self.residents.use(resident)
+        filled = 0
+        for block in resident:
+            if not self._decoded(block, keys, values):
+                self.residents.discard(block.name)
+                break
+            filled += 1
+        from_memory = filled
+        for blocks in self._fetched(prompt, filled, last, (keys, values)):
+            self.admit(self._heated(blocks, keys, values), promoted=True)
+            filled += len(blocks)
+        self._count_lookup(prompt, last, from_memory, filled)
+        return filled
+
+    def load_within(self, prompt: Prompt, first: int, room: int, keys: Any, values: Any) -> int:
+        """Fill in what a block in memory has in common with block ``first`` of the prompt, at most
+        ``room`` tokens; returns how many."""
+        block, common = self.residents.nearest(prompt.parent(first), not first, prompt.rest(first))
+        count = min(common, room)
+        if block is None or not count:
+            return 0
+        layout = self.packing.layout
+        scratch = np.empty((2, *layout.shape(layout.block_tokens)), STORAGE[layout.dtype])
+        try:
+            self.packing.decode(block.payload, scratch[0], scratch[1], 0)
+        except (CorruptBlob, Unsupported):
+            self._counts.add(damaged=1)
+            self.residents.discard(block.name)
+            return 0
+        begin = first * layout.block_tokens
+        for part, out in zip(scratch, (keys, values), strict=True):
+            for layer in range(layout.layers):
+                there = out[layer, begin : begin + count]
+                _core.copy_tensor(part[layer, :count], layout.dtype, 0, there, layout.dtype)
+        self.residents.use([block])
+        self._counts.add(tokens_from_memory=count)
+        return count
+
+    def pin(self, prompt: Prompt, ttl: float | None) -> int:
+        """Pin the leading blocks that can be had in memory; returns how many."""
+        found = len(self.residents.walk(prompt, prompt.blocks))
+        for more in self._fetched(prompt, found, prompt.blocks, None):
+            self.admit(more, promoted=True)
+        return self.residents.pin(self.residents.walk(prompt, prompt.blocks), ttl)
+
+    # ---- storing ------------------------------------------------------------------------------
+
+    def save(self, prompt: Prompt, keys: Any, values: Any) -> int:
+        """Store what is missing; returns how many leading blocks are in memory or below."""
+        # Of those who save the same at once the first one does it, and the rest find it done. The
+        # last block names the whole; a lock by the first missing one would change under the save.
+        last = (prompt.names(prompt.blocks - 1, prompt.blocks) or [prompt.root])[0]
+        with self._save_locks[last[0] % _SAVE_LOCKS]:
+            return self._save(prompt, keys, values)
+
+    def admit(self, blocks: Sequence[Block], *, promoted: bool = False) -> int:
+        """Take successive blocks into memory as far as there is room; what leaves goes below.
+        Returns how many are in memory now."""
+        taken, evicted = self.residents.add(blocks)
+        self._counts.add(
+            refused=len(blocks) - taken,
+            promoted=taken if promoted else 0,
+            spilled=self.spill(evicted),
+        )
+        return taken
+
+    def spill(self, evicted: Sequence[Block]) -> int:
+        """Hand below what left memory; returns how many blocks it did not have."""
+        unknown = self._unknown(evicted)
+        return len(unknown) if unknown and self.below.keep(unknown) else 0
+
+    def flush(self, *, durable: bool) -> None:
+        """Write below what is only in memory."""
+        # The ends of prompts first: what is oldest on disk leaves first there too.
+        blocks = sorted(self.residents.all(), key=lambda block: -block.position)
+        for first in range(0, len(blocks), self.portion):
+            if unknown := self._unknown(blocks[first : first + self.portion]):
+                self.below.keep(unknown)
+        if durable:
+            self.below.sync()
+
+    def move(self, tags: bytes, other: Levels) -> None:
+        """Give another pool what this one has with these tags; what has no room there goes below."""
+        for block in reversed(self.residents.clear(tags)):
+            if not other.admit([block]):
+                other.spill([block])
+
+    def throw_away(self, block: Block) -> None:
+        """Count a block as damaged and forget it, wherever it is."""
+        self._counts.add(damaged=1)
+        self.residents.discard(block.name)
+        self.below.forget([block.name])
+
+    def clear(self, tags: bytes | None) -> None:
+        """Forget every block, or every one with these tags, wherever it is."""
+        gone = self.residents.clear(tags)
+        self.below.forget([block.name for block in gone])
+        self.below.forget_tagged(tags)
+
+    # ---- inside ---------------------------------------------------------------------------------
+
+    def _fetched(
+        self, prompt: Prompt, first: int, last: int, out: tuple[Any, Any] | None
+    ) -> Iterator[list[Block]]:
+        """Blocks from first on as the tier has them, verified and decoded into ``out``, a portion
+        at a time, until one is missing or ``last`` is reached."""
+        while first < last:
+            names = prompt.names(first, min(first + self.portion, last))
+            known = self.below.known(names)
+            wanted = names[: known.index(False)] if False in known else names
+            blocks: list[Block] = []
+            for name, record in zip(wanted, self.below.fetch(wanted), strict=True):
+                block = self._believed(record, prompt, first + len(blocks))
+                if block is None or (out is not None and not self._decoded(block, *out)):
+                    if record is not None:
+                        self.below.forget([name])
+                    break
+                blocks.append(block)
+            if blocks:
+                yield blocks
+            if len(blocks) < len(names):
+                return
+            first += len(blocks)
+
+    def _count_lookup(self, prompt: Prompt, last: int, from_memory: int, found: int) -> None:
+        size = prompt.block_tokens
+        self._counts.add(
+            lookups=1,
+            tokens_asked=size * last,
+            tokens_from_memory=size * from_memory,
+            tokens_from_tier=size * (found - from_memory),
+        )
+
+    def _decoded(self, block: Block, keys: Any, values: Any) -> bool:
+        """Put a block where it belongs; False, counted, if it is damaged."""
+        try:
+            first = block.position * self.packing.layout.block_tokens
+            self.packing.decode(block.payload, keys, values, first)
+        except (CorruptBlob, Unsupported):
+            self._counts.add(damaged=1)
+            return False
+        return True
+
+    def _heated(self, blocks: list[Block], keys: Any, values: Any) -> list[Block]:
+        """The same blocks as memory wants them; their values are in the tensors already."""
+        if self._cold is None:
+            return blocks
+        size, codec = self.packing.layout.block_tokens, self.packing.codec
+        try:
+            return [
+                block.packed(self.packing.encode(keys, values, block.position * size), codec)
+                for block in blocks
+            ]
+        except MemoryError:
+            return blocks
+
+    def _believed(self, record: Record | None, prompt: Prompt, position: int) -> Block | None:
+        """The block that a tier's record holds, if it is the one that was asked for."""
+        if record is None:
+            return None
+        tokens = prompt.block(position)
+        if (
+            record.kind is not Kind.BLOCK
+            or record.tags != prompt.root
+            or record.tokens != tokens
+            or not self.packing.accepts(record.codec)
+        ):
+            self._counts.add(foreign=1)
+            return None
+        return Block(
+            name=record.key,
+            parent=prompt.parent(position),
+            position=position,
+            tokens=tokens,
+            payload=record.payload,
+            codec=record.codec,
+            tags=prompt.root,
+        )
+
+    def _unknown(self, blocks: Sequence[Block]) -> list[Record]:
+        """Records of those blocks that are not below yet, where there is a below to write to."""
+        if not blocks or not self.below.writable:
+            return []
+        known = self.below.known([block.name for block in blocks])
+        now_us = time.time_ns() // 1000
+        records = []
+        for block, there in zip(blocks, known, strict=True):
+            if not there and (cooled := self._cooled(block)) is not None:
+                records.append(cooled.record(now_us))
+        return records
+
+    def _cooled(self, block: Block) -> Block | None:
+        """The same block as it is to be below; None, counted, if it is damaged."""
+        if self._cold is None or block.codec == self._cold.codec:
+            return block
+        try:
+            return block.packed(self._cold.repacked(block.payload), self._cold.codec)
+        except (CorruptBlob, Unsupported):
+            self._counts.add(damaged=1)
+            return None
+
+    def _save(self, prompt: Prompt, keys: Any, values: Any) -> int:
+        resident = self.residents.walk(prompt, prompt.blocks)
+        there = self.below.known(prompt.names(0, prompt.blocks))
+        if self._at_once:
+            self._keep(list(reversed(resident)))
+        kept = [at < len(resident) or known for at, known in enumerate(there)]
+        room = True
+        for first in range(len(resident), prompt.blocks, self.portion):
+            wanted = range(first, min(first + self.portion, prompt.blocks))
+            if not room and not self.below.writable:
+                break
+            try:
+                blocks = [
+                    self._encoded(prompt, at, keys, values)
+                    for at in wanted
+                    if room or not there[at]
+                ]
+            except MemoryError:
+                self._counts.add(refused=len(wanted))
+                break
+            taken = self.admit(blocks) if room else 0
+            room = room and taken == len(blocks)
+            for block in blocks[:taken]:
+                kept[block.position] = True
+            below = blocks if self._at_once else blocks[taken:]
+            if self._keep(list(reversed(below))):
+                for block in below:
+                    kept[block.position] = True
+            self._counts.add(saved=sum(kept[block.position] for block in blocks))
+        return kept.index(False) if False in kept else len(kept)
+
+    def _keep(self, blocks: Sequence[Block]) -> bool:
+        """See to it that the tier has these; True if it has."""
+        unknown = self._unknown(blocks)
+        return self.below.writable and (
+            not unknown or self.below.keep(unknown, durable=self._durable)
+        )
+
+    def _encoded(self, prompt: Prompt, position: int, keys: Any, values: Any) -> Block:
+        first = position * prompt.block_tokens
+        return Block(
+            name=prompt.names(position, position + 1)[0],
+            parent=prompt.parent(position),
+            position=position,
+            tokens=prompt.block(position),
+            payload=self.packing.encode(keys, values, first),
+            codec=self.packing.codec,
+            tags=prompt.root,
+        )

@@ -1,0 +1,443 @@
+"""``KVStore``: keys and values of prompts that were computed before, by any process, at any time."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from blatam_kv.blocks.arguments import checked_pair, checked_ttl
+from blatam_kv.blocks.below import Below, open_disk
+from blatam_kv.blocks.counts import Counts, KVStoreStats
+from blatam_kv.blocks.events import Listener, News
+from blatam_kv.blocks.layers import LayerLoad
+from blatam_kv.blocks.layout import KVLayout
+from blatam_kv.blocks.levels import Levels
+from blatam_kv.blocks.payload import Packing
+from blatam_kv.blocks.prompt import Prompt, token_ids
+from blatam_kv.blocks.residents import Block, Residents, block_weight
+from blatam_kv.blocks.tags import Tags, Words, checked_salt, tags_of
+from blatam_kv.cache import byte_count
+from blatam_kv.errors import ConfigError, InvalidRequest, TierUnavailable, Unavailable
+from blatam_kv.record import record_bytes
+from blatam_kv.tiers import Tier
+
+# What ``codec="auto"`` writes below memory: as fast as memory, and smaller.
+COLD_CODEC = "exp4"
+
+
+class KVStore:
+    """Blocks of keys and values by the tokens that led to them. Thread-safe.
+
+    layout: what the model's keys and values look like. capacity_bytes: most bytes in memory, an int
+    or ``"8GiB"``. path: a folder where blocks outlive the process; without one there is memory
+    only. disk_bytes: most bytes in it, by default 8 times ``capacity_bytes`` and at most half of
+    what is free. codec: how new blocks are encoded, one of ``codecs.NAMES``, or "auto": raw in memory,
+    where blocks are hot, and exp4 below it, where they are cold and lose nothing either. Codecs
+    that lose nothing serve one another's blocks, others only their own. write: "save" puts blocks on disk at once, "evict"
+    when memory is needed or the store is closed. durable: whether saving waits until they would
+    survive a power cut. read_only: open the folder beside its writer and leave it as it is; what is
+    saved stays in memory. tier: another Tier in place of a folder; closed with the store. policy:
+    what leaves memory first, as in ``Cache``. threads: for encoding and decoding one tensor.
+    clock: seconds that never go back, for tests.
+
+    model, tokenizer, lora, rope, salt: tags. All calls use them, and a block saved under other tags
+    (or another layout) does not exist. salt is the tenant's secret, 0 to 64 bytes. A store without
+    ``model`` is bound to the first one that uses it, see ``bind``.
+
+    Prompts that begin alike share blocks: a fork costs nothing, and nothing changes a block. What
+    goes wrong below (a disk that fails, a flipped bit) is a miss and a counter. Wrong arguments
+    raise InvalidRequest, wrong options ConfigError or TypeError, a folder that cannot be opened or
+    a closed store TierUnavailable.
+    """
+
+    def __init__(
+        self,
+        layout: KVLayout,
+        *,
+        capacity_bytes: int | str,
+        disk_bytes: int | str | None = None,
+        codec: str = "raw",
+        path: str | Path | None = None,
+        salt: bytes = b"",
+        read_only: bool = False,
+        model: str | None = None,
+        tokenizer: str | None = None,
+        lora: str | None = None,
+        rope: Words = None,
+        policy: str = "lru",
+        write: Literal["save", "evict"] = "save",
+        durable: bool = False,
+        threads: int = 1,
+        tier: Tier | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not isinstance(layout, KVLayout):
+            raise TypeError(f"layout must be a KVLayout, not {type(layout).__name__}")
+        auto = codec == "auto"
+        packing = Packing(layout, "raw" if auto else codec, threads=threads)
+        cold = Packing(layout, COLD_CODEC, threads=threads) if auto else None
+        fidelity = "lossless" if packing.lossless else codec
+        words: dict[str, Words] = {"model": model, "tokenizer": tokenizer, "lora": lora}
+        tags = tags_of(layout, fidelity, salt=salt, rope=rope, **words)
+        if write not in ("save", "evict"):
+            raise ConfigError(f"write must be 'save' or 'evict', not {write!r}")
+        if path is None and (read_only or disk_bytes is not None):
+            option = "read_only" if read_only else "disk_bytes"
+            raise ConfigError(f"{option} speaks of a folder; pass path= too")
+        if path is not None and tier is not None:
+            raise ConfigError("path and tier are two places for the same blocks; pass one")
+        self.layout = layout
+        self._codec = codec
+        self._news = News()
+        self._counts = Counts()
+        self._pool = partial(Residents, policy=policy, news=self._news, clock=clock)
+        residents = self._pool(capacity_bytes=capacity_bytes)
+        self._least_bytes = block_weight(packing.most_bytes, 4 * layout.block_tokens)
+        if path is None and tier is None and residents.capacity_bytes < self._least_bytes:
+            raise ConfigError(
+                f"capacity_bytes must be at least {self._least_bytes}, one block of this layout, "
+                f"not {residents.capacity_bytes}"
+            )
+        if path is not None:
+            most = max(packing.most_bytes, cold.most_bytes if cold is not None else 0)
+            tier = open_disk(
+                Path(path),
+                record_bytes(layout.block_tokens, most),
+                capacity_bytes=residents.capacity_bytes,
+                disk_bytes=disk_bytes,
+                read_only=read_only,
+            )
+        below = Below(tier, read_only=read_only, clock=clock)
+        below.describe(layout, codec, tags.model)
+        self._levels = Levels(
+            packing,
+            residents,
+            below,
+            self._counts,
+            cold=cold,
+            at_once=write == "save",
+            durable=durable,
+        )
+        self._tags = tags if tags.model else tags.bound_to(below.model)
+        self._tags_lock = threading.RLock()
+        self._tenants: dict[bytes, KVStore] = {}
+        self._owner: KVStore | None = None
+
+    # ---- prefixes -------------------------------------------------------------------------------
+
+    def match_prefix(self, tokens: Any, *, partial: bool = False) -> int:
+        """How many leading tokens are cached, a multiple of ``block_tokens`` unless ``partial``.
+
+        tokens: a list of ints, or a 1-D integer array or CPU tensor, ids 0 ... 2**32 - 1. partial:
+        as in ``load_prefix``. Reads no block and counts no use. Another thread, or damage on disk,
+        may leave less for ``load_prefix``, whose answer is the one that counts.
+        """
+        prompt = self._prompt(tokens)
+        found = self._levels.match(prompt)
+        within = self._levels.match_within(prompt, found) if partial else 0
+        return found * self.layout.block_tokens + within
+
+    def load_prefix(self, tokens: Any, *, out: tuple[Any, Any], partial: bool = False) -> int:
+        """Decode the longest cached prefix into the caller's tensors; returns the tokens filled.
+
+        out: (keys, values), each ``[layers, n, kv_heads, head_dim]`` of the layout's dtype (numpy,
+        torch on the CPU, or bits as uint16), with any outer strides and the inner dimension
+        contiguous. They are filled from the front as far as whole blocks go; what lies behind is
+        unspecified. partial: also use the beginning of a block in memory that goes on differently,
+        or further than the prompt; the answer may then be any number.
+        """
+        room, keys, values = checked_pair(self.layout, out, writable=True)
+        prompt = self._prompt(tokens)
+        size = self.layout.block_tokens
+        last = min(prompt.blocks, room // size)
+        filled = self._levels.load(prompt, last, keys, values)
+        count = size * filled
+        if partial and filled == last:
+            count += self._levels.load_within(prompt, filled, room - count, keys, values)
+        elif partial:
+            count += self._levels.load_within(prompt, filled, size, keys, values)
+        self._news.deliver()
+        return count
+
+    def load_layers(self, tokens: Any, *, out: tuple[Any, Any]) -> LayerLoad:
+        """Begin to load the longest cached prefix, layer by layer; see ``LayerLoad``.
+
+        out: as for ``load_prefix``. What is on disk is read, and verified as a record, before this
+        returns; only then is it known how many tokens will come.
+        """
+        room, keys, values = checked_pair(self.layout, out, writable=True)
+        prompt = self._prompt(tokens)
+        levels = self._levels
+        blocks = levels.here(prompt, min(prompt.blocks, room // self.layout.block_tokens))
+        self._news.deliver()
+
+        def damaged(block: Block) -> None:
+            levels.throw_away(block)
+            self._news.deliver()
+
+        return LayerLoad(levels.packing, blocks, (keys, values), damaged)
+
+    def save_prefix(self, tokens: Any, keys: Any, values: Any) -> int:
+        """Keep the whole blocks of a prompt; returns how many leading tokens are cached now.
+
+        keys, values: ``[layers, len(tokens), kv_heads, head_dim]``, as for ``load_prefix``. Blocks
+        that are there already are left as they are. Where memory has no room, or the tier fails,
+        less is stored.
+        """
+        given, keys, values = checked_pair(self.layout, (keys, values), writable=False)
+        prompt = self._prompt(tokens)
+        if given != prompt.tokens:
+            raise InvalidRequest(
+                f"keys and values have {given} tokens, tokens has {prompt.tokens}", field="keys"
+            )
+        saved = self._levels.save(prompt, keys, values)
+        self._news.deliver()
+        return self.layout.block_tokens * saved
+
+    def pin_prefix(self, tokens: Any, *, ttl: float | None = None) -> int:
+        """Keep a cached prefix in memory, a system prompt for example; returns the tokens kept.
+
+        ttl: for so many seconds; None until ``unpin_prefix``. What is only on disk is read into
+        memory first. Pinning a prefix again never shortens its time.
+        """
+        checked_ttl(ttl)
+        prompt = self._prompt(tokens)
+        pinned = self._levels.pin(prompt, ttl)
+        self._news.deliver()
+        return pinned * self.layout.block_tokens
+
+    def unpin_prefix(self, tokens: Any) -> int:
+        """Let go of the longest pinned prefix of these tokens; returns its tokens, 0 if none is."""
+        prompt = self._prompt(tokens)
+        names = prompt.names(0, prompt.blocks)
+        return self._levels.residents.unpin(names) * self.layout.block_tokens
+
+    # ---- the store as a whole -------------------------------------------------------------------
+
+    def bind(self, model: str) -> bool:
+        """Say which model uses the store; True if it is this one's from now on or was before.
+
+        model: a fingerprint of the weights. The first one binds a store that was opened without;
+        the folder remembers it. Blocks saved before are then misses. For another model the answer is
+        False with a warning, and it must do without the store.
+        """
+        if not isinstance(model, str) or not model:
+            raise ConfigError(f"model must be a fingerprint, not {model!r}")
+        if self._owner is not None:
+            return self._owner.bind(model)
+        with self._tags_lock:
+            if not self._tags.model:
+                self._tags = self._tags.bound_to(model)
+                self._levels.below.describe(self.layout, self._codec, model)
+            bound = self._tags.model
+        if bound != model:
+            warnings.warn(
+                f"this store holds blocks of another model ({bound[:16]}…, not {model[:16]}…); "
+                "they are not used. Open a store of its own for each model",
+                stacklevel=2,
+            )
+        return bound == model
+
+    @property
+    def model(self) -> str | None:
+        """What it is bound to."""
+        return self._current_tags().model or None
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the folder is another's."""
+        return self._levels.below.read_only
+
+    @property
+    def codec(self) -> str:
+        """How new blocks are encoded."""
+        return self._codec
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call ``listener(event)`` for every block that comes into memory or leaves it.
+
+        Events come in order, after the fact, on whatever thread caused them or another one's, with
+        no lock held. Returns a function that ends it.
+        """
+        return self._news.subscribe(listener)
+
+    def refresh(self) -> None:
+        """Of a read-only store: see what the writer has written since. Happens by itself, at most
+        once a second, when something is not found."""
+        self._levels.below.refresh()
+
+    def flush(self, *, durable: bool = False) -> None:
+        """Write what is only in memory to the tier. durable: return when it is safe there."""
+        self._require_open()
+        for levels in self._all_levels():
+            levels.flush(durable=False)
+        if durable:
+            self._levels.below.sync()
+
+    def tenant(self, salt: bytes, *, quota_bytes: int | str | None = None) -> KVStore:
+        """The same store for a tenant: the same memory, folder and options, and names that nobody
+        who does not know the salt can tell. Asking again gives the same one.
+
+        salt: the tenant's secret, 1 to 64 bytes. quota_bytes: bytes of memory set aside, which are
+        then the most that the tenant has and no other tenant's to take; None shares what nobody
+        has set aside. Naming a quota again changes it. Closing a tenant closes nothing.
+
+        Raises TypeError or ConfigError for a salt or a quota that does not fit.
+        """
+        self._require_open()
+        if self._owner is not None:
+            raise ConfigError("a tenant has no tenants; ask the store itself")
+        checked_salt(salt)
+        if not salt:
+            raise ConfigError("a tenant's salt must not be empty: that is the store without one")
+        if salt == self._tags.salt:
+            raise ConfigError("this salt is the store's own; use the store itself")
+        with self._tags_lock:
+            tenant = self._tenants.get(salt)
+            if tenant is None:
+                tenant = copy.copy(self)
+                tenant._owner = self
+                tenant._counts = Counts(whole=self._counts)
+                tenant._levels = self._levels.over(self._levels.residents, tenant._counts)
+                tenant._tags = replace(self._tags, salt=salt)
+                self._tenants[salt] = tenant
+            if quota_bytes is not None:
+                tenant._set_aside(byte_count("quota_bytes", quota_bytes))
+        return tenant
+
+    def clear(self, *, tenant: bytes | None = None, everyone: bool = False) -> None:
+        """Forget all blocks under these tags, in memory and on disk, pinned ones too.
+
+        tenant: a salt, to forget that tenant's in place of one's own. everyone: whatever is there, of
+        all tenants and all tags. Raises TierUnavailable for a read-only store, whose folder is
+        another's.
+        """
+        self._require_open()
+        if self._levels.below.read_only:
+            raise TierUnavailable(
+                Unavailable.READ_ONLY,
+                "the store was opened read-only; clear it where it is written",
+            )
+        if tenant is not None:
+            self.tenant(tenant).clear()
+            return
+        if everyone:
+            for each in (self._owner or self)._tenants.values():
+                each._levels.clear(None)
+        self._levels.clear(None if everyone else self._current_tags().digest)
+        self._news.deliver()
+
+    def stats(self) -> KVStoreStats:
+        """Exact counters, of a tenant's calls or of everybody's, and what one's pool of memory holds:
+        that is everybody's who has none set aside. The tier's are the whole store's."""
+        residents, below, count = self._levels.residents, self._levels.below, self._counts
+        memory = residents.stats()
+        return KVStoreStats(
+            policy=memory.policy,
+            capacity_bytes=residents.capacity_bytes,
+            blocks=memory.entries,
+            bytes=memory.bytes,
+            pinned=residents.pinned(),
+            lookups=count["lookups"],
+            tokens_asked=count["tokens_asked"],
+            tokens_from_memory=count["tokens_from_memory"],
+            tokens_from_tier=count["tokens_from_tier"],
+            saved=count["saved"],
+            evicted=memory.evicted,
+            spilled=count["spilled"],
+            promoted=count["promoted"],
+            refused=count["refused"],
+            damaged=count["damaged"],
+            foreign=count["foreign"],
+            tier_failures=below.failures,
+            listener_failures=self._news.failures,
+            tier=below.stats(),
+        )
+
+    def close(self) -> None:
+        """Write what was accepted and let go of the folder. Closing twice is harmless."""
+        below = self._levels.below
+        if self._owner is not None or below.closing:
+            return
+        below.closing = True
+        for levels in self._all_levels():
+            levels.flush(durable=False)
+            levels.residents.clear()
+        self._news.deliver()
+        below.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        residents = self._levels.residents
+        held = residents.stats()
+        return f"<KVStore {held.entries} blocks, {held.bytes} of {residents.capacity_bytes} bytes>"
+
+    # ---- inside ---------------------------------------------------------------------------------
+
+    def _require_open(self) -> None:
+        if self._levels.below.closing:
+            raise TierUnavailable(Unavailable.CLOSED, "the store is closed")
+
+    def _current_tags(self) -> Tags:
+        """One's tags, with the model that the store was bound to since."""
+        if not self._tags.model:
+            owner = self._owner
+            model = owner._current_tags().model if owner is not None else self._levels.below.model
+            if model:
+                with self._tags_lock:
+                    if not self._tags.model:
+                        self._tags = self._tags.bound_to(model)
+        return self._tags
+
+    def _prompt(self, tokens: Any) -> Prompt:
+        self._require_open()
+        tags = self._current_tags()
+        ids = token_ids(tokens)
+        return Prompt(ids, self.layout.block_tokens, root=tags.digest, salt=tags.salt)
+
+    def _all_levels(self) -> list[Levels]:
+        """Every pool of memory of the whole store."""
+        owner = self._owner or self
+        with self._tags_lock:
+            own = [each._levels for each in owner._tenants.values()]
+        return list({each.residents: each for each in (owner._levels, *own)}.values())
+
+    def _set_aside(self, quota: int) -> None:
+        """Give this tenant a pool of its own of so many bytes, taken from the common one."""
+        assert self._owner is not None
+        common, own = self._owner._levels, self._levels
+        apart = own.residents is not common.residents
+        held = own.residents.capacity_bytes if apart else 0
+        left = common.residents.capacity_bytes + held - quota
+        if min(quota, left) < self._least_bytes:
+            raise ConfigError(
+                f"quota_bytes must leave at least {self._least_bytes}, one block, to the tenant and "
+                f"to all others; {quota} leaves {left}"
+            )
+        evicted = common.residents.resize(left)
+        if apart:
+            evicted += own.residents.resize(quota)
+        else:
+            pool = self._pool(capacity_bytes=quota)
+            self._levels = common.over(pool, self._counts)
+            common.move(self._current_tags().digest, self._levels)
+        common.spill(evicted)
+        self._news.deliver()

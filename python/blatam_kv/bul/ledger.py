@@ -1,0 +1,318 @@
+"""Who waits for which answer: tasks, the writings they share, and how each of them ends.
+
+A task begins here when its answer is not cached, and ends here: with the answer, with a failure, at
+its deadline or cancelled. A writing ends when nobody waits for it any more. Whoever takes a task
+out of ``_writing_of``, under the lock, is the one who ends it; everything slow (rows, counting)
+comes after the lock.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import NamedTuple, Protocol
+
+from blatam_kv.bul.order import Order
+from blatam_kv.bul.pipeline import Answer, Pipeline
+from blatam_kv.bul.queue import PriorityQueue, QueueFull
+from blatam_kv.bul.request import QueryRequest
+from blatam_kv.bul.storage import StorageUnavailable
+from blatam_kv.bul.tally import Tallies
+from blatam_kv.bul.tasks import Status, Task, TaskBook
+from blatam_kv.bul.writers import Why, Writing
+from blatam_kv.errors import Error
+from blatam_kv.metrics import ServiceMetrics
+
+_LATE = "was not written before its deadline"
+
+
+class Overloaded(Error, RuntimeError):
+    """Too much is waiting already; ``retry_after`` says in how many seconds to try again."""
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class AlreadyFinished(Error, RuntimeError):
+    """The task cannot be cancelled: it has ended, or another node works on it."""
+
+
+class Asked(NamedTuple):
+    """What somebody wants; created: when that was, Unix time."""
+
+    order: Order
+    request: QueryRequest
+    created: float
+
+
+class TaskRows(Protocol):
+    """What the ledger needs of an archive."""
+
+    def add(self, begun: Iterable[Task]) -> None:
+        """Write unfinished tasks, all or none, durably. Raises StorageUnavailable."""
+
+    def save(self, finished: Sequence[Task]) -> None:
+        """Write finished tasks, all or none. Raises StorageUnavailable."""
+
+
+class Ledger:
+    """Unfinished tasks and their writings. Safe from any thread.
+
+    Lock order: the ledger's, then the queue's or the book's.
+    """
+
+    def __init__(
+        self,
+        queue: PriorityQueue[Writing],
+        book: TaskBook,
+        rows: TaskRows,
+        pipeline: Pipeline,
+        tallies: Tallies,
+        metrics: ServiceMetrics,
+    ) -> None:
+        self._queue = queue
+        self._book = book
+        self._rows = rows
+        self._pipeline = pipeline
+        self._tallies = tallies
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._stopping = False
+        self._writings: dict[bytes, Writing] = {}  # by the digest of the answer
+        self._writing_of: dict[str, Writing] = {}  # by task
+        self._deadlines: list[tuple[float, str, str]] = []  # monotonic, task, tenant
+
+    # How tasks begin.
+
+    def begin(self, asked: Sequence[Asked], *, batch: str | None = None) -> list[Task]:
+        """A durable task for each of the answers, which are not cached; all or none.
+
+        Raises QueueFull if there is no room, Overloaded if the service is stopping, and
+        StorageUnavailable.
+        """
+        arrived = time.monotonic()
+        begun: list[Task] = []
+        fresh: list[Writing] = []
+        with self._lock:
+            if self._stopping:
+                raise Overloaded("the service is stopping", retry_after=10)
+            try:
+                for order, request, created in asked:
+                    task = Task(
+                        tenant=order.tenant,
+                        brief=order.brief,
+                        inferred=order.inferred,
+                        format=request.format,
+                        priority=request.priority,
+                        cache="collapsed" if order.digest in self._writings else "miss",
+                        request=request,
+                        batch=batch,
+                        deadline=_plus(created, request.deadline_seconds),
+                        arrived=arrived,
+                        created=created,
+                    )
+                    if task.cache == "miss":
+                        fresh.append(self._new_writing(order, task))
+                    self._join(self._writings[order.digest], task)
+                    begun.append(task)
+                if not self._book.add(begun):
+                    raise QueueFull(f"{self._book.unfinished} tasks are unfinished already")
+            except QueueFull:
+                self._withdraw(begun)
+                raise
+        try:
+            self._rows.add(begun)
+        except StorageUnavailable:
+            self._metrics.storage_failed("add")
+            with self._lock:
+                self._withdraw(begun)
+            raise
+        finally:
+            # Even if ours came to nothing: somebody else may have joined meanwhile.
+            for writing in fresh:
+                self._release(writing)
+        for task in begun:
+            self._metrics.cache_request(task.cache, tier="none")
+        return begun
+
+    def resume(self, task: Task, order: Order) -> None:
+        """Go on with a task that has its row already, as old as it is."""
+        with self._lock:
+            writing = self._writings.get(order.digest)
+            if writing is None:
+                waited = max(0.0, time.time() - task.created)
+                writing = self._new_writing(order, task, waited=waited, bounded=False)
+            self._join(writing, task)
+            self._book.add([task], bounded=False)
+        self._release(writing)
+
+    def give_up(self, task: Task, reason: str) -> None:
+        """End a task that cannot be resumed."""
+        self._end([task], status="failed", error=reason)
+
+    def _new_writing(
+        self, order: Order, task: Task, *, waited: float = 0.0, bounded: bool = True
+    ) -> Writing:
+        writing = Writing(order, [])
+        writing.ticket = self._queue.push(
+            writing,
+            tenant=order.tenant,
+            priority=task.priority,
+            deadline=_monotonic(task.deadline),
+            waited=waited,
+            held=True,
+            bounded=bounded,
+        )
+        self._writings[order.digest] = writing
+        return writing
+
+    def _join(self, writing: Writing, task: Task) -> None:
+        deadline = _monotonic(task.deadline)
+        if writing.task_ids and writing.ticket is not None:
+            self._queue.join(writing.ticket, priority=task.priority, deadline=deadline)
+        writing.task_ids.append(task.id)
+        self._writing_of[task.id] = writing
+        if deadline is not None:
+            heapq.heappush(self._deadlines, (deadline, task.id, task.tenant))
+
+    def _release(self, writing: Writing) -> None:
+        if writing.ticket is not None:
+            self._queue.release(writing.ticket)
+
+    def _withdraw(self, tasks: Iterable[Task]) -> None:
+        """Make it as if they had never come."""
+        for task in tasks:
+            self._leave(task.id)
+        self._book.forget(task.id for task in tasks)
+
+    def _leave(self, task_id: str) -> bool:
+        """Take a task from its writing; False if somebody has ended it already."""
+        writing = self._writing_of.pop(task_id, None)
+        if writing is None:
+            return False
+        writing.task_ids.remove(task_id)
+        if not writing.task_ids:
+            if self._writings.get(writing.order.digest) is writing:
+                del self._writings[writing.order.digest]
+            if writing.ticket is None or not self._queue.remove(writing.ticket):
+                writing.interrupt(Why.CANCELLED)
+        return True
+
+    # How they end.
+
+    def cancel(self, task: Task) -> Task:
+        """End a task; the writing goes on if others wait for it. Raises AlreadyFinished."""
+        with self._lock:
+            ours = self._leave(task.id)
+        if not ours:
+            what = task.status if task.is_finished else "being worked on elsewhere"
+            raise AlreadyFinished(f"task {task.id} is {what}; it cannot be cancelled")
+        now = self._book.find(task.id, tenant=task.tenant) or task
+        (ended,) = self._end([now], status="cancelled", error="was cancelled")
+        return ended
+
+    def settle(
+        self, writing: Writing, *, answer: Answer | None = None, error: str | None = None
+    ) -> None:
+        """The writing is over: its tasks end with the answer or with the reason."""
+        with self._lock:
+            # From here on a new request looks into the cache or starts another writing.
+            if self._writings.get(writing.order.digest) is writing:
+                del self._writings[writing.order.digest]
+            ids, writing.task_ids = writing.task_ids, []
+            for key in ids:
+                del self._writing_of[key]
+        tenant = writing.order.tenant
+        found = (self._book.find(key, tenant=tenant) for key in ids)
+        tasks = [replace(task, tries=writing.tries) for task in found if task is not None]
+        if answer is None:
+            self._end(tasks, status="failed", error=error)
+        else:
+            stored = writing.order.digest in self._pipeline.cache
+            self._end(tasks, status="completed", answer=answer, stored=stored)
+
+    def progress(self, writing: Writing, share: float) -> None:
+        """The share written, 0 to 1; below 0, that the writing waits again."""
+        self._book.progress(tuple(writing.task_ids), share)
+
+    def tick(self) -> None:
+        """End what has passed its deadline."""
+        for writing in self._queue.expired():
+            self.settle(writing, error=_LATE)
+        now = time.monotonic()
+        late = []
+        with self._lock:
+            while self._deadlines and self._deadlines[0][0] <= now:
+                _, key, tenant = heapq.heappop(self._deadlines)
+                if self._leave(key):
+                    late.append((key, tenant))
+        found = (self._book.find(key, tenant=tenant) for key, tenant in late)
+        self._end([task for task in found if task is not None], status="failed", error=_LATE)
+
+    def stop(self) -> None:
+        """From now on nothing begins."""
+        with self._lock:
+            self._stopping = True
+
+    def _end(
+        self,
+        tasks: Sequence[Task],
+        *,
+        status: Status,
+        error: str | None = None,
+        answer: Answer | None = None,
+        stored: bool = False,
+    ) -> list[Task]:
+        ended = [
+            replace(
+                task,
+                status=status,
+                progress=1.0,
+                error=error,
+                answer=answer,
+                stored=stored,
+                finished=time.time(),
+            )
+            for task in tasks
+        ]
+        # Counted before they are shown: who sees a task finished finds it in the totals.
+        for task in ended:
+            self.count(task)
+        saved = True
+        if ended:
+            try:
+                self._rows.save(ended)
+            except StorageUnavailable:
+                self._metrics.storage_failed("save")
+                saved = False  # the recorder tries again
+        self._book.finish(ended, saved=saved)
+        return ended
+
+    def count(self, task: Task) -> None:
+        """Add a finished task to the totals."""
+        seconds = time.monotonic() - task.arrived
+        self._tallies.finished(task, seconds)
+        if task.status == "completed":
+            self._metrics.answered(seconds)
+
+    # What is asked about those that wait.
+
+    def position(self, task: Task) -> int | None:
+        """Where in the queue the task's writing is, 1 for the next; None if it is in none."""
+        writing = self._writing_of.get(task.id)
+        if writing is None or writing.ticket is None:
+            return None
+        return self._queue.position(writing.ticket)
+
+
+def _plus(moment: float, seconds: float | None) -> float | None:
+    return None if seconds is None else moment + seconds
+
+
+def _monotonic(deadline: float | None) -> float | None:
+    """A moment of Unix time on the monotonic clock."""
+    return None if deadline is None else time.monotonic() + (deadline - time.time())

@@ -1,0 +1,176 @@
+"""What the service tells about itself: totals, state, health. Read from any thread, changes nothing.
+
+A tenant sees its own totals. How full a shared cache or queue is would tell it what others do, so
+that is for administrators.
+"""
+
+from __future__ import annotations
+
+from blatam_kv.blocks import KVStore
+from blatam_kv.bul.caller import ITSELF, Caller, Scope
+from blatam_kv.bul.pipeline import Pipeline
+from blatam_kv.bul.queue import PriorityQueue
+from blatam_kv.bul.tally import Tallies
+from blatam_kv.bul.tasks import TaskBook
+from blatam_kv.bul.writers import Writers, Writing
+from blatam_kv.config import Settings
+from blatam_kv.metrics import BlocksSnapshot, CacheSnapshot
+from blatam_kv.truthgpt.protocol import TruthGPT
+
+
+class Reports:
+    """The reports of one service, made of its parts."""
+
+    def __init__(
+        self,
+        model: TruthGPT,
+        settings: Settings,
+        pipeline: Pipeline,
+        tasks: TaskBook,
+        queue: PriorityQueue[Writing],
+        writers: Writers,
+        tallies: Tallies,
+        version: str,
+        blocks: KVStore | None,
+    ) -> None:
+        self._model = model
+        self._settings = settings
+        self._pipeline = pipeline
+        self._tasks = tasks
+        self._queue = queue
+        self._writers = writers
+        self._tallies = tallies
+        self._version = version
+        self._blocks = blocks
+
+    def stats(self, caller: Caller = ITSELF) -> dict[str, object]:
+        """Totals since the start for ``GET /stats``: of the caller's tenant, for administrators of
+        all."""
+        tenant = _visible(caller)
+        unfinished = self._tasks.unfinished_of(tenant)
+        tally = self._tallies.of(tenant)
+        totals = {
+            "total_tasks": tally.tasks_finished + unfinished,
+            "unfinished_tasks": unfinished,
+            **tally.of_tasks(),
+            "model": self._model.model_id,
+            "version": self._version,
+        }
+        return totals if tenant is not None else totals | {"queue_depth": len(self._queue)}
+
+    def processor(self, caller: Caller = ITSELF) -> dict[str, object]:
+        """The queue and its writers, for ``GET /processor/status``."""
+        tenant = _visible(caller)
+        report: dict[str, object] = {
+            "status": "paused" if self._queue.paused else "running",
+            "writers": len(self._writers),
+            "unfinished_tasks": self._tasks.unfinished_of(tenant),
+            "typical_seconds": round(self._writers.typical_seconds, 3),
+        }
+        if tenant is not None:
+            return report
+        depths = self._queue.depths()
+        return report | {
+            "busy": self._writers.busy,
+            "queue_depth": sum(depths.values()),
+            "queue_depth_by_priority": {str(priority): depths[priority] for priority in depths},
+            "unsaved_tasks": self._tasks.unsaved_count,
+            "dropped_tasks": self._tasks.dropped,
+        }
+
+    def cache_snapshot(self) -> CacheSnapshot:
+        """The cache as the exporter and ``cache_stats`` show it."""
+        stats = self._pipeline.cache.stats()
+        return CacheSnapshot(
+            policy=self._settings.cache_strategy,
+            entries=stats.entries,
+            memory_bytes=stats.bytes,
+            memory_limit_bytes=self._settings.cache_max_memory_mb << 20,
+            evictions=dict(stats.evictions),
+            learned=stats.learned,
+        )
+
+    def cache_stats(self, caller: Caller = ITSELF) -> dict[str, object]:
+        """The cache's totals for ``GET /api/v1/kv-cache/stats``; what it holds for administrators."""
+        now = self.cache_snapshot()
+        tenant = _visible(caller)
+        requests = self._tallies.of(tenant).of_requests() | {"strategy": now.policy}
+        if tenant is not None:
+            return requests
+        return requests | {
+            "entries": now.entries,
+            "memory_usage": now.memory_bytes,
+            "memory_limit": now.memory_limit_bytes,
+            "evictions": dict(now.evictions),
+            "blocks": self._blocks_stats(),
+        }
+
+    def blocks_snapshot(self) -> BlocksSnapshot | None:
+        """The blocks of prompts as the exporter shows them; None where the model keeps none."""
+        if self._blocks is None:
+            return None
+        now = self._blocks.stats()
+        return BlocksSnapshot(
+            entries=now.blocks,
+            memory_bytes=now.bytes,
+            memory_limit_bytes=now.capacity_bytes,
+            disk_bytes=now.tier.bytes if now.tier is not None else 0,
+            tokens_asked=now.tokens_asked,
+            tokens_found={"memory": now.tokens_from_memory, "disk": now.tokens_from_tier},
+            damaged=now.damaged,
+        )
+
+    def _blocks_stats(self) -> dict[str, object] | None:
+        now = self.blocks_snapshot()
+        if self._blocks is None or now is None:
+            return None
+        found = sum(now.tokens_found.values())
+        return {
+            "policy": self._settings.kv_policy,
+            "codec": self._blocks.codec,
+            "entries": now.entries,
+            "memory_usage": now.memory_bytes,
+            "memory_limit": now.memory_limit_bytes,
+            "disk_usage": now.disk_bytes,
+            "tokens_asked": now.tokens_asked,
+            "tokens_found": dict(now.tokens_found),
+            "hit_rate": round(found / now.tokens_asked, 6) if now.tokens_asked else 0.0,
+            "damaged": now.damaged,
+        }
+
+    def _persistence(self) -> str:
+        on_disk = self._blocks is not None and self._blocks.stats().tier is not None
+        blocks = "prefixes are kept on disk, " if on_disk else ""
+        return f"{blocks}tasks and documents in the database; cached answers in memory"
+
+    def readiness(self) -> dict[str, str]:
+        """What a request needs, each part ``ok`` or why not."""
+        return {
+            "cache": "ok",
+            "queue": "stopping" if self._queue.closed else "ok",
+            "writers": "ok" if self._writers.alive else "stopped",
+        }
+
+    def cache_health(self) -> dict[str, object]:
+        """The cache's state, for ``GET /api/v1/kv-cache/health``."""
+        now = self.cache_snapshot()
+        alive = self._writers.alive
+        return {
+            "status": "healthy" if alive else "unhealthy",
+            "components": {
+                "cache": "healthy",
+                "writers": "healthy" if alive else "stopped",
+                "gpu": "not used in this version",
+                "persistence": self._persistence(),
+            },
+            "metrics": {
+                "memory_usage": now.memory_bytes,
+                "cache_size": now.entries,
+                "active_sessions": self._tasks.unfinished,
+            },
+        }
+
+
+def _visible(caller: Caller) -> str | None:
+    """The tenant whose figures the caller may see, None for all."""
+    return None if caller.may(Scope.ADMIN) else caller.tenant

@@ -1,0 +1,308 @@
+"""``Archive``: tasks and documents in SQL, each read and written under its tenant's name."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, fields
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, Select, and_, delete, func, or_, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+
+from blatam_kv.bul.pipeline import Answer
+from blatam_kv.bul.request import QueryRequest
+from blatam_kv.bul.storage import Page
+from blatam_kv.bul.storage.engine import is_memory, unavailable
+from blatam_kv.bul.storage.schema import documents, tasks
+from blatam_kv.bul.storage.words import searchable, words
+from blatam_kv.bul.tasks import Status, Task, Written
+from blatam_kv.truthgpt.brief import Brief
+from blatam_kv.truthgpt.protocol import Usage
+
+_ASKED = ("language", "document_type", "business_area")
+_USAGE = tuple(field.name for field in fields(Usage))
+_WRITTEN = tuple(field.name for field in fields(Answer) if field.name != "usage")
+# Below the least number of parameters that a statement may have anywhere.
+_CHUNK = 500
+
+
+class Archive:
+    """The rows. Safe from any thread; every call may wait for the database, so none belongs on an
+    event loop. Each raises StorageUnavailable if the database fails, and then nothing has changed.
+    """
+
+    def __init__(self, engine: Engine, *, node: str) -> None:
+        self._engine = engine
+        self._node = node
+        insert = (sqlite if engine.dialect.name == "sqlite" else postgresql).insert
+        self._add = insert(tasks).on_conflict_do_nothing()
+        upsert = insert(tasks)
+        self._save = upsert.on_conflict_do_update(
+            index_elements=[tasks.c.id],
+            set_={
+                name: upsert.excluded[name]
+                for name in ("status", "stored", "request", "document_id", "error", "tries")
+            }
+            | {"finished": upsert.excluded.finished},
+        )
+        self._add_documents = insert(documents).on_conflict_do_nothing()
+        # SQLite lets one write at a time; to wait here is fairer than its polling. In memory there
+        # is one connection, for readers as well.
+        lock = threading.RLock() if engine.dialect.name == "sqlite" else None
+        self._writing: AbstractContextManager[Any] = lock or nullcontext()
+        self._reading: AbstractContextManager[Any] = (
+            lock if lock is not None and is_memory(engine) else nullcontext()
+        )
+
+    def close(self) -> None:
+        """Let the database go."""
+        self._engine.dispose()
+
+    # Writing.
+
+    def add(self, begun: Iterable[Task]) -> None:
+        """Write unfinished tasks, all or none; they are durable when this returns.
+
+        A task that has a row already, because it was finished meanwhile, keeps that.
+        """
+        rows = [self._row(task) for task in begun]
+        with self._transaction() as connection:
+            connection.execute(self._add, rows)
+
+    def save(self, finished: Sequence[Task]) -> None:
+        """Write finished tasks over what they were, and the documents they got where these have no
+        row yet."""
+        rows = [self._row(task) for task in finished]
+        answers = {task.answer.id: task for task in finished if task.answer is not None}
+        with self._transaction() as connection:
+            missing = set(answers) - self._known_documents(connection, list(answers))
+            if missing:
+                new = [_document_row(answers[key]) for key in sorted(missing)]
+                connection.execute(self._add_documents, new)
+            connection.execute(self._save, rows)
+
+    def retain(self, *, newest: int, days: float, now: float | None = None) -> int:
+        """Delete finished tasks beyond each tenant's ``newest`` or older than ``days``, and the
+        documents that no task has any more; returns how many tasks went."""
+        now = time.time() if now is None else now
+        gone = 0
+        with self._transaction() as connection:
+            old = tasks.c.finished < now - days * 86_400
+            gone += connection.execute(delete(tasks).where(old)).rowcount
+            for tenant in connection.scalars(select(tasks.c.tenant).distinct()).all():
+                mine = and_(tasks.c.tenant == tenant, tasks.c.finished.is_not(None))
+                newest_first = (tasks.c.created.desc(), tasks.c.id.desc())
+                last = connection.execute(
+                    select(tasks.c.created, tasks.c.id)
+                    .where(mine)
+                    .order_by(*newest_first)
+                    .offset(newest)
+                    .limit(1)
+                ).first()
+                if last is not None:
+                    older = or_(
+                        tasks.c.created < last.created,
+                        and_(tasks.c.created == last.created, tasks.c.id <= last.id),
+                    )
+                    gone += connection.execute(delete(tasks).where(mine, older)).rowcount
+            if gone:
+                wanted = select(tasks.c.id).where(tasks.c.document_id == documents.c.id)
+                connection.execute(delete(documents).where(~wanted.exists()))
+        return gone
+
+    # Reading.
+
+    def task(self, task_id: str, *, tenant: str) -> Task | None:
+        """A tenant's task, None if there is none of this id."""
+        query = _with_documents().where(tasks.c.id == task_id, tasks.c.tenant == tenant)
+        found = self._read(query)
+        return _task(found[0]) if found else None
+
+    def tasks(
+        self, *, tenant: str, page: int = 1, limit: int = 20, status: Status | None = None
+    ) -> Page[Task]:
+        """A tenant's tasks, newest first."""
+        where = [tasks.c.tenant == tenant]
+        if status is not None:
+            where.append(tasks.c.status == status)
+        order = (tasks.c.created.desc(), tasks.c.id.desc())
+        query = _with_documents().where(*where).order_by(*order)
+        return self._page(query, select(func.count()).select_from(tasks).where(*where), page, limit)
+
+    def batch(self, batch: str, *, tenant: str) -> list[Task]:
+        """A tenant's tasks of one batch, in the order in which they were asked for."""
+        where = (tasks.c.batch == batch, tasks.c.tenant == tenant)
+        query = _with_documents().where(*where).order_by(tasks.c.created, tasks.c.id)
+        return [_task(row) for row in self._read(query)]
+
+    def unfinished(self) -> list[Task]:
+        """What this node left undone, oldest first, whoever asked for it."""
+        where = (tasks.c.node == self._node, tasks.c.status == "queued")
+        query = _with_documents().where(*where).order_by(tasks.c.created, tasks.c.id)
+        return [_task(row) for row in self._read(query)]
+
+    def document(self, document_id: str, *, tenant: str) -> Written | None:
+        """A tenant's document, None if there is none of this id."""
+        where = (documents.c.id == document_id, documents.c.tenant == tenant)
+        found = self._read(select(documents).where(*where))
+        return _written(found[0]) if found else None
+
+    def documents(
+        self,
+        *,
+        tenant: str,
+        page: int = 1,
+        limit: int = 20,
+        business_area: str | None = None,
+        text: str = "",
+    ) -> Page[Written]:
+        """A tenant's documents, newest first: of one area, or with all the words of a text.
+
+        A word is found where one in title, query or document begins so; case and accents do not
+        count. A text without words finds nothing.
+        """
+        where = [documents.c.tenant == tenant]
+        if business_area is not None:
+            where.append(documents.c.business_area == business_area)
+        if text:
+            wanted = words(text)
+            if not wanted:
+                return Page((), 0)
+            # Words are letters and digits only: there is no wildcard to escape.
+            where += [documents.c.words.like(f"% {word}%") for word in wanted]
+        query = select(documents).where(*where)
+        query = query.order_by(documents.c.born.desc(), documents.c.id.desc())
+        count = select(func.count()).select_from(documents).where(*where)
+        with self._connection() as connection:
+            rows = connection.execute(query.offset((page - 1) * limit).limit(limit)).all()
+            return Page(tuple(map(_written, rows)), connection.execute(count).scalar_one())
+
+    # Transactions.
+
+    def _page(
+        self, query: Select[Any], count: Select[Any], page: int, limit: int
+    ) -> Page[Task]:  # Any: columns of two tables
+        with self._connection() as connection:
+            rows = connection.execute(query.offset((page - 1) * limit).limit(limit)).all()
+            return Page(tuple(map(_task, rows)), connection.execute(count).scalar_one())
+
+    def _read(self, query: Select[Any]) -> Sequence[Row[Any]]:
+        with self._connection() as connection:
+            return connection.execute(query).all()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        with self._writing, self._explained(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        with self._reading, self._explained(), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            raise unavailable(error, self._engine) from error
+
+    def _known_documents(self, connection: Connection, ids: list[str]) -> set[str]:
+        known: set[str] = set()
+        for start in range(0, len(ids), _CHUNK):
+            chunk = ids[start : start + _CHUNK]
+            known |= set(
+                connection.scalars(select(documents.c.id).where(documents.c.id.in_(chunk)))
+            )
+        return known
+
+    # Rows.
+
+    def _row(self, task: Task) -> dict[str, object]:
+        brief, answer = task.brief, task.answer
+        request = None
+        if answer is None and task.request is not None:
+            request = task.request.model_dump_json(exclude_none=True)
+        return {
+            "id": task.id,
+            "tenant": task.tenant,
+            "node": self._node,
+            "batch": task.batch,
+            "status": task.status if task.is_finished else "queued",
+            "cache": task.cache,
+            "stored": task.stored,
+            "format": task.format,
+            "priority": task.priority,
+            "language": brief.language,
+            "document_type": brief.document_type,
+            "business_area": brief.business_area,
+            "inferred": " ".join(task.inferred),
+            "request": request,
+            "document_id": answer.id if answer is not None else None,
+            "error": task.error,
+            "tries": task.tries,
+            "created": task.created,
+            "finished": task.finished,
+            "deadline": task.deadline,
+        }
+
+
+def _document_row(task: Task) -> dict[str, object]:
+    answer, brief = task.answer, task.brief
+    assert answer is not None
+    return {
+        "tenant": task.tenant,
+        "query": brief.query,
+        "words": searchable(answer.title, brief.query, answer.text),
+        **{name: getattr(answer, name) for name in _WRITTEN},
+        **{name: getattr(brief, name) for name in _ASKED},
+        **asdict(answer.usage),
+    }
+
+
+def _with_documents() -> Select[Any]:  # Any: columns of two tables
+    """Tasks, each with the document it got, whose columns are called document_…"""
+    of_document = [column.label(f"document_{column.name}") for column in documents.columns]
+    columns = [column for column in tasks.columns if column is not tasks.c.document_id]
+    return select(*columns, *of_document).select_from(tasks.outerjoin(documents))
+
+
+def _task(row: Row[Any]) -> Task:  # Any: columns of two tables
+    values = dict(row._mapping)
+    document = {column.name: values.pop(f"document_{column.name}") for column in documents.c}
+    answer = None if document["id"] is None else _answer(document)
+    request = None
+    if values["request"] is not None:
+        request = QueryRequest.model_validate_json(values.pop("request"))
+    query = document["query"] or (request.query if request is not None else "")
+    return Task(
+        brief=Brief(query=query, **{name: values.pop(name) for name in _ASKED}),
+        inferred=tuple(values.pop("inferred").split()),
+        answer=answer,
+        request=request,
+        progress=1.0 if values["finished"] is not None else 0.0,
+        **{
+            name: values[name]
+            for name in (
+                *("id", "tenant", "batch", "status", "cache", "stored", "format", "priority"),
+                *("error", "tries", "created", "finished", "deadline"),
+            )
+        },
+    )
+
+
+def _answer(values: dict[str, Any]) -> Answer:  # Any: a row's values
+    return Answer(
+        usage=Usage(**{name: values[name] for name in _USAGE}),
+        **{name: values[name] for name in _WRITTEN},
+    )
+
+
+def _written(row: Row[Any]) -> Written:  # Any: a row's values
+    values = dict(row._mapping)
+    brief = Brief(query=values["query"], **{name: values[name] for name in _ASKED})
+    return Written(_answer(values), brief)

@@ -1,0 +1,1 @@
+"""Adapters that give the engine to other libraries, one room for each library."""

@@ -1,0 +1,85 @@
+"""A PostgreSQL server of the tests' own: no port, a folder that goes away, nothing kept."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=32MB")
+
+
+def binary(name: str) -> str:
+    """One of the server's programs, which Debian keeps off the path."""
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    path = shutil.which(name) or (str(found[-1]) if found else None)
+    assert path, (
+        f"{name} is missing; Debian's package postgresql brings it (./run test asks for it)"
+    )
+    return path
+
+
+class Postgres:
+    """A running server; ``database()`` makes an empty one in it and returns its URL."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.made = 0
+        # The server refuses to run as root.
+        self._user: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            account = pwd.getpwnam("postgres")
+            os.chown(folder, account.pw_uid, account.pw_gid)
+            self._user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self._options: dict[str, Any] = self._user | quiet | {"cwd": folder}
+        init = [binary("initdb"), "-D", str(folder / "data"), "-A", "trust", "-U", "postgres"]
+        init += ["-E", "UTF8", "--no-locale", "--no-sync"]
+        subprocess.run(init, check=True, **self._options)
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        command = [binary("postgres"), "-D", str(self.folder / "data"), "-h", ""]
+        command += ["-k", str(self.folder)]
+        for option in _FAST:
+            command += ["-c", option]
+        self._process = subprocess.Popen(command, **self._options)
+        ready = [binary("pg_isready"), "-q", "-h", str(self.folder)]
+        while subprocess.run(ready, check=False).returncode != 0:
+            assert self._process.poll() is None, "the server ended at once"
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """End it at once; who is connected is cut off."""
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(60)
+
+    def database(self) -> str:
+        """The URL of a new, empty database."""
+        self.made += 1
+        name = f"test{self.made}"
+        create = [binary("createdb"), "-h", str(self.folder), "-U", "postgres", name]
+        subprocess.run(create, check=True)
+        return f"postgresql://postgres:s3cret@/{name}?host={self.folder}"
+
+
+@contextmanager
+def postgres() -> Iterator[Postgres]:
+    """A server for the body of a ``with``."""
+    # Directly below the system's folder: a socket's path is short, and the server's user may enter.
+    folder = Path(tempfile.mkdtemp(prefix="blatam-pg-"))
+    server = Postgres(folder)
+    try:
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
