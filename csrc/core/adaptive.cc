@@ -98,9 +98,16 @@ void Adaptive::use(Slot slot, Shadows::Use use) noexcept {
   if (seen) think();
 }
 
-Slot Adaptive::evict(const Pins& pins, const Item*) noexcept {
+Slot Adaptive::evict(const Pins& pins, const Item* incoming) noexcept {
   const Slot slot = lists_.coldest(0, pins);
   if (slot == kNoSlot) return kNoSlot;
+  if (incoming != nullptr) {
+    if (shadows_.sees(incoming->hash)) {
+      shadows_.prefetch(incoming->hash);
+    } else {
+      recall_.prefetch(incoming->hash);
+    }
+  }
   const Entry& entry = entries_[slot];
   if (shadows_.sees(entry.hash)) {
     shadows_.left(entry.hash);
@@ -109,6 +116,12 @@ Slot Adaptive::evict(const Pins& pins, const Item*) noexcept {
   }
   depart(slot);
   return slot;
+}
+
+Policy::Guess Adaptive::next_victims() const noexcept {
+  const Guess guess = lists_.guess(0);
+  if (guess.next != kNoSlot) __builtin_prefetch(&entries_[guess.next]);
+  return guess;
 }
 
 void Adaptive::remove(Slot slot) noexcept {

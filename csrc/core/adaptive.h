@@ -47,6 +47,7 @@ class Adaptive : public Policy {
   void hit(Slot slot) noexcept override { use(slot, {.hit = true}); }
   void update(Slot slot, const Item& item) noexcept override;
   [[nodiscard]] Slot evict(const Pins& pins, const Item* incoming) noexcept override;
+  [[nodiscard]] Guess next_victims() const noexcept override;
   void remove(Slot slot) noexcept override;
   void begin_request(uint64_t last) override;
   void link(Slot parent, Slot child) noexcept override;

@@ -133,6 +133,22 @@ class AgedLists {
     return kNoSlot;
   }
 
+  // What coldest() may return next and after that, without a search.
+  [[nodiscard]] Policy::Guess guess(unsigned lane) const noexcept {
+    if (lowest_[lane] == kUnknown) return {};
+    const uint32_t next = links_[lowest_[lane]][lane].newer;
+    if (next < kLists) return {};
+    const uint32_t after = links_[next][lane].newer;
+    return {next - kLists, after < kLists ? kNoSlot : after - kLists};
+  }
+  // Fetch a slot's links from memory, or what they lead to.
+  void prefetch(Slot slot) const noexcept { __builtin_prefetch(&links_[kLists + slot], 1); }
+  void prefetch_beside(unsigned lane, Slot slot) const noexcept {
+    const Link link = links_[kLists + slot][lane];
+    __builtin_prefetch(&links_[link.newer][lane], 1);
+    __builtin_prefetch(&links_[link.older][lane], 1);
+  }
+
   [[nodiscard]] size_t memory_bytes() const noexcept {
     return links_.capacity() * sizeof(links_[0]);
   }

@@ -33,6 +33,9 @@ class Recall {
     if (held == 0 || held >> 3 != tag(hash)) return 0;
     return static_cast<uint8_t>(1 << (held & 7));
   }
+  void prefetch(uint64_t hash) const noexcept {
+    if (!places_.empty()) __builtin_prefetch(&places_[place(hash)]);
+  }
   [[nodiscard]] size_t memory_bytes() const noexcept {
     return places_.capacity() * sizeof(uint16_t);
   }

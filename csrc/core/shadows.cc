@@ -80,6 +80,11 @@ uint8_t Shadows::use(uint64_t hash, const Use& use) noexcept {
   }
 
   const ListId list = list_of(calendar_.today().id, class_of(node.uses));
+  if (moves) {
+    for (unsigned lane = 0; lane < kLanes; ++lane) {
+      if (in(node, lane)) lists_.prefetch_beside(lane, id);
+    }
+  }
   for (unsigned lane = 0; lane < kLanes; ++lane) {
     if (in(node, lane)) {
       (lane == kLarger ? tally_.larger : tally_.hits[lane]) += worth;
@@ -225,6 +230,11 @@ void Shadows::evict(unsigned lane) noexcept {
   node.in &= static_cast<uint8_t>(~(1 << lane));
   if (lane != kLarger) apart_[lane] += node.in / kReal;
   if (node.in == 0) queue_links_.push_newest(queue_, id);
+  // The next to leave is on its way until another miss.
+  const Slot next = lists_.guess(lane).next;
+  if (next == kNoSlot) return;
+  __builtin_prefetch(&nodes_[next], 1);
+  lists_.prefetch(next);
 }
 
 void Shadows::set_real(Node& node, bool real) noexcept {

@@ -58,6 +58,8 @@ class Shadows {
   [[nodiscard]] bool sees(uint64_t hash) const noexcept {
     return (hash >> kUnseenBits & mask_) == 0;
   }
+  // Ahead of use(), by as much as memory takes to answer.
+  void prefetch(uint64_t hash) const noexcept { table_.prefetch(hash); }
   // Requires sees(hash). Returns how often the key was used, this time included, as far as that is
   // remembered.
   uint8_t use(uint64_t hash, const Use& use) noexcept;
