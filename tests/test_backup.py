@@ -18,7 +18,16 @@ import pytest
 from tier_fakes import KEYS, FastFiles, FaultyFiles, Values, contents, key_of, open_tier, record_of
 
 from blatam_kv import BackupDamaged, ConfigError, TierUnavailable, Unsupported
-from blatam_kv.backup import backups, create, key_from_file, prune, restore, sealing, verify
+from blatam_kv.backup import (
+    backups,
+    create,
+    key_from_file,
+    prune,
+    restore,
+    restore_tagged,
+    sealing,
+    verify,
+)
 from blatam_kv.backup.folder import Backup
 from blatam_kv.errors import Unavailable
 from blatam_kv.tiers import DiskTier
@@ -455,6 +464,29 @@ def test_two_backups_within_a_second_have_two_names(store: Path, tmp_path: Path)
         "cache_20261125_120000_3",
     ]
     assert len(backups(tmp_path)) == 3
+
+
+# ---- one tenant ---------------------------------------------------------------------------------
+
+
+def test_one_tenants_records_come_back_and_the_others_stay(tmp_path: Path) -> None:
+    mine, other, store = bytes([1]) * 32, bytes([2]) * 32, tmp_path / "store"
+    with open_tier(store) as tier:
+        tier.put_many(record_of(n, b"mine" * n, tags=mine) for n in range(3))
+        tier.put_many(record_of(n, b"other", tags=other) for n in range(3, 6))
+    backup = create(store, tmp_path / "backups", secret=SECRET, files=FastFiles())
+    with open_tier(store) as tier:
+        tier.delete_many([key_of(0), key_of(4)])
+        tier.put_many([record_of(1, b"spoilt", tags=mine), record_of(5, b"newer", tags=other)])
+        expected = contents(tier, KEYS)
+    restored = restore_tagged(backup.path, store, mine, secret=SECRET, files=FastFiles())
+    assert restored == 3
+    back = {key_of(n): b"mine" * n for n in range(3)}
+    assert values(store) == expected | back
+    assert restore_tagged(backup.path, store, bytes(32), secret=SECRET, files=FastFiles()) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["backups", "store"]
+    with open_tier(store), pytest.raises(TierUnavailable):
+        restore_tagged(backup.path, store, mine, secret=SECRET, files=FastFiles())
 
 
 # ---- refusals -----------------------------------------------------------------------------------

@@ -75,6 +75,21 @@ def test_old_backups_go_after_the_new_one_is_whole(
     assert "shared with the backup before" in said
 
 
+def test_only_some_records_are_restored(store: Path, tmp_path: Path, capsys: Captured) -> None:
+    assert cli.main(["backup", "create", str(store), str(tmp_path / "b"), "--json"]) == 0
+    path = json.loads(capsys.readouterr().out)["path"]
+    command = ["backup", "restore", path, str(store), "--tags"]
+    with open_tier(store) as tier:
+        tier.delete_many(KEYS[:2])
+    assert cli.main([*command, "00" * 32]) == 0
+    assert "10 records of" in capsys.readouterr().out
+    assert len(values(store)) == 10
+    assert cli.main([*command, "11" * 32, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["records"] == 0
+    assert cli.main([*command, "00"]) == 2
+    assert "--tags takes 64" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [

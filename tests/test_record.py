@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import random
 import re
 import struct
 from pathlib import Path
@@ -28,6 +29,7 @@ from blatam_kv.record import (
     seal,
     unpack,
     unpack_header,
+    unpack_owned,
 )
 
 FORMAT = Path(__file__).resolve().parent.parent / "docs" / "FORMAT.md"
@@ -101,7 +103,7 @@ def test_a_record_comes_back_as_it_was(record: Record, mac_key: bytes | None) ->
     assert len(data) == size == unpack_header(data).record_bytes
     assert len(data) % ALIGNMENT == 0
     assert unpack(data, mac_key=mac_key) == unpack(data) == record
-    assert unpack(data).owned() == record
+    assert unpack(data).owned() == unpack_owned(data, mac_key=mac_key) == record
 
 
 @pytest.mark.parametrize("mac_key", [None, SECRET])
@@ -112,6 +114,9 @@ def test_every_flipped_bit_is_an_error(mac_key: bytes | None) -> None:
         with pytest.raises(CorruptRecord) as caught:
             unpack(data, mac_key=mac_key)
         assert isinstance(caught.value.reason, Damage)
+        with pytest.raises(CorruptRecord) as again:
+            unpack_owned(data, mac_key=mac_key)
+        assert again.value.reason is caught.value.reason
         data[bit // 8] ^= 1 << bit % 8
     assert unpack(data, mac_key=mac_key) == EXAMPLE
 
@@ -137,8 +142,24 @@ def test_every_cut_is_an_error(mac_key: bytes | None) -> None:
 
 @given(st.binary(max_size=400))
 def test_anything_else_is_an_error(data: bytes) -> None:
-    with pytest.raises(CorruptRecord):
-        unpack(data)
+    for call in (unpack, unpack_owned):
+        with pytest.raises(CorruptRecord):
+            call(data)
+
+
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, (192 << 10) - 1, 192 << 10, 500_000])
+def test_a_record_is_copied_whole_and_checked_to_its_last_byte(size: int) -> None:
+    record = dataclasses.replace(EXAMPLE, payload=random.Random(size).randbytes(size))
+    data = bytearray(packed(record))
+    assert unpack_owned(data) == record
+    assert type(unpack_owned(data).payload) is bytes
+    for at in {HEADER_BYTES, HEADER_BYTES + 64, len(data) // 2, len(data) - 1} & set(
+        range(HEADER_BYTES, len(data))
+    ):
+        data[at] ^= 1
+        with pytest.raises(CorruptRecord):
+            unpack_owned(data)
+        data[at] ^= 1
 
 
 @given(st.binary(max_size=200), st.integers(0, 400), st.integers(0, 400))

@@ -12,6 +12,7 @@
 #include "bindings/buffer.h"
 #include "core/mapping.h"
 #include "core/places.h"
+#include "core/record.h"
 
 namespace py = pybind11;
 
@@ -75,6 +76,29 @@ uint64_t take(Places& places, const py::object& window, uint64_t segment, uint64
   if (offset > end) throw py::value_error("the window begins behind the end");
   return without_gil(buffer.bytes().size() >= kReleaseBytes,
                      [&] { return places.take(buffer.bytes(), segment, offset, end); });
+}
+
+// An intact record's fields with payload and tokens copied, or None for anything else.
+py::object read_record(const py::object& record) {
+  const Buffer buffer(record, PyBUF_SIMPLE);
+  const auto bytes = buffer.bytes();
+  if (bytes.size() < kRecordHeaderBytes) return py::none();
+  const auto header = read_record_header(bytes.data());
+  if (!header || header->record_bytes() != bytes.size()) return py::none();
+  const auto payload = py::reinterpret_steal<py::bytes>(
+      PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(header->payload_bytes)));
+  if (!payload) throw py::error_already_set();
+  auto* const to = reinterpret_cast<uint8_t*>(PyBytes_AS_STRING(payload.ptr()));
+  const bool intact =
+      without_gil(bytes.size() >= kReleaseBytes, [&] { return copy_payload(*header, to); });
+  if (!intact) return py::none();
+  const auto text = [](const uint8_t* from, size_t size) {
+    return py::bytes(reinterpret_cast<const char*>(from), size);
+  };
+  return py::make_tuple(text(header->key().data(), 32), header->kind, payload,
+                        text(header->tags().data(), 32), text(header->codec().data(), 16),
+                        text(bytes.data() + kRecordHeaderBytes, size_t{4} * header->token_count),
+                        header->created_us(), header->expires_us());
 }
 
 std::unique_ptr<Mapping> map(int descriptor, size_t bytes) {
@@ -157,6 +181,11 @@ void add_places(py::module_& module) {
            "Index the intact records whose headers lie in a window of a segment's file, which\n"
            "begins at offset; returns where the first one begins that was not taken.")
       .def_property_readonly("memory_bytes", &Places::memory_bytes);
+
+  module.def(
+      "read_record", read_record, py::arg("record"),
+      "(key, kind, payload, tags, codec, tokens, created_us, expires_us) of an intact record,\n"
+      "payload and tokens copied; None for anything else. A MAC is not looked at.");
 
   py::class_<Mapping>(module, "Mapping", py::buffer_protocol(),
                       "The first bytes of an open file, read-only; a buffer.\n\n"

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/crc32c.h"
 #include "core/mix.h"
+#include "core/record.h"
 
 namespace blatam {
 
@@ -15,15 +15,6 @@ constexpr uint64_t kMostBytes = uint64_t{1} << 30;
 constexpr uint64_t kSegments = uint64_t{1} << 40;
 constexpr uint32_t kUsed = 1;
 
-// The record's header, docs/FORMAT.md, section 1.
-constexpr size_t kHeaderBytes = 128;
-constexpr uint32_t kMagic = 0x564b4289;
-constexpr uint16_t kVersion = 1;
-constexpr uint8_t kTombstone = 3;
-constexpr uint8_t kMac = 1;
-constexpr uint64_t kMostTokens = uint64_t{1} << 16;
-constexpr uint64_t kMacBytes = 64;
-
 uint32_t load_le32(const uint8_t* from) noexcept {
   return from[0] | uint32_t{from[1]} << 8 | uint32_t{from[2]} << 16 | uint32_t{from[3]} << 24;
 }
@@ -32,37 +23,11 @@ void store_le(uint8_t* to, uint64_t value, size_t bytes) noexcept {
   for (size_t i = 0; i < bytes; ++i) to[i] = static_cast<uint8_t>(value >> 8 * i);
 }
 
-constexpr uint64_t filled(uint64_t bytes) { return (bytes + kUnit - 1) / kUnit * kUnit; }
-
-struct Header {
-  bool dead;
-  uint64_t record_bytes;
-  const uint8_t* key;
-};
-
-// The header at `at`, 128 bytes, if it is intact and of a kind that is known.
-std::optional<Header> header_at(const uint8_t* at) noexcept {
-  if (load_le32(at) != kMagic) return std::nullopt;
-  if (crc32c(0, at, kHeaderBytes - 4) != load_le32(at + kHeaderBytes - 4)) return std::nullopt;
-  const uint8_t kind = at[6];
-  const uint8_t flags = at[7];
-  const uint64_t payload = load_le64(at + 8);
-  const uint64_t tokens = load_le32(at + 16);
-  if ((at[4] | at[5] << 8) != kVersion || kind < 1 || kind > kTombstone || (flags & ~kMac) != 0 ||
-      payload > kMostBytes || tokens > kMostTokens) {
-    return std::nullopt;
-  }
-  return Header{
-      kind == kTombstone,
-      kHeaderBytes + filled(4 * tokens) + filled(payload) + ((flags & kMac) != 0 ? kMacBytes : 0),
-      at + 56};
-}
-
 }  // namespace
 
 bool Place::valid() const noexcept {
   return segment >= 1 && segment < kSegments && offset % kUnit == 0 && size % kUnit == 0 &&
-         size >= kHeaderBytes && uint64_t{offset} + size <= kMostBytes;
+         size >= kRecordHeaderBytes && uint64_t{offset} + size <= kMostBytes;
 }
 
 size_t Places::size() const {
@@ -188,20 +153,20 @@ uint64_t Places::take(std::span<const uint8_t> window, uint64_t segment, uint64_
                       uint64_t end) {
   const uint64_t base = offset;
   const std::lock_guard lock(mutex_);
-  while (offset - base + kHeaderBytes <= window.size()) {
-    const auto header = header_at(window.data() + (offset - base));
-    if (!header || header->record_bytes > end - offset) break;
+  while (offset - base + kRecordHeaderBytes <= window.size()) {
+    const auto header = read_record_header(window.data() + (offset - base));
+    if (!header || header->record_bytes() > end - offset) break;
     const Place place{segment, static_cast<uint32_t>(offset),
-                      static_cast<uint32_t>(header->record_bytes)};
+                      static_cast<uint32_t>(header->record_bytes())};
     if (offset > kMostBytes || !place.valid()) break;
     Digest key;
-    std::memcpy(key.bytes.data(), header->key, 32);
-    if (!header->dead) {
+    std::memcpy(key.bytes.data(), header->key().data(), 32);
+    if (!header->is_tombstone()) {
       put(key, place, false);
     } else if (const Slot slot = slot_of(key); slot != kNoSlot) {
       drop(slot);
     }
-    offset += header->record_bytes;
+    offset += header->record_bytes();
   }
   return offset;
 }

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from blatam_kv.backup.folder import Backup, Copy, read, remove_folder
 from blatam_kv.backup.sealing import CHUNK_BYTES, Key, key_of, opened
-from blatam_kv.errors import BackupDamaged, ConfigError
+from blatam_kv.errors import BackupDamaged, ConfigError, InvalidRequest
 from blatam_kv.tiers import DiskTier
 from blatam_kv.tiers.files import Files, SystemFiles, write_all
 from blatam_kv.tiers.lock import take_lock
@@ -82,6 +83,50 @@ def restore(
             return None
         _take_place(files, fresh, target, before)
         return before
+
+
+def restore_tagged(
+    path: str | Path,
+    target: str | Path,
+    tags: bytes,
+    *,
+    disk_bytes: int | None = None,
+    secret: bytes | None = None,
+    mac_key: bytes | None = None,
+    files: Files | None = None,
+) -> int:
+    """Put a backup's records with these tags, one tenant's for example, back into a store whose other
+    records are left alone; returns how many. A record replaces the store's with its key.
+
+    disk_bytes: the store's bound, by default as much as both take four times over, at least 1 GiB.
+    mac_key: as the store is opened with. Raises what ``restore`` does, and InvalidRequest for a record
+    that does not fit.
+    """
+    files, target = files or SystemFiles(), Path(target).absolute()
+    backup = read(files, Path(path))
+    key = key_of(secret, backup.encryption, backup.path)
+    files.make_folder(target.parent)
+    with TemporaryDirectory(dir=target.parent, prefix=f"{target.name}.tagged-") as folder:
+        whole = Path(folder) / "store"
+        _write_store(files, backup, key, whole)
+        if disk_bytes is None:
+            held = sum(file.stat().st_size for file in target.glob("entries/*.seg"))
+            disk_bytes = max(1 << 30, 4 * (held + backup.size))
+        with (
+            DiskTier(whole, read_only=True, mac_key=mac_key, files=files) as old,
+            DiskTier(target, disk_bytes=disk_bytes, mac_key=mac_key, files=files) as tier,
+        ):
+            stored = 0
+            for name in old.keys_tagged(tags):
+                (record,) = old.get_many([name])
+                if record is not None and tier.put_many([record]) != 1:
+                    raise InvalidRequest(
+                        f"a record is too large for a cache of {disk_bytes} bytes",
+                        field="disk_bytes",
+                    )
+                stored += record is not None
+            tier.sync()
+    return stored
 
 
 def _take_place(files: Files, fresh: Path, target: Path, before: Path) -> None:

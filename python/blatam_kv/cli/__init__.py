@@ -200,7 +200,11 @@ def _backup(args: argparse.Namespace) -> int:
             return backup.verify_backup(args.path, key_file=args.key_file, as_json=args.json)
         case _:
             return backup.restore_backup(
-                args.path, args.target, key_file=args.key_file, as_json=args.json
+                args.path,
+                args.target,
+                tags=args.tags,
+                key_file=args.key_file,
+                as_json=args.json,
             )
 
 
@@ -459,6 +463,9 @@ def _backup_commands(parser: argparse.ArgumentParser) -> None:
     for command in (verify, restore):
         command.add_argument("path", type=Path, metavar="BACKUP", help="BACKUPS/cache_...")
     restore.add_argument("target", type=Path, metavar="CACHE", help="the folder of the cache")
+    restore.add_argument(
+        "--tags", metavar="HEX", help="only the records with these tags, one tenant's; others stay"
+    )
     for command in (create, verify, restore):
         command.add_argument(
             "--key-file", type=Path, metavar="FILE", help="encrypted under the secret in this file"

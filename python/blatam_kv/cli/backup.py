@@ -6,7 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from blatam_kv.backup import Backup, backups, create, key_from_file, prune, restore, verify
+from blatam_kv.backup import (
+    Backup,
+    backups,
+    create,
+    key_from_file,
+    prune,
+    restore,
+    restore_tagged,
+    verify,
+)
+from blatam_kv.errors import ConfigError
+from blatam_kv.record import DIGEST_BYTES
 
 
 def create_backup(
@@ -54,8 +65,17 @@ def verify_backup(path: Path, *, key_file: Path | None, as_json: bool) -> int:
     return 0
 
 
-def restore_backup(path: Path, target: Path, *, key_file: Path | None, as_json: bool) -> int:
-    """Put a backup in a cache's place."""
+def restore_backup(
+    path: Path, target: Path, *, tags: str | None, key_file: Path | None, as_json: bool
+) -> int:
+    """Put a backup in a cache's place, or some of its records into the cache."""
+    if tags is not None:
+        count = restore_tagged(path, target, _tags(tags), secret=_secret(key_file))
+        if as_json:
+            print(json.dumps({"restored": str(target), "records": count}))
+        else:
+            print(f"{count} records of {path.name} are in {target} again")
+        return 0
     old = restore(path, target, secret=_secret(key_file))
     if as_json:
         print(json.dumps({"restored": str(target), "before": None if old is None else str(old)}))
@@ -64,6 +84,16 @@ def restore_backup(path: Path, target: Path, *, key_file: Path | None, as_json: 
     if old is not None:
         print(f"what was there before is {old}; remove it when you no longer need it")
     return 0
+
+
+def _tags(text: str) -> bytes:
+    try:
+        tags = bytes.fromhex(text)
+    except ValueError:
+        tags = b""
+    if len(tags) != DIGEST_BYTES:
+        raise ConfigError(f"--tags takes {2 * DIGEST_BYTES} hexadecimal digits, not {text!r}")
+    return tags
 
 
 def _secret(key_file: Path | None) -> bytes | None:

@@ -33,6 +33,7 @@ from blatam_kv.record import (
     packed_bytes,
     unpack,
     unpack_header,
+    unpack_owned,
 )
 from blatam_kv.tiers.bounds import bounds
 from blatam_kv.tiers.checkpoint import checkpoint_bytes
@@ -134,9 +135,11 @@ class DiskTier:
         self._require_open()
         try:  # a context manager would take as long as all the rest of a small read
             with self._windows.batch() as batch:
-                return [self._get(key, batch, owned=True) for key in keys]
+                records = [self._get(key, batch, owned=True) for key in keys]
         except OSError as error:
             raise self._unavailable(error) from error
+        self._count_answers(records)
+        return records
 
     def put_many(self, records: Iterable[Record], *, durable: bool = False) -> int:
         """Append records in order; returns how many.
@@ -204,6 +207,7 @@ class DiskTier:
         with self._windows.batch() as batch:
             with self._translated():
                 records = [self._get(key, batch, owned=False) for key in keys]
+            self._count_answers(records)
             try:
                 yield records
             finally:
@@ -306,7 +310,8 @@ class DiskTier:
     def _get(self, key: bytes, batch: Batch, *, owned: bool) -> Record | None:
         while (place := self._index.get(key)) is not None:
             try:
-                record = unpack(batch.view(place), mac_key=self._mac_key)
+                view = batch.view(place)
+                record = (unpack_owned if owned else unpack)(view, mac_key=self._mac_key)
                 if record.key != key or record.kind is Kind.TOMBSTONE:
                     raise CorruptRecord(Damage.KEY)
             except FileNotFoundError:
@@ -326,10 +331,15 @@ class DiskTier:
                 self._counts.add("expired")
                 break
             self._index.use(key, place)
-            self._counts.add("hits")
-            return record.owned() if owned else record
-        self._counts.add("misses")
+            return record
         return None
+
+    def _count_answers(self, records: Sequence[Record | None]) -> None:
+        misses = records.count(None)
+        if misses:
+            self._counts.add("misses", misses)
+        if misses < len(records):
+            self._counts.add("hits", len(records) - misses)
 
     def _load(self) -> None:
         if left := self._log.load(_Indexing(self._index, self._counts)):
