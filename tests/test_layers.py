@@ -45,9 +45,9 @@ FLOORS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"tiers"}),
-    frozenset({"cache", "cached", "blocks", "simulation"}),
+    frozenset({"cache", "cached", "blocks", "shelf", "simulation"}),
     frozenset({"", "integrations"}),
-    frozenset({"truthgpt", "backup", "migrate"}),
+    frozenset({"truthgpt", "backup", "exchange", "migrate"}),
     frozenset({"bul"}),
     frozenset({"server"}),
     frozenset({"cli"}),

@@ -226,5 +226,5 @@ def test_the_service_tells_of_prefixes_and_forgets_them(weights: Path, settings:
         finally:
             service.close()
         without = Service(model, settings, version="1")
-        assert without.cache_stats()["blocks"] is None
+        assert without.reports.cache_stats()["blocks"] is None
         without.close()

@@ -10,13 +10,14 @@ from collections.abc import Callable
 
 from blatam_kv.blocks import KVStore
 from blatam_kv.bul.caller import ITSELF, Caller, Scope
-from blatam_kv.bul.pipeline import Pipeline
+from blatam_kv.bul.pipeline import Answer, Pipeline
 from blatam_kv.bul.queue import PriorityQueue
 from blatam_kv.bul.tally import Tallies
 from blatam_kv.bul.tasks import TaskBook
 from blatam_kv.bul.writers import Writers, Writing
 from blatam_kv.config import Settings
 from blatam_kv.metrics import BlocksSnapshot, CacheSnapshot
+from blatam_kv.shelf import Shelf
 from blatam_kv.truthgpt.protocol import TruthGPT
 
 
@@ -34,6 +35,7 @@ class Reports:
         tallies: Tallies,
         version: str,
         blocks: KVStore | None,
+        shelf: Shelf[Answer] | None,
         database_is_well: Callable[[], bool],
     ) -> None:
         self._model = model
@@ -45,6 +47,7 @@ class Reports:
         self._tallies = tallies
         self._version = version
         self._blocks = blocks
+        self._shelf = shelf
         self._database_is_well = database_is_well
 
     def stats(self, caller: Caller = ITSELF) -> dict[str, object]:
@@ -145,7 +148,16 @@ class Reports:
     def _persistence(self) -> str:
         on_disk = self._blocks is not None and self._blocks.stats().tier is not None
         blocks = "prefixes are kept on disk, " if on_disk else ""
-        return f"{blocks}tasks and documents in the database; cached answers in memory"
+        return f"{blocks}tasks and documents in the database; {self._answers_kept()}"
+
+    def _answers_kept(self) -> str:
+        if self._shelf is None:
+            asked = self._settings.cache_persistence
+            return "answers are kept in memory" + (", their folder cannot be used" if asked else "")
+        failing = self._shelf.failing
+        if failing is not None:
+            return f"new answers are kept in memory only, the disk says: {failing}"
+        return "answers are kept on disk"
 
     def readiness(self) -> dict[str, str]:
         """What a request needs: each part ``ok``, ``degraded`` (hits are answered), or why not."""

@@ -150,6 +150,26 @@ def _run(args: argparse.Namespace) -> int:
             return _backup(args)
         case "migrate":
             return _migrate(args)
+        case "export":
+            from blatam_kv.cli.exchange import export_cache
+
+            return export_cache(
+                args.source,
+                args.target,
+                format=args.format,
+                quiet=args.quiet,
+                as_json=args.json,
+            )
+        case "import":
+            from blatam_kv.cli.exchange import import_cache
+
+            return import_cache(
+                args.source,
+                args.target,
+                disk_bytes=args.disk_bytes,
+                quiet=args.quiet,
+                as_json=args.json,
+            )
         case "bench":
             from blatam_kv.cli.bench import bench
 
@@ -261,7 +281,13 @@ def _parser() -> argparse.ArgumentParser:
         help="MiB of them in the data directory (8 times the memory, at most half of what is free)",
     )
     serve.add_argument("--kv-codec", metavar="NAME", help=f"one of {', '.join(CODECS)} (raw)")
-    serve.add_argument("--kv-policy", metavar="NAME", help="what leaves memory first (lru)")
+    serve.add_argument("--kv-policy", metavar="NAME", help="what leaves memory first (adaptive)")
+    serve.add_argument(
+        "--cache-persistence", metavar="on|off", help="whether answers outlive the service (off)"
+    )
+    serve.add_argument(
+        "--cache-persistence-path", metavar="DIR", help="where (answers in the data directory)"
+    )
     serve.add_argument("--max-concurrent-tasks", help="documents written at a time (2)")
     serve.add_argument("--max-queued-tasks", help="documents that may wait (4000)")
     serve.add_argument(
@@ -357,6 +383,20 @@ def _parser() -> argparse.ArgumentParser:
     _backup_commands(commands.add_parser("backup", help="copies of a cache, and back"))
 
     _migrate_commands(commands.add_parser("migrate", help="from the original's caches, and back"))
+
+    export = commands.add_parser("export", help="a cache as .pt or safetensors files")
+    export.add_argument("source", type=Path, metavar="CACHE", help="the folder of the cache")
+    export.add_argument("target", type=Path, metavar="DIR", help="a new folder")
+    export.add_argument("--format", default="pt", metavar="FORMAT", help="pt or safetensors (pt)")
+    back = commands.add_parser("import", help="such files as a cache")
+    back.add_argument("source", type=Path, metavar="DIR", help="what export wrote")
+    back.add_argument("target", type=Path, metavar="CACHE", help="a cache, or a new folder")
+    back.add_argument(
+        "--disk-bytes", type=int, default=1 << 30, metavar="N", help="the cache's bound (1 GiB)"
+    )
+    for command in (export, back):
+        command.add_argument("--quiet", action="store_true", help="no progress bar")
+        _json_flag(command)
 
     bench = commands.add_parser("bench", help="run the speed tables of the source checkout")
     bench.add_argument("names", nargs="*", metavar="NAME", help="tables to run (all)")

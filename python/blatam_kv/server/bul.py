@@ -67,8 +67,7 @@ def create_app(
     """The application for a service; its shutdown closes the service."""
     settings = service.settings
     chats = Chats(
-        service.model,
-        service.pipeline.cache,
+        service.pipeline,
         writers=settings.max_concurrent_tasks,
         most_waiting=settings.max_queued_tasks,
     )
