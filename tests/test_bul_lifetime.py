@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -282,6 +283,37 @@ def test_a_batch_that_does_not_fit_leaves_nothing(gated: Scripted) -> None:
         assert sum(service.queue.depths().values()) == 0
         assert service.archive.tasks(tenant="local").total == 1
         assert len(service.ask_all([asked(f"q{n}") for n in range(3)])[1]) == 3
+
+
+def test_after_much_work_nothing_is_left_behind(
+    model: Scripted, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tasks, "MAX_RECENT", 20)
+    options: dict[str, Any] = {"retry_attempts": 1, "retry_delay": 0.001, "max_kept_tasks": 30}
+    with running(model, **options) as service, caplog.at_level(logging.CRITICAL):
+        for n in range(120):
+            model.fails = n % 3
+            begun = [submit(service, f"q{n}", deadline_seconds=3600), submit(service, f"q{n}")]
+            if n % 5 == 0:
+                with contextlib.suppress(AlreadyFinished):
+                    service.cancel(begun[0].id)
+            for task in begun:
+                finished(service, task)
+            for _ in range(10):
+                submit(service, "q0")
+        until(lambda: service.tasks.unsaved_count == 0)
+        service.archive.retain(newest=30, days=1)
+        service.clear()
+        ledger, queue = service._ledger, service.queue
+        until(lambda: not service.writers.busy)
+        held = (ledger._writings, ledger._writing_of, service.tasks._unfinished, queue._by_tenant)
+        assert [len(each) for each in held] == [0] * 4
+        assert not any(queue._levels)
+        assert len(queue._due) <= 65
+        assert len(ledger._deadlines) <= 90
+        assert len(service.tasks._recent) == 20
+        assert service.archive.tasks(tenant="local").total == 30
+        assert service.archive.documents(tenant="local").total <= 30
 
 
 # Restarts.

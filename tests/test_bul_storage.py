@@ -22,7 +22,7 @@ from sqlalchemy.exc import OperationalError
 
 from blatam_kv.bul.request import parse_request
 from blatam_kv.bul.service import Service
-from blatam_kv.bul.storage import StorageUnavailable, open_storage
+from blatam_kv.bul.storage import StorageUnavailable, open_storage, probe
 from blatam_kv.bul.storage.archive import Archive
 from blatam_kv.bul.storage.engine import connect, migrate
 from blatam_kv.bul.storage.schema import REVISION, documents, metadata, tasks
@@ -369,6 +369,14 @@ def test_a_database_that_a_newer_version_has_written_is_refused(url: str) -> Non
     engine.dispose()
     with pytest.raises(StorageUnavailable, match="revision 9999, which this version does not know"):
         open_storage(url)
+
+
+def test_a_probe_tells_the_revision_and_changes_nothing(url: str, tmp_path: Path) -> None:
+    assert probe(url) is None
+    assert probe(url) is None
+    assert not (tmp_path / "bul.db").exists()
+    open_storage(url).close()
+    assert probe(url) == REVISION
 
 
 # What goes wrong.

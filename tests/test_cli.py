@@ -485,6 +485,20 @@ def test_the_key_has_no_flag(capsys: Captured) -> None:
     assert "unrecognized arguments" in capsys.readouterr().err
 
 
+def test_doctor_says_whether_the_database_answers(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["doctor", "--json", "--data-dir", str(tmp_path)]
+    monkeypatch.setenv("BUL_DATABASE_URL", f"sqlite:///{tmp_path / 'bul.db'}")
+    assert cli.main(flags) == 0
+    assert json.loads(capsys.readouterr().out)["database"] == {"revision": None, "reason": None}
+    monkeypatch.setenv("BUL_DATABASE_URL", f"postgresql://bul:s3cret@/bul?host={tmp_path}")
+    assert cli.main(flags) == 1
+    report = capsys.readouterr().out
+    assert "the database postgresql" in json.loads(report)["database"]["reason"]
+    assert "s3cret" not in report
+
+
 def test_doctor_ends_with_1_on_an_unwritable_data_directory(
     tmp_path: Path, capsys: Captured
 ) -> None:

@@ -177,6 +177,10 @@ class Ledger:
         writing.task_ids.append(task.id)
         self._writing_of[task.id] = writing
         if deadline is not None:
+            if len(self._deadlines) > 64 + 8 * len(self._writing_of):
+                # Most are of tasks that have ended: without them, or a day's worth would pile up.
+                self._deadlines = [each for each in self._deadlines if each[1] in self._writing_of]
+                heapq.heapify(self._deadlines)
             heapq.heappush(self._deadlines, (deadline, task.id, task.tenant))
 
     def _release(self, writing: Writing) -> None:

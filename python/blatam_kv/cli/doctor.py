@@ -15,7 +15,7 @@ from pathlib import Path
 
 from blatam_kv import __version__, _core
 from blatam_kv.cli.report import show
-from blatam_kv.config import Settings, did_you_mean
+from blatam_kv.config import Secret, Settings, did_you_mean
 from blatam_kv.errors import Error
 
 
@@ -31,6 +31,8 @@ def examine(settings: Settings) -> dict[str, object]:
     parts = {"data_dir": _data_directory(settings.data_dir), "mini": _model(Settings())}
     if settings.model != "mini":
         parts[settings.model] = _model(settings)
+    if settings.database_url is not None:
+        parts["database"] = _database(settings.database_url)
     problems = [f"{name}: {part['reason']}" for name, part in parts.items() if part["reason"]]
     return {
         "blatam_kv": __version__,
@@ -123,6 +125,19 @@ def _data_directory(path: Path) -> dict[str, object]:
             "or --data-dir"
         )
     return {"path": str(path), "exists": path.is_dir(), "reason": reason}
+
+
+def _database(url: Secret) -> dict[str, object]:
+    """Whether the database that is set answers, and the revision of its tables. Its URL may hold a
+    password."""
+    from blatam_kv.bul.storage import probe
+
+    report: dict[str, object] = {"revision": None, "reason": None}
+    try:
+        report["revision"] = probe(url.reveal())
+    except Error as error:
+        report["reason"] = str(error)
+    return report
 
 
 def _model(settings: Settings) -> dict[str, object]:

@@ -42,12 +42,27 @@ def open_storage(url: str, *, node: str = "local") -> Archive:
     Raises ConfigError for a URL that is none, MissingExtra, and StorageUnavailable if nobody
     answers, nothing may be written, or a newer version has been here.
     """
+    _need_libraries()
+    from blatam_kv.bul.storage.archive import Archive
+    from blatam_kv.bul.storage.engine import connect
+
+    return Archive(connect(url), node=node)
+
+
+def probe(url: str) -> str | None:
+    """The revision a database is at, None for one that is empty or not made yet. Changes nothing.
+
+    Raises as ``open_storage`` does.
+    """
+    _need_libraries()
+    from blatam_kv.bul.storage.engine import probe
+
+    return probe(url)
+
+
+def _need_libraries() -> None:
     try:
         import alembic  # noqa: F401
         import sqlalchemy  # noqa: F401
     except ImportError as error:
         raise MissingExtra(error.name or "sqlalchemy", extra="server") from error
-    from blatam_kv.bul.storage.archive import Archive
-    from blatam_kv.bul.storage.engine import connect
-
-    return Archive(connect(url), node=node)

@@ -45,6 +45,22 @@ def connect(url: str) -> Engine:
     return engine
 
 
+def probe(url: str) -> str | None:
+    """The revision a database is at, None for one that is empty or not made yet."""
+    parsed = _parse(url)
+    is_sqlite = parsed.get_backend_name() == "sqlite"
+    if is_sqlite and "uri" not in parsed.query and not Path(parsed.database or "").is_file():
+        return None
+    engine = _sqlite(parsed) if is_sqlite else _postgresql(parsed)
+    try:
+        with engine.connect() as connection:
+            return _revision(connection)
+    except SQLAlchemyError as error:
+        raise unavailable(error, engine) from error
+    finally:
+        engine.dispose()
+
+
 def migrate(connection: Connection, *, revision: str = "head") -> None:
     """Bring the schema to a revision, up or down, in the connection's transaction.
 
