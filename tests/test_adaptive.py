@@ -382,6 +382,26 @@ def test_a_child_leaves_before_its_parent_and_a_block_counts_once_a_request() ->
             assert gone.index(child) < gone.index(parent)
 
 
+def test_prompts_in_a_cache_hit_about_as_often_as_simulated() -> None:
+    """As docs/ADAPTIVE.md shows it; room is made before each block, not after each prompt."""
+    prompts = real_prompts("mooncake_conversation")[:3000]
+    cache: kv.Cache[int, int] = kv.Cache(capacity=1000, policy="adaptive")
+    hits = 0
+    for names in prompts:
+        hits += next((at for at, name in enumerate(names) if name not in cache), len(names))
+        cache.begin_request(names[-1])
+        for at, name in enumerate(names):
+            if name not in cache:
+                cache.put(name, at)
+            if at and not cache.link(names[at - 1], name):
+                cache.delete(name)
+                break
+        for name in reversed(names):
+            cache.touch(name)
+    # 0.072 where room is made after each prompt; 0.041 with lru.
+    assert hits / sum(map(len, prompts)) > 0.06
+
+
 def test_link_says_whether_both_are_there() -> None:
     cache: kv.Cache[str, bool] = kv.Cache(capacity=4, policy="adaptive")
     cache.begin_request("b")

@@ -144,6 +144,7 @@ def test_stats_health_and_clear_talk_to_the_running_service(
         stats = json.loads(capsys.readouterr().out)
         assert stats["service"]["total_tasks"] == 0
         assert stats["cache"]["strategy"] == "adaptive"
+        assert stats["cache"]["learned"]["leader"] == "density"
         assert cli.main(["stats", "--url", url]) == 0
         assert "hit_rate" in capsys.readouterr().out
         assert cli.main(["health", "--json", "--url", url]) == 0

@@ -7,6 +7,7 @@ that is for administrators.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 
 from blatam_kv.blocks import KVStore
 from blatam_kv.bul.caller import ITSELF, Caller, Scope
@@ -109,6 +110,7 @@ class Reports:
             "memory_usage": now.memory_bytes,
             "memory_limit": now.memory_limit_bytes,
             "evictions": dict(now.evictions),
+            "learned": None if now.learned is None else asdict(now.learned),
             "blocks": self._blocks_stats(),
         }
 
