@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from blatam_kv import cli
 from blatam_kv.bul.request import parse_request
+from blatam_kv.cli.parser import make_parser
 from blatam_kv.config import VARIABLES
 from blatam_kv.truthgpt import Message, Sampling, TruthGPT
 
@@ -43,7 +43,7 @@ def test_the_tables_name_every_setting_of_the_model_and_its_flag() -> None:
     own = ("BUL_LOCAL_", "BUL_OPENAI_")
     names = {name for name in VARIABLES if name == "BUL_MODEL" or name.startswith(own)}
     assert {variable for variable, _, _ in rows} == names
-    parsed = vars(cli._parser().parse_args(["serve"]))
+    parsed = vars(make_parser().parse_args(["serve"]))
     for variable, key, flag in rows:
         assert f"BUL_{key.upper()}" == variable
         assert (key in parsed) == bool(flag)
