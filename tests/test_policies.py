@@ -88,6 +88,16 @@ def test_victims_on_a_real_trace_are_the_references_step_by_step(policy: str) ->
     replay(policy, 60, trace_of("lirs_cpp")[:6000])
 
 
+@pytest.mark.parametrize("policy", LEARNING)
+def test_victims_through_a_change_of_leader_are_the_references_step_by_step(policy: str) -> None:
+    rng = np.random.default_rng(11)
+    loop = np.resize(np.arange(130), 2500)
+    noise = rng.random(len(loop)) < 0.1
+    loop[noise] = 1000 + rng.integers(0, 60, int(noise.sum()))
+    draws = 2000 + rng.zipf(1.2, 1000) % 300
+    replay(policy, 90, [*loop.tolist(), *draws.tolist()])
+
+
 @pytest.mark.parametrize("policy", policies())
 @pytest.mark.parametrize("seed", range(4))
 def test_victims_are_the_references_whatever_is_done(policy: str, seed: int) -> None:
