@@ -206,6 +206,29 @@ def test_a_cut_manifest_is_rebuilt(store: Path) -> None:
     assert answers(store)[0] == reopened(store) == STORED
 
 
+def test_a_manifest_that_cannot_be_read_does_not_stop_the_open(store: Path) -> None:
+    file = store / "metadata.json"
+    good = file.read_bytes()
+
+    class Failing(FastFiles):
+        def read(self, fd: int, size: int, offset: int) -> bytes:
+            if Path(f"/proc/self/fd/{fd}").readlink().name == "metadata.json":
+                raise OSError(errno.EIO, "bad sector")
+            return super().read(fd, size, offset)
+
+    with open_tier(store, files=Failing()) as tier:
+        assert contents(tier, KEYS) == STORED
+    assert answers(store)[0] == STORED
+    file.unlink()
+    file.mkdir()  # not even a file
+    with open_tier(store) as tier:
+        assert contents(tier, KEYS) == STORED
+        assert tier.stats().failures
+    file.rmdir()
+    file.write_bytes(good)
+    assert reopened(store) == STORED
+
+
 @pytest.mark.parametrize("name", SEGMENTS)
 def test_a_lost_segment_brings_nothing_back(store: Path, name: str) -> None:
     (store / name).unlink()

@@ -15,6 +15,9 @@ from blatam_kv._core import Mapping
 from blatam_kv.errors import Unavailable
 from blatam_kv.record import Bytes
 
+# A failed open for one of these says nothing about the file.
+OUR_OWN_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
 # Of renameat2(2).
 _HERE = -100
 _RENAME_EXCHANGE = 2

@@ -19,7 +19,7 @@ from typing import Protocol
 from blatam_kv.errors import Unavailable
 from blatam_kv.record import Bytes
 from blatam_kv.tiers.checkpoint import Covered, read_checkpoint, write_checkpoint
-from blatam_kv.tiers.files import Files, write_all
+from blatam_kv.tiers.files import OUR_OWN_LIMITS, Files, write_all
 from blatam_kv.tiers.lock import abandoned_in_children, take_lock
 from blatam_kv.tiers.manifest import Manifest, read_manifest, write_manifest
 from blatam_kv.tiers.segment import (
@@ -54,10 +54,6 @@ class Indexer(Protocol):
     def restore(self, entries: memoryview, missing: Collection[int]) -> bool:
         """Take a checkpoint's entries but for those in segments that left; False for none."""
         ...
-
-
-# A failed open for one of these says nothing about the file.
-_OUR_OWN_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class Log:
@@ -162,7 +158,7 @@ class Log:
             segment.settled = True  # dropped by the writer this very moment
             return
         except OSError as error:
-            if error.errno in _OUR_OWN_LIMITS:
+            if error.errno in OUR_OWN_LIMITS:
                 raise
             segment.header, segment.settled = None, True
             hole()
@@ -196,7 +192,7 @@ class Log:
         except FileNotFoundError:
             return None
         except OSError as error:
-            if error.errno in _OUR_OWN_LIMITS:
+            if error.errno in OUR_OWN_LIMITS:
                 raise
             return Segment(number, 0, None)
 

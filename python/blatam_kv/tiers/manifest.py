@@ -10,7 +10,7 @@ from pathlib import Path
 
 from blatam_kv._core import crc32c
 from blatam_kv.errors import ConfigError, Unsupported
-from blatam_kv.tiers.files import Files, replace_file
+from blatam_kv.tiers.files import OUR_OWN_LIMITS, Files, replace_file
 from blatam_kv.tiers.segment import STORE_ID_BYTES
 
 FORMAT = 1
@@ -69,15 +69,20 @@ def decode(data: bytes) -> Manifest | None:
 
 
 def read_manifest(files: Files, folder: Path) -> Manifest | None:
-    """The manifest of a store, None if there is none that can be believed. Raises OSError."""
+    """The manifest of a store; None if there is none that can be read and believed.
+
+    Raises OSError where the process, not the file, is to blame.
+    """
     try:
         fd = files.open(folder / NAME, os.O_RDONLY)
-    except FileNotFoundError:
+        try:
+            return decode(files.read(fd, MAX_MANIFEST_BYTES, 0))
+        finally:
+            files.close(fd)
+    except OSError as error:
+        if error.errno in OUR_OWN_LIMITS:
+            raise
         return None
-    try:
-        return decode(files.read(fd, MAX_MANIFEST_BYTES, 0))
-    finally:
-        files.close(fd)
 
 
 def write_manifest(files: Files, folder: Path, manifest: Manifest) -> None:
