@@ -75,7 +75,7 @@ def check(store: KVStore) -> None:
     assert stats.blocks == len(blocks)
     assert stats.bytes == sum(block.weight for block in blocks.values()) <= stats.capacity_bytes
     parents = {block.parent for block in blocks.values() if block.position}
-    assert store._levels.residents.stats().pinned == len(
+    assert store._levels.residents.stats().held == len(
         parents | store._levels.residents._pins.keys()
     )
 

@@ -155,6 +155,18 @@ def test_a_block_is_named_by_its_tags_and_all_tokens_before(store: kv.KVStore) -
     assert [block.parent for block in blocks] == [root, *names[:-1]]
 
 
+@pytest.mark.parametrize("first", [0, 1, 31, 32, 33, 64, 2047, 2999])
+def test_names_do_not_depend_on_how_they_are_asked_for(store: kv.KVStore, first: int) -> None:
+    ids = np.arange(3000 * SIZE + 5) % 977
+    prompt = store._prompt(ids)
+    names = prompt.names(first, 4000)
+    whole = _core.chain_digests(
+        ids[: 3000 * SIZE].astype(np.uint32), block_tokens=SIZE, parent=prompt.root
+    )
+    assert b"".join(names) == whole[32 * first :] == prompt.digests(first, 3000)
+    assert prompt.parent(first) == (whole[32 * first - 32 : 32 * first] or prompt.root)
+
+
 @pytest.mark.parametrize("kind", [np.int32, np.int64, np.uint32, np.uint64, np.uint16, np.int16])
 def test_tokens_are_the_same_in_any_integer_type(store: kv.KVStore, kind: type) -> None:
     tokens = prompt_of([1, 2], 5)
@@ -365,6 +377,19 @@ def test_where_all_is_pinned_nothing_more_is_stored_and_nothing_fails() -> None:
     assert save(store, prompt_of([3])) == SIZE
 
 
+def test_what_is_cleared_is_no_longer_pinned() -> None:
+    store = tight(3)
+    save(store, prompt_of([1, 2]))
+    store.pin_prefix(prompt_of([1, 2]))
+    store.clear()
+    assert store.stats().pinned == 0
+    assert store.unpin_prefix(prompt_of([1, 2])) == 0
+    save(store, prompt_of([1, 2]))
+    save(store, prompt_of([3, 4, 5]))
+    assert store.match_prefix(prompt_of([1, 2])) == 0
+    check(store)
+
+
 # ---- events -------------------------------------------------------------------------------------
 
 
@@ -418,3 +443,4 @@ def test_counters_say_where_tokens_came_from(store: kv.KVStore) -> None:
     assert stats.hit_ratio == 0.5
     assert stats.tokens_from_tier == stats.tier_failures == stats.damaged == 0
     assert stats.tier is None
+    assert repr(store) == f"<KVStore 2 blocks, {2 * WEIGHT} of 1048576 bytes>"

@@ -7,15 +7,26 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from block_fakes import BrokenTier
 
 import blatam_kv as kv
 from blatam_kv import tensors
 from blatam_kv.blocks.residents import Block, block_weight
+from blatam_kv.record import Record
 from blatam_kv.tiers import MemoryTier
 
 LAYOUT = kv.KVLayout(layers=2, kv_heads=2, head_dim=64, block_tokens=64)
 TOKENS = np.arange(4 * 64)
 RAW = block_weight(2 * 2 * (64 + 64 * 2 * 64 * 2), 4 * 64)
+
+
+class Kept(BrokenTier):
+    """A tier that works and has these records."""
+
+    def __init__(self, records: list[Record]) -> None:
+        super().__init__()
+        self.broken = False
+        self.put_many(records)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +65,10 @@ def test_memory_is_raw_and_what_is_below_is_smaller(
         assert {record.codec for record in records} == {"exp4"}
         assert all(len(record.payload) < 0.8 * held(store)[0].payload.nbytes for record in records)
         assert loaded(store, pair) == 256
-        assert {block.codec for block in held(store)} == {"raw"}  # the promoted ones too
+    with kv.KVStore(LAYOUT, capacity_bytes="1MiB", codec="auto", tier=Kept(records)) as store:
+        assert loaded(store, pair) == 256
+        assert store.stats().promoted == 4
+        assert {block.codec for block in held(store)} == {"raw"}
 
 
 def test_blocks_are_shared_with_every_codec_that_loses_nothing(

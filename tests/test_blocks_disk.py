@@ -233,7 +233,7 @@ def test_a_damaged_block_is_thrown_away_and_saved_again(tmp_path: Path) -> None:
         assert load(store, PROMPTS[1]) == len(PROMPTS[1])
 
 
-@pytest.mark.parametrize("place", [0, 40, 47, 63, 64, 300, -1])
+@pytest.mark.parametrize("place", [0, 40, 47, 63, 64, 300, -1, -2])
 def test_a_bit_that_flips_in_memory_is_a_miss(place: int) -> None:
     store = kv.KVStore(LAYOUT, capacity_bytes="1MiB")
     save(store, PROMPTS[1])
@@ -242,6 +242,8 @@ def test_a_bit_that_flips_in_memory_is_a_miss(place: int) -> None:
     payload = bytearray(block.payload)
     if place == -1:
         payload = payload[:-64]
+    elif place == -2:
+        payload += bytes(64)
     else:
         payload[place] ^= 1
     block.payload = memoryview(payload)

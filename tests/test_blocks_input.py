@@ -11,6 +11,7 @@ from block_fakes import LAYOUT, SIZE, WEIGHT, BrokenTier, check, prompt_of, save
 
 import blatam_kv as kv
 from blatam_kv import ConfigError, InvalidRequest, TierUnavailable, Unsupported
+from blatam_kv.blocks.prompt import Prompt
 
 
 @pytest.fixture
@@ -110,6 +111,22 @@ def test_no_tokens_are_a_prefix_of_nothing(store: kv.KVStore) -> None:
         assert store.load_prefix(tokens, out=(out, out)) == 0
         assert store.pin_prefix(tokens) == store.unpin_prefix(tokens) == 0
     assert store.save_prefix([], out, out) == 0
+
+
+def test_a_huge_prompt_that_is_not_cached_costs_a_look_at_its_beginning(
+    store: kv.KVStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(store, prompt_of([1]))
+    digested = []
+    digests = Prompt.digests
+
+    def counting(self: Prompt, first: int, last: int) -> bytes:
+        digested.append(last - first)
+        return digests(self, first, last)
+
+    monkeypatch.setattr(Prompt, "digests", counting)
+    assert store.match_prefix(np.arange(4_000_000)) == 0
+    assert 0 < sum(digested) <= 100
 
 
 GOOD = tensors_of(prompt_of([1, 2]))[0]

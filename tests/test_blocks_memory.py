@@ -15,14 +15,14 @@ def test_a_block_is_charged_at_least_what_it_takes() -> None:
     keys, values = tensors_of(prompt_of([1]))
     with kv.KVStore(LAYOUT, capacity_bytes="32MiB") as store:
         store.save_prefix(prompt_of([0]), keys, values)
-        native = store._levels.residents._blocks._counters()["overhead_bytes"]
+        native = store._levels.residents.stats().overhead_bytes
         tracemalloc.start()
         for number in range(1, count + 1):
             # Each a prompt of its own, the form that costs most.
             store.save_prefix([number] * SIZE, keys, values)
         taken, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        native = store._levels.residents._blocks._counters()["overhead_bytes"] - native
+        native = store._levels.residents.stats().overhead_bytes - native
         assert store.stats().blocks == count + 1
     payload = 4 * 256
     assert taken + native <= count * block_weight(payload, 4 * SIZE)

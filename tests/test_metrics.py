@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from blatam_kv.metrics import CacheSnapshot, LatencyHistogram, RecentRate, ServiceMetrics
+from blatam_kv.metrics import (
+    BlocksSnapshot,
+    CacheSnapshot,
+    LatencyHistogram,
+    RecentRate,
+    ServiceMetrics,
+)
 
 
 @given(
@@ -59,9 +65,22 @@ def snapshot() -> CacheSnapshot:
     )
 
 
+def blocks() -> BlocksSnapshot:
+    return BlocksSnapshot(
+        entries=4,
+        memory_bytes=4096,
+        memory_limit_bytes=8192,
+        disk_bytes=65536,
+        tokens_asked=640,
+        tokens_found={"memory": 128, "disk": 64},
+        damaged=2,
+    )
+
+
 @pytest.fixture
 def metrics() -> ServiceMetrics:
-    return ServiceMetrics(version="1.2.3", cache=snapshot, queue_depth=lambda: {0: 0, 1: 7})
+    depth = {0: 0, 1: 7}
+    return ServiceMetrics(version="1.2.3", cache=snapshot, queue_depth=lambda: depth, blocks=blocks)
 
 
 def samples(metrics: ServiceMetrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -92,6 +111,14 @@ def test_everything_counted_is_exposed_under_its_canonical_name(metrics: Service
         ("kv_cache_memory_usage_bytes", {}, 1234),
         ("kv_cache_memory_limit_bytes", {}, 9999),
         ("kv_cache_evictions_total", {"policy": "lru", "reason": "capacity"}, 5),
+        ("kv_blocks_entries", {}, 4),
+        ("kv_blocks_memory_usage_bytes", {}, 4096),
+        ("kv_blocks_memory_limit_bytes", {}, 8192),
+        ("kv_blocks_disk_usage_bytes", {}, 65536),
+        ("kv_blocks_tokens_asked_total", {}, 640),
+        ("kv_blocks_tokens_found_total", {"tier": "memory"}, 128),
+        ("kv_blocks_tokens_found_total", {"tier": "disk"}, 64),
+        ("kv_blocks_damaged_total", {}, 2),
         ("bul_stage_duration_seconds_count", {"stage": "model"}, 1),
         ("bul_documents_total", {"format": "html", "outcome": "ok"}, 1),
         ("bul_documents_total", {"format": "html", "outcome": "error"}, 1),
@@ -120,3 +147,8 @@ def test_two_services_in_one_process_do_not_share_counts(metrics: ServiceMetrics
     other = ServiceMetrics(version="1.2.3", cache=snapshot, queue_depth=dict)
     other.cache_request("hit", tier="memory")
     assert not any(name == "kv_cache_requests_total" for name, _ in samples(metrics))
+
+
+def test_where_no_prompts_are_kept_nothing_is_said_of_blocks() -> None:
+    metrics = ServiceMetrics(version="1", cache=snapshot, queue_depth=dict)
+    assert not any(name.startswith("kv_blocks") for name, _ in samples(metrics))

@@ -14,6 +14,7 @@ from mini_models import TINY, write_tiny
 
 import blatam_kv as kv
 from blatam_kv import ConfigError, TierUnavailable
+from blatam_kv.bul.service import Service
 from blatam_kv.config import Settings
 from blatam_kv.truthgpt import Message, Sampling
 from blatam_kv.truthgpt.mini import Mini
@@ -200,3 +201,30 @@ def test_a_folder_that_cannot_be_used_is_an_error_at_the_start(
     (settings.data_dir / FOLDER).write_text("not a folder")
     with pytest.raises((TierUnavailable, ConfigError)):
         open_store(Mini(weights=weights), settings)
+
+
+def test_the_service_tells_of_prefixes_and_forgets_them(weights: Path, settings: Settings) -> None:
+    model = Mini(weights=weights)
+    store = open_store(model, settings)
+    assert store is not None
+    with store:
+        for query in QUERIES[:2]:
+            said(model, query)
+        service = Service(model, settings, version="1", blocks=store)
+        try:
+            stats = service.cache_stats()["blocks"]
+            assert isinstance(stats, dict)
+            assert stats["tokens_found"] == {"memory": 192, "disk": 0}
+            assert stats["entries"] == store.stats().blocks > 0
+            health = service.cache_health()["components"]
+            assert isinstance(health, dict)
+            assert health["persistence"].startswith("prefixes are kept on disk")
+            text, _ = service.metrics.expose()
+            assert b'kv_blocks_tokens_found_total{tier="memory"} 192.0' in text
+            service.clear()
+            assert said(model, QUERIES[0])[1] == 0
+        finally:
+            service.close()
+        without = Service(model, settings, version="1")
+        assert without.cache_stats()["blocks"] is None
+        without.close()

@@ -11,6 +11,7 @@
 #include "bindings/buffer.h"
 #include "bindings/cache_type.h"
 #include "bindings/codecs.h"
+#include "bindings/prefix_index.h"
 #include "bindings/simulation.h"
 #include "core/crc32c.h"
 #include "core/digest.h"
@@ -149,6 +150,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   module.def("crc32c", checksum, py::arg("data"), py::arg("crc") = 0,
              "CRC-32C of a buffer; pass the last result as crc to go on with the next piece.");
 
+  add_prefix_index(module);
   add_simulation(module);
   add_codecs(module);
 

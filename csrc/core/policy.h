@@ -29,6 +29,11 @@ class Pins {
     return pinned_ != 0 && slot < counts_.size() && counts_[slot] != 0;
   }
 
+  // Room for slots [0, slots): pin() of these then allocates nothing.
+  void reserve(size_t slots) {
+    if (slots > counts_.size()) counts_.resize(slots);
+  }
+
   // Returns true if the slot was not pinned before. May throw std::bad_alloc.
   bool pin(Slot slot) {
     if (slot >= counts_.size()) counts_.resize(slot + size_t{1});

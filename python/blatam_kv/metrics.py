@@ -119,6 +119,20 @@ class CacheSnapshot:
     evictions: Mapping[str, int]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlocksSnapshot:
+    """The blocks of prompts at one moment. tokens_asked: of whole blocks that were looked up;
+    tokens_found: how many of them were there, by tier."""
+
+    entries: int
+    memory_bytes: int
+    memory_limit_bytes: int
+    disk_bytes: int
+    tokens_asked: int
+    tokens_found: Mapping[str, int]
+    damaged: int
+
+
 _CACHE_BUCKETS = (
     *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005),
     *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
@@ -133,7 +147,8 @@ _HTTP_BUCKETS = (
 class ServiceMetrics:
     """The Prometheus registry of one service. Safe from any thread; needs the extra ``server``.
 
-    cache and queue_depth are asked at each scrape, so a gauge can never be stale. No label holds
+    cache, queue_depth and blocks are asked at each scrape, so a gauge can never be stale; blocks
+    answers None where no prompts are kept. No label holds
     anything a caller chooses: the number of series is fixed by the code.
     """
 
@@ -143,6 +158,7 @@ class ServiceMetrics:
         version: str,
         cache: Callable[[], CacheSnapshot],
         queue_depth: Callable[[], Mapping[int, int]],
+        blocks: Callable[[], BlocksSnapshot | None] = lambda: None,
     ) -> None:
         try:
             import prometheus_client as prom
@@ -151,6 +167,7 @@ class ServiceMetrics:
         # Two more series per counter that no dashboard reads; the library's switch is global.
         prom.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._cache = cache
+        self._blocks = blocks
         self._queue_depth = queue_depth
         self._registry = registry = prom.CollectorRegistry()
         self._requests = prom.Counter(
@@ -235,6 +252,26 @@ class ServiceMetrics:
         for reason, count in sorted(now.evictions.items()):
             evictions.add_metric([now.policy, reason], count)
         yield evictions
+        if (blocks := self._blocks()) is not None:
+            for name, text, value in (
+                ("kv_blocks_entries", "Blocks of prompts in memory.", blocks.entries),
+                ("kv_blocks_memory_usage_bytes", "Bytes of them.", blocks.memory_bytes),
+                ("kv_blocks_memory_limit_bytes", "Bytes they may have.", blocks.memory_limit_bytes),
+                ("kv_blocks_disk_usage_bytes", "Bytes of blocks on disk.", blocks.disk_bytes),
+            ):
+                yield GaugeMetricFamily(name, text, value=value)
+            yield CounterMetricFamily(
+                "kv_blocks_tokens_asked", "Prompt tokens looked up.", value=blocks.tokens_asked
+            )
+            found = CounterMetricFamily(
+                "kv_blocks_tokens_found", "Prompt tokens not computed again.", labels=["tier"]
+            )
+            for tier, count in sorted(blocks.tokens_found.items()):
+                found.add_metric([tier], count)
+            yield found
+            yield CounterMetricFamily(
+                "kv_blocks_damaged", "Blocks that failed verification.", value=blocks.damaged
+            )
         depth = GaugeMetricFamily("bul_queue_depth", "Tasks waiting.", labels=["priority"])
         for priority, waiting in sorted(self._queue_depth().items()):
             depth.add_metric([str(priority)], waiting)

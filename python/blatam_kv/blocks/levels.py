@@ -72,8 +72,8 @@ class Levels:
     def match(self, prompt: Prompt) -> int:
         """How many leading blocks are here or below, as far as can be known without reading."""
         found = len(self.residents.walk(prompt, prompt.blocks))
-        for _, names in prompt.portions(found, prompt.blocks):
-            known = self.below.known(names)
+        for first, last in prompt.portions(found, prompt.blocks):
+            known = self.below.known(prompt.names(first, last))
             found += known.index(False) if False in known else len(known)
             if not all(known):
                 break
@@ -81,7 +81,7 @@ class Levels:
 
     def match_within(self, prompt: Prompt, first: int) -> int:
         """Tokens of block ``first``, which is not here whole, that some block here begins with."""
-        return self.residents.nearest(prompt.parent(first), prompt.rest(first))[1]
+        return self.residents.nearest(prompt.parent(first), not first, prompt.rest(first))[1]
 
     def here(self, prompt: Prompt, last: int) -> list[Block]:
         """The leading blocks, at most ``last``, all in memory or read from below; a use of each.
@@ -117,7 +117,7 @@ class Levels:
     def load_within(self, prompt: Prompt, first: int, room: int, keys: Any, values: Any) -> int:
         """Fill in what a block in memory has in common with block ``first`` of the prompt, at most
         ``room`` tokens; returns how many."""
-        block, common = self.residents.nearest(prompt.parent(first), prompt.rest(first))
+        block, common = self.residents.nearest(prompt.parent(first), not first, prompt.rest(first))
         count = min(common, room)
         if block is None or not count:
             return 0
@@ -330,7 +330,6 @@ class Levels:
                 for block in below:
                     kept[block.position] = True
             self._counts.add(saved=sum(kept[block.position] for block in blocks))
-        self.residents.use(self.residents.walk(prompt, prompt.blocks))
         return kept.index(False) if False in kept else len(kept)
 
     def _keep(self, blocks: Sequence[Block]) -> bool:

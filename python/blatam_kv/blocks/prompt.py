@@ -60,7 +60,7 @@ class Prompt:
     of the digests.
     """
 
-    __slots__ = ("_bytes", "_ids", "_names", "_salt", "block_tokens", "blocks", "root", "tokens")
+    __slots__ = ("_bytes", "_digests", "_ids", "_salt", "block_tokens", "blocks", "root", "tokens")
 
     def __init__(
         self, ids: npt.NDArray[np.uint32], block_tokens: int, *, root: bytes, salt: bytes
@@ -72,22 +72,25 @@ class Prompt:
         self._ids = ids
         self._bytes = ids.tobytes()
         self._salt = salt
-        self._names: list[bytes] = []
+        self._digests = bytearray()
+
+    def digests(self, first: int, last: int) -> bytes:
+        """The names of blocks [first, last), at most as many as there are, one behind the other."""
+        known = self._digests
+        while (count := len(known) // DIGEST_BYTES) < min(last, self.blocks):
+            more = min(max(_FIRST_PORTION, count), _LARGEST_PORTION)
+            ids = self._ids[count * self.block_tokens :][: more * self.block_tokens]
+            whole = ids[: len(ids) // self.block_tokens * self.block_tokens]
+            parent = bytes(known[-DIGEST_BYTES:]) if count else self.root
+            known += chain_digests(
+                whole, block_tokens=self.block_tokens, parent=parent, key=self._salt
+            )
+        return bytes(known[first * DIGEST_BYTES : last * DIGEST_BYTES])
 
     def names(self, first: int, last: int) -> list[bytes]:
-        """The names of blocks [first, last), at most as many as there are."""
-        known = self._names
-        while len(known) < min(last, self.blocks):
-            more = min(max(_FIRST_PORTION, len(known)), _LARGEST_PORTION)
-            begin, end = len(known), min(len(known) + more, self.blocks)
-            digests = chain_digests(
-                self._ids[begin * self.block_tokens : end * self.block_tokens],
-                block_tokens=self.block_tokens,
-                parent=known[-1] if known else self.root,
-                key=self._salt,
-            )
-            known += struct.unpack(f"{DIGEST_BYTES}s" * (end - begin), digests)
-        return known[first:last]
+        """The same as a list."""
+        digests = self.digests(first, last)
+        return list(struct.unpack(f"{DIGEST_BYTES}s" * (len(digests) // DIGEST_BYTES), digests))
 
     def parent(self, block: int) -> bytes:
         """The name of the block before."""
@@ -103,11 +106,11 @@ class Prompt:
         size = 4 * self.block_tokens
         return self._bytes[first * size : (first + 1) * size]
 
-    def portions(self, first: int, last: int) -> Iterator[tuple[int, list[bytes]]]:
-        """Blocks [first, last) as (number of the first, names), a portion at a time."""
-        at, size = first, _FIRST_PORTION
-        while at < last:
-            names = self.names(at, min(at + size, last))
-            yield at, names
-            at += len(names)
+    def portions(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Blocks [first, last) as ranges, small ones first."""
+        size = _FIRST_PORTION
+        while first < last:
+            end = min(first + size, last)
+            yield first, end
+            first = end
             size = min(2 * size, _LARGEST_PORTION)

@@ -1,22 +1,23 @@
-"""The blocks in memory: which stay, which leave, and that none stays without the one before it.
+"""The blocks in memory: their payloads by slot, and who may have them.
 
-A block is of use only if all blocks before it in its prompt can be had. So each block pins its
-parent for as long as it is here, and victims are always the ends of chains. Insertions go from the
-front of a prompt to its end, uses from its end to the front: what is oldest at the end of a chain is
-what leaves first.
+Which blocks stay and which leave, and that none stays without the one before it, is decided by the
+native PrefixIndex. It knows names, parents and weights; the blocks themselves are here.
 """
 
 from __future__ import annotations
 
 import math
 import threading
+from array import array
 from collections.abc import Callable, Sequence
-from itertools import islice
+from dataclasses import dataclass
+from typing import Literal
 
+from blatam_kv._core import PrefixIndex
 from blatam_kv.blocks.events import BlockEvent, News
 from blatam_kv.blocks.prompt import Prompt, common_tokens
-from blatam_kv.cache import Cache, CacheStats
-from blatam_kv.errors import EntryTooLarge, NoRoom
+from blatam_kv.cache import byte_count
+from blatam_kv.errors import ConfigError
 from blatam_kv.record import Bytes, Kind, Record
 
 # What a block weighs beside its payload and twice its tokens (a payload read from disk holds on to
@@ -81,14 +82,28 @@ def block_weight(payload_bytes: int, tokens_bytes: int) -> int:
     return payload_bytes + 2 * tokens_bytes + BLOCK_OVERHEAD_BYTES
 
 
+@dataclass(frozen=True, slots=True)
+class ResidentStats:
+    """What memory holds. held: blocks that cannot leave, pinned or continued; evicted: how many left
+    for lack of room, ever."""
+
+    policy: str
+    entries: int
+    bytes: int
+    held: int
+    evicted: int
+    overhead_bytes: int
+
+
 class Residents:
     """The memory side of a store. Safe from any thread.
 
-    capacity_bytes, policy: as in ``Cache``; the bound holds at every moment. news: is told what
-    comes and goes. clock: seconds that never go back, for pins that end.
+    capacity_bytes: an int or a text such as "8GiB"; the bound holds whenever no call is under way.
+    policy: as in ``Cache``. news: is told what comes and goes. clock: seconds that never go back,
+    for pins that end.
 
-    Its lock is held while the index changes, never while blocks are made, read, written or
-    released. Reading needs no lock: whoever has a Block keeps it.
+    Its lock is held while the index changes or is read, never while blocks are made, read, written
+    or released. Whoever has a Block keeps it.
     """
 
     def __init__(
@@ -99,56 +114,45 @@ class Residents:
         news: News,
         clock: Callable[[], float],
     ) -> None:
-        self._blocks: Cache[bytes, Block] = Cache(
-            capacity_bytes=capacity_bytes,
-            policy=policy,
-            sizeof=lambda block: block.weight,
-            on_evict=self._has_left,
-        )
-        self.capacity_bytes = self._blocks.stats().capacity_bytes or 0
+        self.capacity_bytes = byte_count("capacity_bytes", capacity_bytes)
+        self._policy = policy
         self._news = news
         self._clock = clock
-        # Guards what follows, and every call that changes _blocks; reentered by none.
-        self._lock = threading.Lock()
-        self._bytes = 0
-        self._evicted: list[Block] = []
+        self._lock = threading.Lock()  # guards what follows; reentered by none
+        self._index = self._new_index()
+        self._at: list[Block | None] = []
         self._pins: dict[bytes, float] = {}
-        # What continues a block, or begins under some tags; the newest last.
-        self._followers: dict[bytes, dict[bytes, Block]] = {}
         self._next_end = math.inf
+        self._evicted = 0
 
     def walk(self, prompt: Prompt, last: int) -> list[Block]:
         """The blocks here that begin the prompt, at most ``last``; counts no use."""
         found: list[Block] = []
-        peek = self._blocks.peek
-        for first, names in prompt.portions(0, last):
-            blocks = []
-            for name in names:
-                block = peek(name)
-                if block is None:
-                    break
-                blocks.append(block)
+        for first, end in prompt.portions(0, last):
+            names = prompt.digests(first, end)
+            with self._lock:
+                blocks = self._blocks(self._index.find(names))
             # Names are digests of the tokens; that they agree is checked all the same.
             tokens = [block.tokens for block in blocks]
             if b"".join(tokens) != prompt.block(first, first + len(blocks)):
                 agree = (each == prompt.block(first + at) for at, each in enumerate(tokens))
                 blocks = blocks[: list(agree).index(False)]
             found += blocks
-            if len(blocks) < len(names):
+            if len(blocks) < end - first:
                 break
         return found
 
     def use(self, blocks: Sequence[Block]) -> None:
         """Count a use of each, the last one first, so that the first is the most recent."""
-        touch = self._blocks.touch
-        for block in reversed(blocks):
-            touch(block.name)
-
-    def nearest(self, parent: bytes, tokens: bytes) -> tuple[Block | None, int]:
-        """Of the newest blocks that continue ``parent`` the one that begins most like ``tokens``,
-        and how many tokens they share; counts no use."""
         with self._lock:
-            newest = list(islice(reversed(self._followers.get(parent, {}).values()), _NEAREST_OF))
+            self._index.use(b"".join([block.name for block in blocks]))
+
+    def nearest(self, parent: bytes, root: bool, tokens: bytes) -> tuple[Block | None, int]:
+        """Of the newest blocks that continue ``parent`` the one that begins most like ``tokens``,
+        and how many tokens they share; counts no use. root: ``parent`` is what prompts begin with.
+        """
+        with self._lock:
+            newest = self._blocks(self._index.followers(parent, root, _NEAREST_OF))
         best, most = None, 0
         for block in newest:
             common = common_tokens(block.tokens, tokens)
@@ -159,17 +163,28 @@ class Residents:
     def add(self, blocks: Sequence[Block]) -> tuple[int, list[Block]]:
         """Insert successive blocks of one prompt, the first ones first, as far as there is room.
 
-        Returns how many of them are here now, and what left for them, in that order. None is stored
-        whose parent is not here.
+        Returns how many leading ones of them are here now, and what left for them, in that order;
+        a policy may prefer what was here to what is new, which then counts as not stored. None is
+        stored whose parent is not here.
         """
+        if not blocks:
+            return 0, []
+        first = blocks[0]
+        names = b"".join([block.name for block in blocks])
+        weights = array("Q", [block.weight for block in blocks])
         with self._lock:
             self._end_pins()
-            stored = 0
-            for block in blocks:
-                if block.name not in self._blocks and not self._insert(block):
-                    break
-                stored += 1
-            evicted, self._evicted = self._evicted, []
+            slots, gone = self._index.add(first.parent, not first.position, names, weights)
+            if not slots:
+                return 0, []
+            new = self._put(memoryview(slots).cast("I").tolist(), blocks)
+            evicted = self._take(gone, "capacity")
+            stored = len(blocks)
+            if evicted and new:
+                mine = {block.name for block in new}.intersection(block.name for block in evicted)
+                stored -= len(mine)  # the ends of prompts leave first
+                evicted = [block for block in evicted if block.name not in mine]
+            self._evicted += len(evicted)
         return stored, evicted
 
     def pin(self, blocks: Sequence[Block], ttl: float | None) -> int:
@@ -180,7 +195,7 @@ class Residents:
             end = math.inf if ttl is None else self._clock() + ttl
             for count in range(len(blocks), 0, -1):
                 name = blocks[count - 1].name
-                if name in self._pins or self._blocks.pin(name):
+                if name in self._pins or self._index.pin(name):
                     self._pins[name] = max(end, self._pins.get(name, end))
                     self._next_end = min(self._pins.values())
                     return count
@@ -192,7 +207,7 @@ class Residents:
             self._end_pins()
             for count in range(len(names), 0, -1):
                 if self._pins.pop(names[count - 1], None) is not None:
-                    self._blocks.unpin(names[count - 1])
+                    self._index.unpin(names[count - 1])
                     return count
         return 0
 
@@ -200,44 +215,34 @@ class Residents:
         """Take a block out, and all that continue it."""
         with self._lock:
             gone = {name}
-            blocks = sorted(self.all(), key=lambda block: block.position)
+            blocks = sorted(self._all(), key=lambda block: block.position)
             for block in blocks:
                 if block.parent in gone:
                     gone.add(block.name)
-            for block in reversed(blocks):
-                if block.name in gone:
-                    self._pins.pop(block.name, None)
-                    self._blocks.delete(block.name)
+            self._remove([block for block in reversed(blocks) if block.name in gone], "deleted")
 
     def clear(self, tags: bytes | None = None) -> list[Block]:
         """Take out, pinned or not, everything or what has these tags; returns it, the ends of
         prompts first."""
         with self._lock:
-            gone = sorted(self.all(), key=lambda block: -block.position)
-            if tags is None:
-                self._pins.clear()
-                self._followers.clear()
-                self._blocks.clear()
-                return gone
-            gone = [block for block in gone if block.tags == tags]
-            for block in gone:
-                self._pins.pop(block.name, None)
-                self._blocks.delete(block.name)
+            gone = sorted(self._all(), key=lambda block: -block.position)
+            if tags is not None:
+                gone = [block for block in gone if block.tags == tags]
+            self._remove(gone, "cleared")
         return gone
 
     def resize(self, capacity_bytes: int) -> list[Block]:
         """Change the bound; returns what left for it, the first to leave first."""
         with self._lock:
             self.capacity_bytes = capacity_bytes
-            self._blocks.resize(capacity_bytes=capacity_bytes)
-            while self._bytes > capacity_bytes and self._evict_one():
-                pass
-            evicted, self._evicted = self._evicted, []
+            evicted = self._take(self._index.resize(capacity_bytes), "capacity")
+            self._evicted += len(evicted)
         return evicted
 
     def all(self) -> list[Block]:
         """Every block, in no particular order."""
-        return self._blocks.values()
+        with self._lock:
+            return self._all()
 
     def pinned(self) -> int:
         """Prefixes that are pinned now."""
@@ -245,55 +250,68 @@ class Residents:
             self._end_pins()
             return len(self._pins)
 
-    def stats(self) -> CacheStats:
-        """Of the cache underneath."""
-        return self._blocks.stats()
+    def stats(self) -> ResidentStats:
+        """Exact counters."""
+        with self._lock:
+            index = self._index
+            return ResidentStats(
+                policy=self._policy,
+                entries=index.entries,
+                bytes=index.used_bytes,
+                held=index.pinned,
+                evicted=self._evicted,
+                overhead_bytes=index.memory_bytes,
+            )
 
-    # ---- with the lock held ---------------------------------------------------------------------
+    # ---- inside, but for the first with the lock held -------------------------------------------
 
-    def _insert(self, block: Block) -> bool:
-        if block.position and not self._blocks.pin(block.parent):
-            return False
-        while True:
-            try:
-                self._blocks.put(block.name, block)
-            except NoRoom:
-                # Evicting the end of a chain may make its parent evictable, which the cache that
-                # looked for room could not know.
-                if self._evict_one():
-                    continue
-            except EntryTooLarge:
-                pass
-            else:
-                break
-            if block.position:
-                self._blocks.unpin(block.parent)
-            return False
-        self._bytes += block.weight
-        self._followers.setdefault(block.parent, {})[block.name] = block
-        self._note("stored", block)
-        return True
+    def _new_index(self) -> PrefixIndex:
+        try:
+            return PrefixIndex(self.capacity_bytes, self._policy)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
-    def _evict_one(self) -> bool:
-        """Evict what the policy would; False if everything is pinned."""
-        before = len(self._evicted)
-        if self._bytes > 1:
-            self._blocks.resize(capacity_bytes=self._bytes - 1)
-            self._blocks.resize(capacity_bytes=self.capacity_bytes)
-        return len(self._evicted) > before
+    def _all(self) -> list[Block]:
+        return [block for block in self._at if block is not None]
 
-    def _has_left(self, name: bytes, block: Block, reason: str) -> None:
-        self._bytes -= block.weight
-        if reason != "cleared":
-            followers = self._followers[block.parent]
-            del followers[name]
-            if not followers:
-                del self._followers[block.parent]
-            if block.position:
-                self._blocks.unpin(block.parent)
-        if reason == "capacity":
-            self._evicted.append(block)
-        self._note("removed", block, reason)
+    def _blocks(self, slots: bytes) -> list[Block]:
+        at = self._at
+        return [at[slot] for slot in memoryview(slots).cast("I").tolist()]  # type: ignore[misc]  # none of these is free
+
+    def _put(self, slots: list[int], blocks: Sequence[Block]) -> list[Block]:
+        """Lay down the blocks that are new; returns them."""
+        at = self._at
+        if (highest := max(slots)) >= len(at):
+            at += [None] * (highest + 1 - len(at))
+        new = []
+        for slot, block in zip(slots, blocks, strict=True):
+            if at[slot] is None:
+                at[slot] = block
+                new.append(block)
+        if self._news.wanted:
+            for block in new:
+                self._note("stored", block)
+        return new
+
+    def _take(self, slots: bytes, reason: str) -> list[Block]:
+        """Pick up what left the index."""
+        if not slots:
+            return []
+        gone = self._blocks(slots)
+        for slot in memoryview(slots).cast("I").tolist():
+            self._at[slot] = None
+        if self._news.wanted:
+            for block in gone:
+                self._note("removed", block, reason)
+        return gone
+
+    def _remove(self, blocks: Sequence[Block], reason: str) -> None:
+        """Take blocks out, of which none is continued by one that stays; the ends first."""
+        for block in blocks:
+            self._pins.pop(block.name, None)
+            slot = self._index.remove(block.name)
+            if slot is not None:
+                self._take(array("I", [slot]).tobytes(), reason)
 
     def _end_pins(self) -> None:
         """Let go of the pins whose time is over."""
@@ -301,18 +319,10 @@ class Residents:
             return
         for name in [name for name, end in self._pins.items() if end <= now]:
             del self._pins[name]
-            self._blocks.unpin(name)
+            self._index.unpin(name)
         self._next_end = min(self._pins.values(), default=math.inf)
 
-    def _note(self, kind: str, block: Block, reason: str = "") -> None:
-        if self._news.wanted:
-            self._news.note(
-                BlockEvent(
-                    "stored" if kind == "stored" else "removed",
-                    block.name,
-                    block.parent,
-                    block.position,
-                    block.tokens,
-                    reason,
-                )
-            )
+    def _note(self, kind: Literal["stored", "removed"], block: Block, reason: str = "") -> None:
+        self._news.note(
+            BlockEvent(kind, block.name, block.parent, block.position, block.tokens, reason)
+        )

@@ -316,7 +316,7 @@ class KVStore:
     def clear(self, *, tenant: bytes | None = None) -> None:
         """Forget all blocks under these tags, in memory and on disk, pinned ones too.
 
-        tenant: a salt, to forget that tenant's in place of one's own. Raises TierUnavailable for a
+        tenant: a salt, to forget that tenant's instead of one's own. Raises TierUnavailable for a
         read-only store, whose folder is another's.
         """
         self._require_open()
@@ -347,7 +347,7 @@ class KVStore:
             tokens_from_memory=count["tokens_from_memory"],
             tokens_from_tier=count["tokens_from_tier"],
             saved=count["saved"],
-            evicted=memory.evictions["capacity"],
+            evicted=memory.evicted,
             spilled=count["spilled"],
             promoted=count["promoted"],
             refused=count["refused"],
@@ -382,8 +382,9 @@ class KVStore:
         self.close()
 
     def __repr__(self) -> str:
-        held = self._levels.residents.stats()
-        return f"<KVStore {held.entries} blocks, {held.bytes} of {held.capacity_bytes} bytes>"
+        residents = self._levels.residents
+        held = residents.stats()
+        return f"<KVStore {held.entries} blocks, {held.bytes} of {residents.capacity_bytes} bytes>"
 
     # ---- inside ---------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ from blatam_kv.bul.tasks import CacheResult, Task, TaskBook
 from blatam_kv.cache import Cache
 from blatam_kv.config import Settings
 from blatam_kv.errors import Error, InvalidRequest
-from blatam_kv.metrics import CacheSnapshot, ServiceMetrics
+from blatam_kv.metrics import BlocksSnapshot, CacheSnapshot, ServiceMetrics
 from blatam_kv.truthgpt.protocol import TruthGPT
 
 log = logging.getLogger("blatam_kv.bul")
@@ -84,7 +84,10 @@ class Service:
         self.tasks = TaskBook(keep=settings.max_kept_tasks)
         self.tally = Tally()
         self.metrics = ServiceMetrics(
-            version=version, cache=self.cache_snapshot, queue_depth=self.queue_depth
+            version=version,
+            cache=self.cache_snapshot,
+            queue_depth=self.queue_depth,
+            blocks=self.blocks_snapshot,
         )
         self._lock = threading.Lock()
         self._waiting: Counter[int] = Counter()
@@ -320,26 +323,39 @@ class Service:
             "memory_usage": now.memory_bytes,
             "memory_limit": now.memory_limit_bytes,
             "evictions": dict(now.evictions),
-            "blocks": self._blocks_now(),
+            "blocks": self._blocks_stats(),
         }
 
-    def _blocks_now(self) -> dict[str, object] | None:
-        """The prefixes' totals; None where the model keeps none."""
+    def blocks_snapshot(self) -> BlocksSnapshot | None:
+        """The blocks of prompts as the exporter shows them; None where the model keeps none."""
         if self._blocks is None:
             return None
         now = self._blocks.stats()
+        return BlocksSnapshot(
+            entries=now.blocks,
+            memory_bytes=now.bytes,
+            memory_limit_bytes=now.capacity_bytes,
+            disk_bytes=now.tier.bytes if now.tier is not None else 0,
+            tokens_asked=now.tokens_asked,
+            tokens_found={"memory": now.tokens_from_memory, "disk": now.tokens_from_tier},
+            damaged=now.damaged,
+        )
+
+    def _blocks_stats(self) -> dict[str, object] | None:
+        now = self.blocks_snapshot()
+        if self._blocks is None or now is None:
+            return None
+        found = sum(now.tokens_found.values())
         return {
-            "policy": now.policy,
+            "policy": self.settings.kv_policy,
             "codec": self._blocks.codec,
-            "entries": now.blocks,
-            "memory_usage": now.bytes,
-            "memory_limit": now.capacity_bytes,
-            "disk_usage": now.tier.bytes if now.tier is not None else 0,
-            "disk_limit": now.tier.disk_bytes if now.tier is not None else 0,
+            "entries": now.entries,
+            "memory_usage": now.memory_bytes,
+            "memory_limit": now.memory_limit_bytes,
+            "disk_usage": now.disk_bytes,
             "tokens_asked": now.tokens_asked,
-            "tokens_from_memory": now.tokens_from_memory,
-            "tokens_from_disk": now.tokens_from_tier,
-            "hit_rate": round(now.hit_ratio, 6),
+            "tokens_found": dict(now.tokens_found),
+            "hit_rate": round(found / now.tokens_asked, 6) if now.tokens_asked else 0.0,
             "damaged": now.damaged,
         }
 

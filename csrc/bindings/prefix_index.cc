@@ -1,0 +1,132 @@
+#include "bindings/prefix_index.h"
+
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings/buffer.h"
+#include "core/prefix_index.h"
+
+namespace py = pybind11;
+
+namespace blatam::python {
+namespace {
+
+// An index, and the vectors that its answers are written to. The GIL serialises the calls.
+struct Index {
+  Index(uint64_t capacity_bytes, const std::string& policy)
+      : index(checked(capacity_bytes), policy) {}
+
+  static uint64_t checked(uint64_t capacity_bytes) {
+    if (capacity_bytes == 0) throw py::value_error("capacity_bytes must be at least 1");
+    return capacity_bytes;
+  }
+
+  PrefixIndex index;
+  std::vector<Slot> slots;
+  std::vector<Slot> evicted;
+};
+
+// Names lie one behind the other; a Digest is 32 bytes without alignment, so they serve in place.
+static_assert(sizeof(Digest) == 32 && alignof(Digest) == 1);
+
+std::span<const Digest> names_of(const Buffer& buffer) {
+  if (buffer.bytes().size() % sizeof(Digest) != 0) {
+    throw py::value_error("names must be digests of 32 bytes, one behind the other");
+  }
+  return buffer.items<Digest>();
+}
+
+Digest name_of(const py::bytes& name) {
+  const Buffer buffer(name, PyBUF_SIMPLE);
+  const auto names = names_of(buffer);
+  if (names.size() != 1) throw py::value_error("a name must be a digest of 32 bytes");
+  return names.front();
+}
+
+py::bytes answer(const std::vector<Slot>& slots) {
+  return {reinterpret_cast<const char*>(slots.data()), slots.size() * sizeof(Slot)};
+}
+
+py::bytes find(Index& self, const py::object& names) {
+  const Buffer buffer(names, PyBUF_SIMPLE);
+  self.slots.clear();
+  self.index.find(names_of(buffer), self.slots);
+  return answer(self.slots);
+}
+
+void use(Index& self, const py::object& names) {
+  const Buffer buffer(names, PyBUF_SIMPLE);
+  self.index.use(names_of(buffer));
+}
+
+std::pair<py::bytes, py::bytes> add(Index& self, const py::bytes& parent, bool root,
+                                    const py::object& names, const py::object& weights) {
+  const Buffer name_buffer(names, PyBUF_SIMPLE);
+  const Buffer weight_buffer(weights, PyBUF_FORMAT);
+  const auto all = names_of(name_buffer);
+  const auto sizes = weight_buffer.items<uint64_t>();
+  if (weight_buffer.view().itemsize != sizeof(uint64_t) || sizes.size() != all.size()) {
+    throw py::value_error("weights must be 64-bit integers, as many as names");
+  }
+  self.slots.clear();
+  self.evicted.clear();
+  self.index.add(name_of(parent), root, all, sizes, self.slots, self.evicted);
+  return {answer(self.slots), answer(self.evicted)};
+}
+
+py::object remove(Index& self, const py::bytes& name) {
+  const Slot slot = self.index.remove(name_of(name));
+  return slot == kNoSlot ? py::object(py::none()) : py::int_(slot);
+}
+
+py::bytes followers(Index& self, const py::bytes& parent, bool root, size_t most) {
+  self.slots.clear();
+  self.index.followers(name_of(parent), root, most, self.slots);
+  return answer(self.slots);
+}
+
+py::bytes resize(Index& self, uint64_t capacity_bytes) {
+  self.evicted.clear();
+  self.index.resize(Index::checked(capacity_bytes), self.evicted);
+  return answer(self.evicted);
+}
+
+}  // namespace
+
+void add_prefix_index(py::module_& module) {
+  py::class_<Index>(
+      module, "PrefixIndex",
+      "Which blocks of prompts stay in memory (csrc/core/prefix_index.h).\n\n"
+      "Names are digests, 32 bytes each, one behind the other. Slots are answered as\n"
+      "uint32, one behind the other. Raises ValueError for an unknown policy.")
+      .def(py::init<uint64_t, const std::string&>(), py::arg("capacity_bytes"), py::arg("policy"))
+      .def("find", find, py::arg("names"), "Slots of the leading names that are here.")
+      .def("use", use, py::arg("names"), "A use of each that is here, the last one first.")
+      .def("add", add, py::arg("parent"), py::arg("root"), py::arg("names"), py::arg("weights"),
+           "Insert successive blocks; their slots, and those of what left for them.")
+      .def(
+          "pin", [](Index& self, const py::bytes& name) { return self.index.pin(name_of(name)); },
+          py::arg("name"), "Keep a block and what is before it; False if it is not here.")
+      .def(
+          "unpin",
+          [](Index& self, const py::bytes& name) { return self.index.unpin(name_of(name)); },
+          py::arg("name"), "Undo one pin; False if there is none.")
+      .def("remove", remove, py::arg("name"),
+           "Take a block out; its slot, None if it is not here or another one continues it.")
+      .def("followers", followers, py::arg("parent"), py::arg("root"), py::arg("most"),
+           "Slots of what continues a block, or begins under a root, the newest first.")
+      .def("resize", resize, py::arg("capacity_bytes"), "A new bound; slots of what left for it.")
+      .def_property_readonly("capacity_bytes",
+                             [](const Index& self) { return self.index.capacity_bytes(); })
+      .def_property_readonly("used_bytes", [](const Index& self) { return self.index.bytes(); })
+      .def_property_readonly("entries", [](const Index& self) { return self.index.entries(); })
+      .def_property_readonly("pinned", [](const Index& self) { return self.index.pinned(); })
+      .def_property_readonly("memory_bytes",
+                             [](const Index& self) { return self.index.memory_bytes(); });
+}
+
+}  // namespace blatam::python

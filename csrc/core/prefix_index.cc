@@ -1,0 +1,185 @@
+#include "core/prefix_index.h"
+
+#include <algorithm>
+#include <new>
+
+namespace blatam {
+
+PrefixIndex::PrefixIndex(uint64_t capacity_bytes, std::string_view policy)
+    : capacity_bytes_(capacity_bytes), policy_(make_policy(policy)) {}
+
+void PrefixIndex::find(std::span<const Digest> names, std::vector<Slot>& slots) const {
+  // Far enough ahead for a bucket to arrive before it is read.
+  constexpr size_t kAhead = 8;
+  for (size_t i = 0; i < std::min(kAhead, names.size()); ++i) {
+    if (table_.room() != 0) table_.prefetch(names[i].prefix());
+  }
+  for (size_t i = 0; i < names.size(); ++i) {
+    if (i + kAhead < names.size() && table_.room() != 0) {
+      table_.prefetch(names[i + kAhead].prefix());
+    }
+    const Slot slot = slot_of(names[i]);
+    if (slot == kNoSlot) return;
+    slots.push_back(slot);
+  }
+}
+
+void PrefixIndex::use(std::span<const Digest> names) noexcept {
+  for (size_t i = names.size(); i-- > 0;) {
+    const Slot slot = slot_of(names[i]);
+    if (slot != kNoSlot) policy_->hit(slot);
+  }
+}
+
+void PrefixIndex::add(const Digest& parent, bool root, std::span<const Digest> names,
+                      std::span<const uint64_t> weights, std::vector<Slot>& slots,
+                      std::vector<Slot>& evicted) {
+  const Slot above = root ? kNoSlot : slot_of(parent);
+  if (names.empty() || (!root && above == kNoSlot)) return;
+  reserve(names.size());
+  slots.assign(names.size(), kNoSlot);
+  evicted.reserve(evicted.size() + table_.size() + names.size());
+  const uint64_t list = root ? parent.prefix() : 0;
+  if (root) roots_.try_emplace(list, kNoSlot);
+
+  // The leading ones that are here; behind the first that is missing nothing can be.
+  size_t here = 0;
+  while (here < names.size() && (slots[here] = slot_of(names[here])) != kNoSlot) ++here;
+  if (here < names.size()) tell_capacity(weights[here]);
+  // Links go from the front, the policy hears of the end first.
+  for (size_t i = here; i < names.size(); ++i) {
+    slots[i] = insert(names[i], weights[i], i == 0 ? above : slots[i - 1], list);
+  }
+  for (size_t i = names.size(); i-- > here;) {
+    policy_->insert(slots[i], {.hash = names[i].prefix(), .size = weights[i], .cost = 1});
+  }
+  make_room(evicted);
+}
+
+bool PrefixIndex::pin(const Digest& name) {
+  const Slot slot = slot_of(name);
+  if (slot == kNoSlot) return false;
+  pins_.pin(slot);
+  ++nodes_[slot].held;
+  return true;
+}
+
+bool PrefixIndex::unpin(const Digest& name) noexcept {
+  const Slot slot = slot_of(name);
+  if (slot == kNoSlot || nodes_[slot].held == 0) return false;
+  --nodes_[slot].held;
+  pins_.unpin(slot);
+  return true;
+}
+
+Slot PrefixIndex::remove(const Digest& name) noexcept {
+  const Slot slot = slot_of(name);
+  if (slot == kNoSlot || nodes_[slot].first != kNoSlot) return kNoSlot;
+  policy_->remove(slot);
+  release(slot);
+  return slot;
+}
+
+void PrefixIndex::followers(const Digest& parent, bool root, size_t most,
+                            std::vector<Slot>& slots) const {
+  Slot slot = kNoSlot;
+  if (root) {
+    const auto found = roots_.find(parent.prefix());
+    if (found != roots_.end()) slot = found->second;
+  } else if (const Slot above = slot_of(parent); above != kNoSlot) {
+    slot = nodes_[above].first;
+  }
+  for (; slot != kNoSlot && most != 0; slot = nodes_[slot].next, --most) slots.push_back(slot);
+}
+
+void PrefixIndex::resize(uint64_t capacity_bytes, std::vector<Slot>& evicted) {
+  evicted.reserve(evicted.size() + table_.size());
+  capacity_bytes_ = capacity_bytes;
+  make_room(evicted);
+}
+
+size_t PrefixIndex::memory_bytes() const noexcept {
+  return table_.memory_bytes() + policy_->memory_bytes() + nodes_.capacity() * sizeof(Node) +
+         slots_ * sizeof(uint32_t);
+}
+
+Slot PrefixIndex::slot_of(const Digest& name) const noexcept {
+  return table_.find(name.prefix(), [&](Slot slot) { return nodes_[slot].name == name; });
+}
+
+Slot& PrefixIndex::list_of(const Node& node) noexcept {
+  return node.parent == kNoSlot ? roots_.find(node.root)->second : nodes_[node.parent].first;
+}
+
+// Everything that allocates, so that what follows cannot fail.
+void PrefixIndex::reserve(size_t more) {
+  const size_t wanted = table_.size() + more;
+  if (wanted <= slots_) return;
+  size_t slots = std::max<size_t>({16, slots_ * 2, wanted});
+  if (slots >= kNoSlot) throw std::bad_alloc();
+  nodes_.reserve(slots);
+  table_.reserve(slots, [&](Slot slot) { return nodes_[slot].name.prefix(); });
+  policy_->grow(slots);
+  pins_.reserve(slots);
+  slots_ = slots;
+}
+
+// As many blocks as fit if all weigh what they do on average.
+void PrefixIndex::tell_capacity(uint64_t weight) noexcept {
+  const double mean = bytes_ == 0 ? static_cast<double>(weight)
+                                  : static_cast<double>(bytes_) / static_cast<double>(entries());
+  const auto capacity = static_cast<uint64_t>(static_cast<double>(capacity_bytes_) / mean);
+  if (capacity == told_) return;
+  told_ = capacity;
+  policy_->set_capacity(std::max<uint64_t>(capacity, 1));
+}
+
+Slot PrefixIndex::insert(const Digest& name, uint64_t weight, Slot parent, uint64_t root) noexcept {
+  Slot slot = free_;
+  if (slot != kNoSlot) {
+    free_ = nodes_[slot].next;
+  } else {
+    slot = static_cast<Slot>(nodes_.size());
+    nodes_.emplace_back();
+  }
+  Node& node = nodes_[slot];
+  node = {.name = name, .weight = weight, .root = root, .parent = parent};
+  Slot& list = list_of(node);
+  if (list != kNoSlot) nodes_[list].previous = slot;
+  node.next = list;
+  list = slot;
+  if (parent != kNoSlot) pins_.pin(parent);  // reserve() made room
+  table_.insert(name.prefix(), slot);
+  bytes_ += weight;
+  return slot;
+}
+
+// What was just inserted is a leaf that nobody pinned, so there is a victim while there is too
+// much.
+void PrefixIndex::make_room(std::vector<Slot>& evicted) noexcept {
+  while (bytes_ > capacity_bytes_) {
+    const Slot slot = policy_->evict(pins_, nullptr);
+    if (slot == kNoSlot) return;
+    release(slot);
+    evicted.push_back(slot);  // reserved
+  }
+}
+
+// The slot has left its policy; the rest follows.
+void PrefixIndex::release(Slot slot) noexcept {
+  Node& node = nodes_[slot];
+  if (node.next != kNoSlot) nodes_[node.next].previous = node.previous;
+  if (node.previous != kNoSlot) {
+    nodes_[node.previous].next = node.next;
+  } else {
+    list_of(node) = node.next;
+  }
+  if (node.parent != kNoSlot) pins_.unpin(node.parent);
+  pins_.forget(slot);
+  table_.erase(node.name.prefix(), slot);
+  bytes_ -= node.weight;
+  node.next = free_;
+  free_ = slot;
+}
+
+}  // namespace blatam

@@ -1,0 +1,101 @@
+// A PrefixIndex says which blocks of prompts stay in memory. It knows a block by its name (a digest
+// over the whole prefix), its parent and its weight, and gives it a slot; what lies there is kept
+// by its owner, who calls from one thread at a time.
+//
+// A block is of use only while all blocks before it can be had, so a block that another one
+// continues is never a victim, and neither is one that is pinned. A prompt is replayed as the
+// simulator does it (core/simulate.h): what is new goes in from its end to its beginning, and then
+// blocks are evicted until the rest fits, maybe some just inserted.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "core/digest.h"
+#include "core/policy.h"
+#include "core/table.h"
+
+namespace blatam {
+
+class PrefixIndex {
+ public:
+  // Throws std::invalid_argument for an unknown policy. Requires capacity_bytes > 0.
+  PrefixIndex(uint64_t capacity_bytes, std::string_view policy);
+
+  // Appends the slots of the leading names that are here.
+  void find(std::span<const Digest> names, std::vector<Slot>& slots) const;
+
+  // A use of each, the last one first; what is not here is passed over.
+  void use(std::span<const Digest> names) noexcept;
+
+  // Inserts successive blocks of one prompt of so many bytes each. root: `parent` is not a block
+  // but what prompts with the same tags begin with; otherwise nothing is inserted unless it is
+  // here. slots: that of each block, of those that were here already too. evicted: what left, in
+  // order, maybe some of these; room is reserved there for as many as there are, so keep it between
+  // calls. Throws std::bad_alloc before it changes anything. Requires names.size() ==
+  // weights.size().
+  void add(const Digest& parent, bool root, std::span<const Digest> names,
+           std::span<const uint64_t> weights, std::vector<Slot>& slots, std::vector<Slot>& evicted);
+
+  // Pins nest, and hold what comes before too. pin() returns false if the block is not here, and
+  // may throw std::bad_alloc; unpin() if it has no pin of this kind.
+  [[nodiscard]] bool pin(const Digest& name);
+  bool unpin(const Digest& name) noexcept;
+
+  // Takes a block out, pinned or not, and returns its slot; kNoSlot if it is not here, or if
+  // another one continues it.
+  [[nodiscard]] Slot remove(const Digest& name) noexcept;
+
+  // Slots of what continues a block, or begins under a root: the newest first, at most so many.
+  void followers(const Digest& parent, bool root, size_t most, std::vector<Slot>& slots) const;
+
+  // A new bound; what leaves for it is appended, in order. Throws std::bad_alloc before it changes
+  // anything. Requires capacity_bytes > 0.
+  void resize(uint64_t capacity_bytes, std::vector<Slot>& evicted);
+
+  [[nodiscard]] uint64_t capacity_bytes() const noexcept { return capacity_bytes_; }
+  [[nodiscard]] uint64_t bytes() const noexcept { return bytes_; }
+  [[nodiscard]] size_t entries() const noexcept { return table_.size(); }
+  [[nodiscard]] size_t pinned() const noexcept { return pins_.pinned(); }
+  // What the bookkeeping takes.
+  [[nodiscard]] size_t memory_bytes() const noexcept;
+
+ private:
+  // What continues a block is a list, the newest first. Of a free slot: next is the next free one.
+  struct Node {
+    Digest name{};
+    uint64_t weight = 0;
+    uint64_t root = 0;  // of a first block: which list of beginnings it is in
+    Slot parent = kNoSlot;
+    Slot first = kNoSlot;
+    Slot next = kNoSlot;
+    Slot previous = kNoSlot;
+    uint32_t held = 0;  // pins of the owner's
+  };
+
+  [[nodiscard]] Slot slot_of(const Digest& name) const noexcept;
+  [[nodiscard]] Slot& list_of(const Node& node) noexcept;
+  void reserve(size_t more);
+  void tell_capacity(uint64_t weight) noexcept;
+  Slot insert(const Digest& name, uint64_t weight, Slot parent, uint64_t root) noexcept;
+  void make_room(std::vector<Slot>& evicted) noexcept;
+  void release(Slot slot) noexcept;
+
+  uint64_t capacity_bytes_;
+  std::unique_ptr<Policy> policy_;
+  Pins pins_;  // by the owner, and by each block that continues one
+  Table table_;
+  std::vector<Node> nodes_;
+  std::unordered_map<uint64_t, Slot> roots_;  // the newest beginning under each
+  size_t slots_ = 0;                          // that everything has room for
+  Slot free_ = kNoSlot;
+  uint64_t bytes_ = 0;
+  uint64_t told_ = 0;
+};
+
+}  // namespace blatam

@@ -1,0 +1,59 @@
+"""A real trace through a real store: as many hits as the simulator says, block by block."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from block_fakes import check
+
+import blatam_kv as kv
+from blatam_kv.blocks.residents import block_weight
+
+DATA = Path(__file__).parent / "data"
+# A block of the trace, 512 tokens of a large model, is 16 tokens with a few bytes of values here.
+LAYOUT = kv.KVLayout(layers=1, kv_heads=1, head_dim=2, dtype="float16", block_tokens=16)
+WEIGHT = block_weight(2 * 128, 64)
+REQUESTS = 600
+
+
+@pytest.fixture(scope="module", params=["mooncake_conversation", "mooncake_synthetic"])
+def trace(request: pytest.FixtureRequest) -> list[list[int]]:
+    """The beginning of a trace: the ids of each request's blocks."""
+    with lzma.open(DATA / f"{request.param}.jsonl.xz", "rt") as lines:
+        return [json.loads(line)["hash_ids"] for line in islice(lines, REQUESTS)]
+
+
+def replayed(trace: list[list[int]], store: kv.KVStore) -> int:
+    """Blocks found, each request loading what is there and saving what is not."""
+    longest = max(map(len, trace)) * LAYOUT.block_tokens
+    values = np.zeros(LAYOUT.shape(longest), np.float16)
+    out = np.empty_like(values), np.empty_like(values)
+    hits = 0
+    for ids in trace:
+        # Equal ids mean equal prompts up to there, so an id can stand for its block's tokens.
+        tokens = np.repeat(np.array(ids, np.uint32), LAYOUT.block_tokens)
+        hits += store.load_prefix(tokens, out=out) // LAYOUT.block_tokens
+        x = values[:, : len(tokens)]
+        store.save_prefix(tokens, x, x)
+    return hits
+
+
+# Not tinylfu, whose sketch sees other hashes here, nor lirs and gdsf, which care whether the uses of a
+# prompt come before its insertions, as they do where it is looked up first.
+@pytest.mark.parametrize("policy", ["lru", "lfu", "fifo", "sieve", "s3fifo", "arc"])
+@pytest.mark.parametrize("share", [0.01, 0.1])
+def test_a_store_hits_as_often_as_the_simulator_says(
+    trace: list[list[int]], tmp_path: Path, policy: str, share: float
+) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_text("".join(json.dumps({"hash_ids": ids}) + "\n" for ids in trace))
+    capacity = int(share * len({block for ids in trace for block in ids}))
+    (expected,) = kv.simulate(path, policy=policy, capacity=capacity).results
+    with kv.KVStore(LAYOUT, capacity_bytes=capacity * WEIGHT, policy=policy) as store:
+        assert replayed(trace, store) == expected.hits
+        check(store)
