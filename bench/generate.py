@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
 from blatam_kv import KVLayout, KVStore
 from blatam_kv.integrations.transformers import KVCache, generate, layout_of
@@ -313,6 +314,15 @@ def decoding(model: Any, rounds: int) -> list[Result]:
     return results
 
 
+def show(row: Result) -> None:
+    print(
+        f"{row.what:38} {row.ours_ms:8.1f} ({row.ours_wall_ms:.0f})  {row.peer:22}"
+        f" {row.peer_ms:8.1f} ({row.peer_wall_ms:.0f})  {row.ratio:6.2f} ± {row.spread:.2f}"
+        f"  {row.target}",
+        flush=True,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
@@ -322,32 +332,30 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to write; default: a temporary folder")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    transformers.logging.disable_progress_bar()
     if options.child is not None:
         child(options.child, options.folder)
         return
     wanted = options.only or ("memory", "disk", "mini", "decode")
     model = make_model()
     weights = sum(x.numel() for x in model.parameters())
+    if not options.json:
+        print(f"{weights:,} weights, {PREFIX:,} + {QUESTION} tokens; ms of CPU (wall), peer ÷ ours")
     results: list[Result] = []
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        if "memory" in wanted:
-            results.append(from_memory(model, options.rounds))
-        if "disk" in wanted:
-            results.append(from_disk(model, options.rounds, Path(name)))
-        if "mini" in wanted:
-            results += embedded(options.rounds, Path(name))
-        if "decode" in wanted:
-            results += decoding(model, options.rounds)
+        tables: dict[str, Callable[[], list[Result]]] = {
+            "memory": lambda: [from_memory(model, options.rounds)],
+            "disk": lambda: [from_disk(model, options.rounds, Path(name))],
+            "mini": lambda: embedded(options.rounds, Path(name)),
+            "decode": lambda: decoding(model, options.rounds),
+        }
+        for table in wanted:
+            rows = tables[table]()
+            results += rows
+            for row in () if options.json else rows:
+                show(row)
     if options.json:
         print(json.dumps({"weights": weights, "results": [asdict(row) for row in results]}))
-        return
-    print(f"{weights:,} weights, {PREFIX:,} + {QUESTION} tokens; ms of CPU (wall), peer ÷ ours\n")
-    for row in results:
-        print(
-            f"{row.what:38} {row.ours_ms:8.1f} ({row.ours_wall_ms:.0f})  {row.peer:22}"
-            f" {row.peer_ms:8.1f} ({row.peer_wall_ms:.0f})  {row.ratio:6.2f} ± {row.spread:.2f}"
-            f"  {row.target}"
-        )
 
 
 if __name__ == "__main__":
