@@ -32,8 +32,10 @@ QUESTIONS = ("What does a cache keep?", "Who reads the beginning of a prompt man
 def load_model(folder: Path | None, size: int) -> Any:
     """The model in a folder, or one of weights by chance: it says nothing, but as fast as others."""
     import torch
+    import transformers
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+    transformers.logging.disable_progress_bar()
     loader: Any = AutoModelForCausalLM
     if folder is not None:
         return loader.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()

@@ -83,6 +83,10 @@ class Faulty:
         self.broken = False
         self.calls: list[str] = []
 
+    @property
+    def well(self) -> bool:
+        return not self.broken
+
     def __getattr__(self, name: str) -> Any:  # Any: whatever the archive has by that name
         method = getattr(self.archive, name)
         if name == "close":

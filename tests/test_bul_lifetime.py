@@ -13,7 +13,7 @@ import pytest
 from bul_fakes import Faulty, Scripted, running
 from test_bul_service import asked, finished, submit
 
-from blatam_kv.bul import recorder, tasks
+from blatam_kv.bul import recorder, tasks, writers
 from blatam_kv.bul.caller import ITSELF, Caller
 from blatam_kv.bul.ledger import AlreadyFinished, Overloaded
 from blatam_kv.bul.service import Service
@@ -172,6 +172,39 @@ def test_what_is_not_written_before_its_deadline_fails(service: Service, gated: 
     gated.gate.set()
     assert [finished(service, task).status for task in (first, patient)] == ["completed"] * 2
     assert gated.calls == ["first", "shared"]
+
+
+def test_who_joins_what_has_just_expired_is_written_all_the_same(
+    model: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writers, "TICK_SECONDS", 1e6)  # the test looks at the clock itself
+    with running(model, continuous_mode=False) as service:
+        late = submit(service, "bread", deadline_seconds=0.01)
+        until(lambda: service.position(late) is None)
+        patient = submit(service, "bread", priority=2)
+        assert patient.cache == "collapsed"
+        service._ledger.tick()
+        assert service.task(late.id).error == "was not written before its deadline"
+        assert service.position(patient) == 1
+        service.go_on()
+        assert finished(service, patient).status == "completed"
+
+
+def test_tenants_take_turns_however_much_one_of_them_asks(
+    service: Service, gated: Scripted
+) -> None:
+    submit(service, "first")
+    assert gated.writing.wait(30)
+    request = asked("theirs")
+    other = Caller(tenant="other", key_id="k", scopes=frozenset(), salt=bytes(range(32)))
+    tasks = [submit(service, f"ours {n}") for n in range(4)]
+    tasks.append(service.enqueue(service.place(request, other), request))
+    assert gated.gate is not None
+    gated.gate.set()
+    for task in tasks:
+        finished(service, task)
+    assert gated.calls.index("theirs") == 2
+    assert counted(service, "bul_queue_wait_seconds_count") == 6
 
 
 def test_who_joins_with_more_urgency_lifts_the_writing(service: Service, gated: Scripted) -> None:

@@ -12,7 +12,7 @@ from bul_fakes import Scripted
 
 from blatam_kv._core import framed_digest
 from blatam_kv.bul.caller import ITSELF
-from blatam_kv.bul.order import Order, answer_digest, place
+from blatam_kv.bul.order import Order, Wanted, answer_digest, place
 from blatam_kv.bul.request import parse_request
 from blatam_kv.truthgpt.brief import Brief
 from blatam_kv.truthgpt.protocol import Message, Sampling
@@ -160,3 +160,17 @@ def test_guesses_are_named_and_share_the_key_of_the_same_thing_spelt_out() -> No
 def test_an_area_alone_decides_the_type_when_the_query_does_not() -> None:
     placed = place(parse_request({"query": "algo", "business_area": "hr"}), MODEL)
     assert placed.brief.document_type == "hr_policy"
+
+
+def test_what_is_wanted_is_worked_out_once_for_each_caller_and_model() -> None:
+    model, other = Scripted(), replace(ITSELF, tenant="other", salt=SALT)
+    wanted = Wanted(parse_request(BASE))
+    first = wanted.order(model, ITSELF)
+    assert first == place(wanted.request, model, ITSELF)
+    assert wanted.order(model, ITSELF) is first
+    theirs = wanted.order(model, other)
+    assert theirs == place(wanted.request, model, other)
+    same_salt = replace(other, tenant="third")
+    assert wanted.order(model, same_salt).tenant == "third"
+    model.fingerprint = "f2"
+    assert wanted.order(model, ITSELF) == place(wanted.request, model, ITSELF) != first

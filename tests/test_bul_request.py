@@ -36,10 +36,10 @@ def test_every_field_is_taken() -> None:
         "company_size": "s",
         "target_audience": "t",
         "priority": 4,
+        "deadline_seconds": 86_400,
         "max_length": 10_000,
         "temperature": 2,
         "seed": 2**64 - 1,
-        "deadline_seconds": 60.0,
     }
     assert parse_request(fields).model_dump() == fields
     assert set(fields) == set(QueryRequest.model_fields)

@@ -13,12 +13,15 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from bul_fakes import asked_task, finished_task
+from bul_fakes import Scripted, asked_task, finished_task, running
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from postgres_server import Postgres, postgres
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.exc import OperationalError
 
+from blatam_kv.bul.request import parse_request
+from blatam_kv.bul.service import Service
 from blatam_kv.bul.storage import StorageUnavailable, open_storage
 from blatam_kv.bul.storage.archive import Archive
 from blatam_kv.bul.storage.engine import connect, migrate
@@ -144,6 +147,31 @@ def test_an_archive_in_memory_is_one_for_all_threads_and_gone_when_closed() -> N
     assert archive.tasks(tenant="local").total == 8
     archive.close()
     assert open_storage("sqlite://").tasks(tenant="local").total == 0
+
+
+def test_a_service_keeps_and_resumes_its_work_in_either(url: str) -> None:
+    def ended(service: Service, task: Task) -> Task:
+        while not task.is_finished:
+            task = service.task(task.id)
+        return task
+
+    requests = [parse_request({"query": query}) for query in ("bread", "cake", "bread")]
+    with running(Scripted(), continuous_mode=False, archive=open_storage(url)) as service:
+        batch, begun = service.ask_all(requests)
+        service.cancel(begun[1].id)
+    with running(Scripted(), archive=open_storage(url)) as service:
+        done = [ended(service, service.task(task.id)) for task in begun]
+        assert [task.status for task in done] == ["completed", "cancelled", "completed"]
+        order = service.place(requests[0])
+        hits = [service.answer_from_cache(order, requests[0]) for _ in range(50)]
+        assert all(hits)
+    archive = open_storage(url)
+    assert archive.tasks(tenant="local").total == 53
+    assert archive.documents(tenant="local", text="bread").total == 1
+    assert [task.status for task in archive.batch(batch, tenant="local")] == [
+        task.status for task in done
+    ]
+    archive.close()
 
 
 # Listings against plain lists.
@@ -297,6 +325,7 @@ def test_search_takes_what_a_user_types(archive: Archive, typed: str, found: boo
     assert bool(archive.documents(tenant="local", text=typed).items) == found
 
 
+@settings(max_examples=300)
 @given(st.text(max_size=50))
 def test_words_hold_no_wildcard_and_stay_what_they_are(text: str) -> None:
     for word in words(text):
@@ -417,3 +446,28 @@ def test_a_server_that_goes_away_is_unavailable_and_comes_back() -> None:
         server.start()
         assert archive.tasks(tenant="local").total == 1
         archive.close()
+
+
+def test_a_database_that_fails_slowly_is_left_alone_for_a_moment(tmp_path: Path) -> None:
+    now = waits = 0.0
+
+    def fail(*_: object) -> None:
+        nonlocal now
+        now += waits
+        raise OperationalError("statement", {}, Exception("no answer"))
+
+    archive = Archive(connect(f"sqlite:///{tmp_path / 'bul.db'}"), node="n", clock=lambda: now)
+    event.listen(archive._engine, "begin", fail)
+    for waits in (0.0, 3.0):  # noqa: B007  # fail reads it
+        with pytest.raises(StorageUnavailable, match="no answer"):
+            archive.tasks(tenant="local")
+    assert not archive.well
+    before = now
+    with pytest.raises(StorageUnavailable, match="no answer"):
+        archive.tasks(tenant="local")
+    assert now == before  # it was not even asked
+    event.remove(archive._engine, "begin", fail)
+    now += 1.0
+    assert archive.tasks(tenant="local").total == 0
+    assert archive.well
+    archive.close()

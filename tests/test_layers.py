@@ -45,9 +45,9 @@ FLOORS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"tiers"}),
-    frozenset({"cache", "cached", "blocks", "simulation"}),
+    frozenset({"cache", "cached", "blocks", "shelf", "simulation"}),
     frozenset({"", "integrations"}),
-    frozenset({"truthgpt", "backup", "migrate"}),
+    frozenset({"truthgpt", "backup", "exchange", "migrate"}),
     frozenset({"bul"}),
     frozenset({"server"}),
     frozenset({"cli"}),
@@ -88,7 +88,7 @@ HOUSED: Mapping[str, frozenset[str]] = {
     "prometheus_client": SERVICE | {"metrics"},
     "markdown_it": frozenset({"bul"}),
     "nh3": frozenset({"bul"}),
-    "yaml": SERVICE | {"config"},
+    "yaml": SERVICE | {"config", "migrate"},
 }
 
 # What `import blatam_kv` may not load, besides all of the above: numpy alone costs more than the

@@ -34,6 +34,34 @@ def test_quantile_is_the_sorted_lists_within_one_bucket(values: list[float], q: 
     assert histogram.mean == pytest.approx(math.fsum(values) / len(values))
 
 
+@given(st.lists(st.floats(0, 1e4)), st.lists(st.floats(0, 1e4), min_size=1))
+def test_a_sum_of_histograms_is_the_histogram_of_all(some: list[float], more: list[float]) -> None:
+    parts, whole = (LatencyHistogram(), LatencyHistogram()), LatencyHistogram()
+    for part, values in zip(parts, (some, more), strict=True):
+        for value in values:
+            part.record(value)
+            whole.record(value)
+    parts[0].add(parts[1])
+    assert parts[0].count == whole.count
+    assert parts[0].mean == pytest.approx(whole.mean)
+    for q in (0.5, 0.95, 1.0):
+        assert parts[0].quantile(q) == whole.quantile(q)
+
+
+def test_a_sum_of_rates_counts_both_and_forgets_as_they_do() -> None:
+    now = 0.0
+    rates = [RecentRate(clock=lambda: now) for _ in range(2)]
+    for second in range(120):
+        now = float(second)
+        rates[0].record()
+        rates[1].record()
+        rates[1].record()
+    rates[0].add(rates[1])
+    assert rates[0].per_second == pytest.approx(3.0)
+    now = 1000.0
+    assert rates[0].per_second == 0.0
+
+
 def test_empty_histogram_answers_zero() -> None:
     histogram = LatencyHistogram()
     assert (histogram.quantile(0.99), histogram.mean, histogram.count) == (0.0, 0.0, 0)

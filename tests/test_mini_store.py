@@ -212,11 +212,11 @@ def test_the_service_tells_of_prefixes_and_forgets_them(weights: Path, settings:
             said(model, query)
         service = Service(model, settings, version="1", blocks=store)
         try:
-            stats = service.cache_stats()["blocks"]
+            stats = service.reports.cache_stats()["blocks"]
             assert isinstance(stats, dict)
             assert stats["tokens_found"] == {"memory": 192, "disk": 0}
             assert stats["entries"] == store.stats().blocks > 0
-            health = service.cache_health()["components"]
+            health = service.reports.cache_health()["components"]
             assert isinstance(health, dict)
             assert health["persistence"].startswith("prefixes are kept on disk")
             text, _ = service.metrics.expose()
@@ -226,5 +226,5 @@ def test_the_service_tells_of_prefixes_and_forgets_them(weights: Path, settings:
         finally:
             service.close()
         without = Service(model, settings, version="1")
-        assert without.cache_stats()["blocks"] is None
+        assert without.reports.cache_stats()["blocks"] is None
         without.close()

@@ -96,7 +96,7 @@ def refused(response: httpx.Response, status: int) -> dict[str, Any]:
 
 # ---- who ----------------------------------------------------------------------------------------
 
-OPEN = ("/", "/health", "/healthz", "/readyz", "/version")
+OPEN = ("/", "/health", "/healthz", "/readyz", "/version")  # and /openapi.json
 
 
 def test_what_is_open_needs_no_key(bul: Site) -> None:

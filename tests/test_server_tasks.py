@@ -348,6 +348,8 @@ def test_without_a_database_misses_are_503_and_hits_are_served(model: Scripted) 
             assert body["type"].endswith("#temporary-reduced-capacity")
             assert int(reply.headers["retry-after"]) >= 1
             assert "away" not in reply.text
+        ready = browser.get("/readyz")
+        assert (ready.status_code, ready.json()["checks"]["database"]) == (200, "degraded")
         hit = browser.ask(query="bread")
         assert (hit.status_code, hit.json()["status"]) == (200, "completed")
         assert browser.get(f"/task/{task}/documents").status_code == 200

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tier_fakes import KEYS, Values, contents, key_of, open_tier, record_of
 
@@ -81,6 +81,8 @@ STEPS = st.lists(
 
 @settings(max_examples=60)
 @given(STEPS)
+@example([("put", 0), ("break", 0), ("put", 0), ("delete", 0)])  # the newer value waits no more
+@example([("put", 0), ("break", 0), ("put", 0), ("mend", 0)])  # nothing is written before the end
 def test_answers_are_those_of_a_dict_whatever_the_tier_does(steps: list[tuple[str, int]]) -> None:
     below = SlowTier()
     model: dict[bytes, set[bytes | None]] = {key: {None} for key in KEYS}

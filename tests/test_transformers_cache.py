@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
-from transformers_models import FAMILIES, model_of, prompts
+from transformers_models import FAMILIES, build, model_of, prompts
 
 from blatam_kv.errors import ConfigError, InvalidRequest, Unsupported
 from blatam_kv.integrations.transformers import KVCache
@@ -194,6 +194,23 @@ def test_a_fork_of_a_sealed_row_goes_its_own_way() -> None:
     layer.update(y, y)
     wanted = torch.cat([x.expand(2, -1, -1, -1), y, z], dim=2)
     assert torch.equal(layer.update(z, z)[0], wanted)
+
+
+def test_what_layers_read_of_each_other_outlives_the_next_layer() -> None:
+    full: dict[str, Any] = {"layer_types": ["full_attention"] * 4}
+    for config, aliased in (
+        (build("gemma3n", **full).config, False),
+        (model_of("llama").config, True),
+    ):
+        cache = KVCache(config, codec="raw", sink=0, residual=0)
+        x = torch.randn(1, 2, 70, 16)
+        for layer in range(2):
+            cache.update(x + layer, x + layer, layer)
+        y = torch.zeros(1, 2, 1, 16)
+        shown = [cache.update(y, y, layer)[0] for layer in range(2)]
+        assert (shown[0].data_ptr() == shown[1].data_ptr()) == aliased
+        assert torch.equal(shown[1][:, :, :70], x + 1)
+        assert aliased or torch.equal(shown[0][:, :, :70], x)
 
 
 def test_a_copy_of_a_cache_goes_its_own_way() -> None:

@@ -104,6 +104,16 @@ def test_beams_and_samples_start_from_a_stored_beginning(family: str) -> None:
         assert reused(store)
 
 
+def test_beams_of_different_prompts_are_stored_each_under_its_own() -> None:
+    model = model_of("llama")
+    ids = torch.cat([prompts(50)[0], prompts(50, seed=1)[0]])
+    with store_of(model) as store:
+        for _ in range(2):
+            expected, found = both(model, ids, store, num_beams=3)
+            assert found == expected
+        assert reused(store) >= 96
+
+
 def test_everything_that_generate_returns_is_returned() -> None:
     model, (ids, _) = model_of("llama"), prompts(50)
     options: dict[str, Any] = {
@@ -235,8 +245,13 @@ def test_blocks_that_go_between_the_match_and_the_load_are_computed(
         expected, _ = both(model, ids, store, attention_mask=mask)
         for left in (32, 16, 0):
 
-            def less(self: KVStore, tokens: Any, *, left: int = left, **options: Any) -> int:
-                return min(left, load(self, tokens, **options))
+            def less(
+                self: KVStore, tokens: Any, *, out: Any, partial: bool, left: int = left
+            ) -> int:
+                filled = min(left, load(self, tokens, out=out, partial=partial))
+                for x in out:
+                    x[:, filled:] = float("nan")
+                return filled
 
             monkeypatch.setattr(KVStore, "load_prefix", less)
             found = generate(model, ids, store=store, attention_mask=mask, max_new_tokens=20)
@@ -395,6 +410,19 @@ def test_shared_layers_are_stored_once() -> None:
         assert reused(store) >= 64
 
 
+def test_weights_that_are_not_in_memory_cannot_be_told_from_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, (ids, _) = model_of("llama"), prompts(40)
+
+    def absent(model: Any) -> str:
+        raise Unsupported("the weight w is not in memory")
+
+    with store_of(model) as store:
+        monkeypatch.setattr("blatam_kv.integrations.transformers.generation.fingerprint", absent)
+        assert "the weight w is not in memory" in refusal(model, store, ids)
+
+
 def test_a_model_in_training_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     model, (ids, _) = build("llama"), prompts(40)
     with store_of(model) as store:
@@ -426,6 +454,15 @@ def test_bad_input_is_named() -> None:
     model = model_of("llama")
     ids, _ = prompts(20)
     with store_of(model) as store:
+        used = KVCache(model.config)
+        used.update(torch.zeros(1, 2, 3, 16), torch.zeros(1, 2, 3, 16), 0)
+        for cache, rows in (
+            (used, rows_of(ids)),
+            (KVCache(model.config), []),
+            (KVCache(model.config), rows_of(ids) + rows_of(ids[:, 1:])),
+        ):
+            with pytest.raises(InvalidRequest):
+                restore(cache, store, rows)
         for wrong in (ids[0], ids.float(), ids[:, :0]):
             with pytest.raises(InvalidRequest, match="whole numbers"):
                 generate(model, wrong, store=store)

@@ -90,15 +90,22 @@ class Client:
         self._connection.close()
 
     def request(self, method: str, path: str, body: object = None) -> Reply:
-        """Send, wait, read. Raises Unreachable."""
+        """Send, wait, read. Raises Unreachable.
+
+        A kept connection that the service has closed meanwhile is opened again, once.
+        """
         content = None if body is None else json.dumps(body).encode()
         if content is None and method in ("POST", "PUT", "PATCH"):
             content = b""
-        headers = self._headers(method, path, content)
+        kept = self._connection.sock is not None
         try:
-            self._connection.request(method, path, content, headers)
-            response = self._connection.getresponse()
-            return Reply(response.status, response.headers, response.read())
+            try:
+                return self._once(method, path, content)
+            except (http.client.RemoteDisconnected, ConnectionError):
+                if not kept:
+                    raise
+                self._connection.close()
+                return self._once(method, path, content)
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -106,6 +113,12 @@ class Client:
                 f"no service answers at {self.url} ({reason}); start one with: blatam-kv serve, "
                 "or name another with --url"
             ) from error
+
+    def _once(self, method: str, path: str, content: bytes | None) -> Reply:
+        headers = self._headers(method, path, content)
+        self._connection.request(method, path, content, headers)
+        response = self._connection.getresponse()
+        return Reply(response.status, response.headers, response.read())
 
     def document(self, query: Mapping[str, object], *, seconds: float = 300.0) -> bytes:
         """Ask for a document (the fields of ``POST /query``) and wait for its bytes.
@@ -115,14 +128,14 @@ class Client:
         deadline = time.monotonic() + seconds
         task = self.request("POST", "/query", dict(query)).json("task_id", "status")
         wait = 0.01
-        while task["status"] not in ("completed", "failed"):
+        while task["status"] in ("queued", "processing"):
             if time.monotonic() > deadline:
                 raise Refused(f"task {task['task_id']} took more than {seconds:g} seconds")
             time.sleep(wait)
             wait = min(1.0, 1.5 * wait)
             task |= self.request("GET", f"/task/{task['task_id']}/status").json("status")
-        if task["status"] == "failed":
-            raise Refused(f"the document failed: {task['error']['detail']}")
+        if task["status"] != "completed":
+            raise Refused(f"the document {task['status']}: {task['error']['detail']}")
         reply = self.request("GET", task["documents"][0]["href"])
         if reply.status != 200:
             reply.json("never")

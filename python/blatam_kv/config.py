@@ -61,6 +61,10 @@ class Settings:
     allowed_hosts: further names the service answers to. trusted_proxies: networks whose
     X-Forwarded-For is believed. rate_limit_requests: of a tenant and class of route in
     rate_limit_window seconds.
+
+    cache_persistence: whether answers outlive the process, in cache_persistence_path (``answers`` in
+    data_dir), where they take at most cache_max_disk_mb MiB.
+
     kv_memory_mb, kv_disk_mb: MiB for keys and values of prompts, in memory and in data_dir; 0 keeps
     none there, a disk of None is 8 times the memory and at most half of what is free.
 
@@ -77,6 +81,9 @@ class Settings:
     cache_ttl: float | None = 3600.0
     cache_strategy: str = "adaptive"
     cache_max_memory_mb: int = 256
+    cache_persistence: bool = False
+    cache_persistence_path: Path | None = None
+    cache_max_disk_mb: int = 1024
     max_concurrent_tasks: int = 2
     max_queued_tasks: int = 4000
     max_queued_per_tenant: int = 2000
@@ -99,7 +106,7 @@ class Settings:
     kv_memory_mb: int = 256
     kv_disk_mb: int | None = None
     kv_codec: str = "raw"
-    kv_policy: str = "lru"
+    kv_policy: str = "adaptive"
     model: str = "mini"
     local_model: Path | None = None
     local_dtype: str = "auto"
@@ -164,8 +171,10 @@ def _timeout(value: object) -> float:
 
 
 def _switch(value: object) -> bool:
-    if isinstance(value, str):
-        value = {"true": True, "1": True, "false": False, "0": False}.get(value.strip().lower())
+    words = {"true": True, "yes": True, "on": True, "1": True}
+    words |= {"false": False, "no": False, "off": False, "0": False}
+    if isinstance(value, str) and value.strip().lower() in words:
+        return words[value.strip().lower()]
     if not isinstance(value, bool):
         raise ValueError("must be true or false")
     return value
@@ -274,6 +283,9 @@ VARIABLES: Mapping[str, Variable] = {
     "BUL_OPENAI_ATTEMPTS": Variable("openai_attempts", _integer(1, 100)),
     "KV_CACHE_STRATEGY": Variable("cache_strategy", _choice(STRATEGIES, later=_LATER_STRATEGIES)),
     "KV_CACHE_MAX_MEMORY_MB": Variable("cache_max_memory_mb", _integer(1, 1_000_000)),
+    "KV_CACHE_ENABLE_PERSISTENCE": Variable("cache_persistence", _switch),
+    "KV_CACHE_PERSISTENCE_PATH": Variable("cache_persistence_path", _directory),
+    "KV_CACHE_MAX_DISK_MB": Variable("cache_max_disk_mb", _integer(1, 4_000_000)),
 }
 
 # The original's field names for two of them, accepted in the file.
@@ -286,7 +298,7 @@ _NO_EFFECT_BUL = """
 """
 _NO_EFFECT_KV_CACHE = """
     ENABLED SIZE MAX_TOKENS COMPRESSION USE_COMPRESSION COMPRESSION_RATIO COMPRESSION_METHOD
-    ENABLE_PERSISTENCE PERSISTENCE_PATH ENABLE_PREFETCH PREFETCH_SIZE ENABLE_PROFILING NUM_HEADS
+    ENABLE_PREFETCH PREFETCH_SIZE ENABLE_PROFILING NUM_HEADS
     HEAD_DIM BLOCK_SIZE CACHE_MODE USE_QUANTIZATION QUANTIZATION_BITS ENABLE_GC GC_THRESHOLD
     PIN_MEMORY NON_BLOCKING DTYPE ADAPTIVE_COMPRESSION ADAPTIVE_QUANTIZATION MONITOR_MEMORY
     ENABLE_DISTRIBUTED DISTRIBUTED_BACKEND MULTI_TENANT TENANT_ISOLATION ENABLE_ASYNC

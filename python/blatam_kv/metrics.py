@@ -52,6 +52,16 @@ class LatencyHistogram:
             self._sum += seconds
             self._max = max(self._max, seconds)
 
+    def add(self, other: LatencyHistogram) -> None:
+        """Count what another has counted as well."""
+        with other._lock:
+            counts, count, total, most = (other._counts[:], other._count, other._sum, other._max)
+        with self._lock:
+            self._counts = [a + b for a, b in zip(self._counts, counts, strict=True)]
+            self._count += count
+            self._sum += total
+            self._max = max(self._max, most)
+
     @property
     def count(self) -> int:
         return self._count
@@ -99,6 +109,16 @@ class RecentRate:
             self._slots[second] = self._slots.get(second, 0) + 1
             while len(self._slots) > self._SECONDS:
                 del self._slots[next(iter(self._slots))]
+
+    def add(self, other: RecentRate) -> None:
+        """Count what another has counted as well, from when the earlier of the two began."""
+        with other._lock:
+            slots = dict(other._slots)
+        with self._lock:
+            self._start = min(self._start, other._start)
+            for second in self._slots:
+                slots[second] = slots.get(second, 0) + self._slots[second]
+            self._slots = {second: slots[second] for second in sorted(slots)[-self._SECONDS :]}
 
     @property
     def per_second(self) -> float:

@@ -16,11 +16,9 @@ from dataclasses import replace
 from typing import Self
 
 from blatam_kv.bul.chat import ChatOrder
-from blatam_kv.bul.pipeline import MIN_ANSWER_TOKENS, Answer
+from blatam_kv.bul.pipeline import MIN_ANSWER_TOKENS, Answer, Pipeline
 from blatam_kv.bul.tasks import CacheResult
-from blatam_kv.cache import Cache
 from blatam_kv.errors import Error, InvalidRequest, ModelError
-from blatam_kv.truthgpt.protocol import TruthGPT
 
 log = logging.getLogger("blatam_kv.bul")
 
@@ -142,20 +140,19 @@ class Listener:
 
 
 class Chats:
-    """The cache and the model for conversations. writers: answers written at a time; most_waiting:
+    """The pipeline for conversations. writers: answers written at a time; most_waiting:
     answers that may wait for a writer."""
 
     def __init__(
         self,
-        model: TruthGPT,
-        cache: Cache[bytes, Answer],
+        pipeline: Pipeline,
         *,
         writers: int,
         most_waiting: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.model = model
-        self._cache = cache
+        self.model = pipeline.model
+        self._pipeline = pipeline
         self._clock = clock
         self._most = writers + most_waiting
         self._pool = ThreadPoolExecutor(writers, thread_name_prefix="bul-chat")
@@ -166,7 +163,7 @@ class Chats:
 
     def lookup(self, order: ChatOrder) -> Answer | None:
         """The cached answer, or None. Quick."""
-        return self._cache.get(order.digest)
+        return self._pipeline.recall(order.digest)
 
     def ask(
         self, order: ChatOrder, *, join: bool = True, keep: bool = True
@@ -181,7 +178,7 @@ class Chats:
             telling = self._tellings.get(order.digest) if join else None
             if telling is not None and telling.join():
                 return telling, "collapsed"
-            if join and (answer := self._cache.get(order.digest)) is not None:
+            if join and (answer := self._pipeline.recall(order.digest)) is not None:
                 return Telling.of(answer), "hit"  # written since the caller looked
             if self._stopping or self._under_way >= self._most:
                 raise TooManyChats(f"{self._under_way} answers are being written or wait already")
@@ -208,7 +205,7 @@ class Chats:
         try:
             answer = self._written(order, telling)
             if keep:
-                self._cache.put(order.digest, answer)
+                self._pipeline.keep(order.digest, answer)
         except Error as problem:
             error = problem
         except Exception as problem:

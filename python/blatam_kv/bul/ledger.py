@@ -226,9 +226,8 @@ class Ledger:
             ids, writing.task_ids = writing.task_ids, []
             for key in ids:
                 del self._writing_of[key]
-        tenant = writing.order.tenant
-        found = (self._book.find(key, tenant=tenant) for key in ids)
-        tasks = [replace(task, tries=writing.tries) for task in found if task is not None]
+        found = self._found((key, writing.order.tenant) for key in ids)
+        tasks = [replace(task, tries=writing.tries) for task in found]
         if answer is None:
             self._end(tasks, status="failed", error=error)
         else:
@@ -241,8 +240,7 @@ class Ledger:
 
     def tick(self) -> None:
         """End what has passed its deadline."""
-        for writing in self._queue.expired():
-            self.settle(writing, error=_LATE)
+        expired = self._queue.expired()
         now = time.monotonic()
         late = []
         with self._lock:
@@ -250,8 +248,30 @@ class Ledger:
                 _, key, tenant = heapq.heappop(self._deadlines)
                 if self._leave(key):
                     late.append((key, tenant))
-        found = (self._book.find(key, tenant=tenant) for key, tenant in late)
-        self._end([task for task in found if task is not None], status="failed", error=_LATE)
+        self._end(self._found(late), status="failed", error=_LATE)
+        for writing in expired:
+            self._requeue(writing)
+
+    def _requeue(self, writing: Writing) -> None:
+        """Give a writing that has left the queue another place if somebody joined it too late to
+        hold it there."""
+        with self._lock:
+            waiting = self._found((key, writing.order.tenant) for key in writing.task_ids)
+            if not waiting:
+                return
+            deadlines = [task.deadline for task in waiting if task.deadline is not None]
+            writing.ticket = self._queue.push(
+                writing,
+                tenant=writing.order.tenant,
+                priority=min(task.priority for task in waiting),
+                deadline=_monotonic(max(deadlines) if len(deadlines) == len(waiting) else None),
+                bounded=False,
+            )
+
+    def _found(self, keys: Iterable[tuple[str, str]]) -> list[Task]:
+        """Tasks by id and tenant."""
+        found = (self._book.find(key, tenant=tenant) for key, tenant in keys)
+        return [task for task in found if task is not None]
 
     def stop(self) -> None:
         """From now on nothing begins."""

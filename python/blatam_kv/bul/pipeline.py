@@ -16,6 +16,7 @@ from blatam_kv.bul.order import Order
 from blatam_kv.bul.sanitise import clean
 from blatam_kv.cache import Cache
 from blatam_kv.errors import InvalidRequest, ModelError
+from blatam_kv.shelf import Shelf
 from blatam_kv.truthgpt.protocol import Chunk, TruthGPT, Usage
 
 # An answer shorter than this is not worth starting; the caller should shorten the query instead.
@@ -57,15 +58,27 @@ class Pipeline:
         model: TruthGPT,
         cache: Cache[bytes, Answer],
         *,
+        shelf: Shelf[Answer] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.model = model
         self.cache = cache
+        self.shelf = shelf
         self._clock = clock
 
     def lookup(self, order: Order) -> Answer | None:
-        """The cached answer, or None. No lock is held and nothing is computed."""
-        return self.cache.get(order.digest)
+        """The cached answer, or None; nothing is computed."""
+        return self.recall(order.digest)
+
+    def recall(self, digest: bytes) -> Answer | None:
+        """The answer under a digest, or None."""
+        return self.cache.get(digest) if self.shelf is None else self.shelf.get(digest)
+
+    def keep(self, digest: bytes, answer: Answer) -> None:
+        """Put an answer that was written elsewhere under a digest."""
+        self.cache.put(digest, answer)
+        if self.shelf is not None:
+            self.shelf.keep(digest, answer)
 
     def check_room(self, order: Order) -> int:
         """Tokens the answer may have. Raises InvalidRequest if the prompt leaves too few."""
@@ -100,7 +113,10 @@ class Pipeline:
             wrote = True
             return self._compute(order, progress or (lambda share: None), stop)
 
-        return self.cache.get_or_compute(order.digest, compute), wrote
+        answer = self.cache.get_or_compute(order.digest, compute)
+        if wrote and self.shelf is not None:
+            self.shelf.keep(order.digest, answer)
+        return answer, wrote
 
     def _compute(self, order: Order, progress: Progress, stop: threading.Event | None) -> Answer:
         start = time.perf_counter()

@@ -23,6 +23,7 @@ RETENTION_SECONDS = 60.0
 BATCH = 1_000
 # While the database fails it is asked this often.
 PATIENCE_SECONDS = 2.0
+LAST_PAUSE_SECONDS = 1.1
 
 
 class Rows(Protocol):
@@ -63,11 +64,13 @@ class Recorder:
         self._thread.start()
 
     def close(self) -> None:
-        """Write what is left, and end the thread."""
+        """Write what is left, with a second attempt if the database fails, and end the thread."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
-        self.flush()
+        if not self.flush():
+            time.sleep(LAST_PAUSE_SECONDS)
+            self.flush()
 
     def flush(self) -> bool:
         """Write a row for each finished task that has none; False if the database fails."""

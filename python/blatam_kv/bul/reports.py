@@ -6,17 +6,19 @@ that is for administrators.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 
 from blatam_kv.blocks import KVStore
 from blatam_kv.bul.caller import ITSELF, Caller, Scope
-from blatam_kv.bul.pipeline import Pipeline
+from blatam_kv.bul.pipeline import Answer, Pipeline
 from blatam_kv.bul.queue import PriorityQueue
 from blatam_kv.bul.tally import Tallies
 from blatam_kv.bul.tasks import TaskBook
 from blatam_kv.bul.writers import Writers, Writing
 from blatam_kv.config import Settings
 from blatam_kv.metrics import BlocksSnapshot, CacheSnapshot
+from blatam_kv.shelf import Shelf
 from blatam_kv.truthgpt.protocol import TruthGPT
 
 
@@ -34,6 +36,8 @@ class Reports:
         tallies: Tallies,
         version: str,
         blocks: KVStore | None,
+        shelf: Shelf[Answer] | None,
+        database_is_well: Callable[[], bool],
     ) -> None:
         self._model = model
         self._settings = settings
@@ -44,6 +48,8 @@ class Reports:
         self._tallies = tallies
         self._version = version
         self._blocks = blocks
+        self._shelf = shelf
+        self._database_is_well = database_is_well
 
     def stats(self, caller: Caller = ITSELF) -> dict[str, object]:
         """Totals since the start for ``GET /stats``: of the caller's tenant, for administrators of
@@ -144,14 +150,24 @@ class Reports:
     def _persistence(self) -> str:
         on_disk = self._blocks is not None and self._blocks.stats().tier is not None
         blocks = "prefixes are kept on disk, " if on_disk else ""
-        return f"{blocks}tasks and documents in the database; cached answers in memory"
+        return f"{blocks}tasks and documents in the database; {self._answers_kept()}"
+
+    def _answers_kept(self) -> str:
+        if self._shelf is None:
+            asked = self._settings.cache_persistence
+            return "answers are kept in memory" + (", their folder cannot be used" if asked else "")
+        failing = self._shelf.failing
+        if failing is not None:
+            return f"new answers are kept in memory only, the disk says: {failing}"
+        return "answers are kept on disk"
 
     def readiness(self) -> dict[str, str]:
-        """What a request needs, each part ``ok`` or why not."""
+        """What a request needs: each part ``ok``, ``degraded`` (hits are answered), or why not."""
         return {
             "cache": "ok",
             "queue": "stopping" if self._queue.closed else "ok",
             "writers": "ok" if self._writers.alive else "stopped",
+            "database": "ok" if self._database_is_well() else "degraded",
         }
 
     def cache_health(self) -> dict[str, object]:

@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from blatam_kv.blocks import KVStore
+from blatam_kv.bul.answers import open_shelf
 from blatam_kv.bul.caller import ITSELF, Caller
 from blatam_kv.bul.document import Rendered, render
 from blatam_kv.bul.ledger import AlreadyFinished, Asked, Ledger, Overloaded
@@ -44,7 +45,7 @@ from blatam_kv.bul.tasks import (
 from blatam_kv.bul.writers import Writers, Writing
 from blatam_kv.cache import Cache
 from blatam_kv.config import Settings
-from blatam_kv.errors import Error, InvalidRequest
+from blatam_kv.errors import Error, InvalidRequest, TierUnavailable
 from blatam_kv.metrics import ServiceMetrics
 from blatam_kv.truthgpt.protocol import TruthGPT
 
@@ -85,7 +86,8 @@ class Service:
             policy=settings.cache_strategy,
             ttl=settings.cache_ttl,
         )
-        self.pipeline = Pipeline(model, cache)
+        self.shelf = open_shelf(cache, settings)
+        self.pipeline = Pipeline(model, cache, shelf=self.shelf)
         self.archive = archive if archive is not None else open_storage("sqlite://")
         self.tasks = TaskBook(max_unfinished=settings.max_unfinished_tasks)
         tallies = Tallies()
@@ -131,6 +133,8 @@ class Service:
             tallies,
             version,
             blocks,
+            self.shelf,
+            lambda: self.archive.well,
         )
         if not settings.continuous_mode:
             self.queue.pause()
@@ -167,8 +171,7 @@ class Service:
     def answer_from_cache(self, order: Order, request: QueryRequest) -> Task | None:
         """A finished task if the answer is cached. Quick: no queue, no model, no database."""
         arrived = time.monotonic()
-        with self.metrics.stage("cache"):
-            answer = self.pipeline.lookup(order)
+        answer = self.pipeline.lookup(order)  # untimed: noting it would take longer
         if answer is None:
             return None
         return self._hit(Asked(order, request, time.time()), answer, arrived)
@@ -319,6 +322,8 @@ class Service:
         theirs, and a folder that another process writes keeps its blocks."""
         entries = len(self.pipeline.cache)
         self.pipeline.cache.clear()
+        if self.shelf is not None:
+            self.shelf.clear()
         if self._blocks is not None and not self._blocks.read_only:
             self._blocks.clear(everyone=True)
         return entries
@@ -354,6 +359,11 @@ class Service:
         self.writers.close(seconds=max(0.0, seconds * (1.0 - _FLUSH_SHARE) - passed))
         self._recorder.close()
         self.archive.close()
+        if self.shelf is not None:
+            try:
+                self.shelf.close()
+            except TierUnavailable as error:
+                log.error("the last answers were not kept: %s", error)
 
     # What others read.
 

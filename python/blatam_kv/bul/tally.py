@@ -11,14 +11,13 @@ from blatam_kv.metrics import LatencyHistogram, RecentRate
 
 
 class Tally:
-    """The running totals of one service. Safe from any thread, constant in size."""
+    """The running totals of one tenant. Safe from any thread, constant in size."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, started: float | None = None) -> None:
         self.hits = LatencyHistogram()
         self.misses = LatencyHistogram()
-        self.all = LatencyHistogram()
         self.rate = RecentRate()
-        self._started = time.monotonic()
+        self._started = time.monotonic() if started is None else started
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._areas: Counter[str] = Counter()
@@ -34,8 +33,19 @@ class Tally:
                 self._seconds_saved += task.answer.seconds
         if task.status == "completed":
             self.rate.record()
-            self.all.record(seconds)
             (self.hits if task.cache == "hit" else self.misses).record(seconds)
+
+    def add(self, other: Tally) -> None:
+        """Count what another has counted as well."""
+        with other._lock:
+            counts, areas, saved = other._counts.copy(), other._areas.copy(), other._seconds_saved
+        with self._lock:
+            self._counts += counts
+            self._areas += areas
+            self._seconds_saved += saved
+        self.hits.add(other.hits)
+        self.misses.add(other.misses)
+        self.rate.add(other.rate)
 
     @property
     def hit_rate(self) -> float:
@@ -74,16 +84,19 @@ class Tally:
         with self._lock:
             counts, requests = Counter(self._counts), self._requests()
         hit_rate = counts["hit"] / requests if requests else 0.0
+        both = LatencyHistogram()
+        for part in (self.hits, self.misses):
+            both.add(part)
         return {
             "total_requests": requests,
             "cached_requests": counts["hit"],
             "collapsed_requests": counts["collapsed"],
             "hit_rate": round(hit_rate, 6),
             "miss_rate": round(1.0 - hit_rate, 6) if requests else 0.0,
-            "average_latency_ms": _ms(self.all.mean),
-            "p50_latency_ms": _ms(self.all.quantile(0.50)),
-            "p95_latency_ms": _ms(self.all.quantile(0.95)),
-            "p99_latency_ms": _ms(self.all.quantile(0.99)),
+            "average_latency_ms": _ms(both.mean),
+            "p50_latency_ms": _ms(both.quantile(0.50)),
+            "p95_latency_ms": _ms(both.quantile(0.95)),
+            "p99_latency_ms": _ms(both.quantile(0.99)),
             "hit_latency_ms": self._quantiles(self.hits),
             "miss_latency_ms": self._quantiles(self.misses),
             "throughput_rps": round(self.rate.per_second, 3),
@@ -95,22 +108,28 @@ class Tally:
 
 
 class Tallies:
-    """A tally for each tenant, and one for all."""
+    """A tally for each tenant. Everybody's is their sum, made when it is asked for: a request is
+    counted once."""
 
     def __init__(self) -> None:
-        self.all = Tally()
+        self._started = time.monotonic()
         self._tenants: dict[str, Tally] = {}
 
     def of(self, tenant: str | None) -> Tally:
-        """A tenant's totals; of None, everybody's."""
-        if tenant is None:
-            return self.all
-        tally = self._tenants.get(tenant)
-        return tally if tally is not None else self._tenants.setdefault(tenant, Tally())
+        """A tenant's totals; of None, everybody's as they are now."""
+        if tenant is not None:
+            tally = self._tenants.get(tenant)
+            if tally is None:
+                made = Tally(started=self._started)
+                tally = self._tenants.setdefault(tenant, made)
+            return tally
+        everybody = Tally(started=self._started)
+        for tally in list(self._tenants.values()):
+            everybody.add(tally)
+        return everybody
 
     def finished(self, task: Task, seconds: float) -> None:
         """Count a task that has just finished, ``seconds`` after arrival."""
-        self.all.finished(task, seconds)
         self.of(task.tenant).finished(task, seconds)
 
 

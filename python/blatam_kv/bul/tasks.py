@@ -8,9 +8,9 @@ older is in ``storage``.
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
-import uuid
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -109,7 +109,7 @@ class Task:
     arrived: float = field(default_factory=time.monotonic)
     created: float = field(default_factory=time.time)
     finished: float | None = None
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    id: str = field(default_factory=lambda: os.urandom(16).hex())
 
     @property
     def written(self) -> Written | None:

@@ -36,6 +36,7 @@ examples:
                                        hit ratios of policies on a trace
   blatam-kv quality --plot codecs.png  what each codec costs in bits and keeps in quality
   blatam-kv backup create DIR BACKUPS  a verified copy of a cache, while it is in use
+  blatam-kv migrate up DIR --dry-run   what a cache of the original becomes
   blatam-kv bench                      the speed tables
   blatam-kv doctor                     what this machine has and lacks
 
@@ -147,6 +148,28 @@ def _run(args: argparse.Namespace) -> int:
             )
         case "backup":
             return _backup(args)
+        case "migrate":
+            return _migrate(args)
+        case "export":
+            from blatam_kv.cli.exchange import export_cache
+
+            return export_cache(
+                args.source,
+                args.target,
+                format=args.format,
+                quiet=args.quiet,
+                as_json=args.json,
+            )
+        case "import":
+            from blatam_kv.cli.exchange import import_cache
+
+            return import_cache(
+                args.source,
+                args.target,
+                disk_bytes=args.disk_bytes,
+                quiet=args.quiet,
+                as_json=args.json,
+            )
         case "bench":
             from blatam_kv.cli.bench import bench
 
@@ -179,6 +202,24 @@ def _backup(args: argparse.Namespace) -> int:
             return backup.restore_backup(
                 args.path, args.target, key_file=args.key_file, as_json=args.json
             )
+
+
+def _migrate(args: argparse.Namespace) -> int:
+    from blatam_kv.cli import migrate
+
+    match args.action:
+        case "status":
+            return migrate.migrate_status(args.folder, as_json=args.json)
+        case "up":
+            return migrate.migrate_up(
+                args.folder,
+                dry_run=args.dry_run,
+                disk_bytes=args.disk_bytes,
+                quiet=args.quiet,
+                as_json=args.json,
+            )
+        case _:
+            return migrate.migrate_down(args.folder, dry_run=args.dry_run, as_json=args.json)
 
 
 def _keys(args: argparse.Namespace) -> int:
@@ -240,7 +281,13 @@ def _parser() -> argparse.ArgumentParser:
         help="MiB of them in the data directory (8 times the memory, at most half of what is free)",
     )
     serve.add_argument("--kv-codec", metavar="NAME", help=f"one of {', '.join(CODECS)} (raw)")
-    serve.add_argument("--kv-policy", metavar="NAME", help="what leaves memory first (lru)")
+    serve.add_argument("--kv-policy", metavar="NAME", help="what leaves memory first (adaptive)")
+    serve.add_argument(
+        "--cache-persistence", metavar="on|off", help="whether answers outlive the service (off)"
+    )
+    serve.add_argument(
+        "--cache-persistence-path", metavar="DIR", help="where (answers in the data directory)"
+    )
     serve.add_argument("--max-concurrent-tasks", help="documents written at a time (2)")
     serve.add_argument("--max-queued-tasks", help="documents that may wait (4000)")
     serve.add_argument(
@@ -335,6 +382,22 @@ def _parser() -> argparse.ArgumentParser:
 
     _backup_commands(commands.add_parser("backup", help="copies of a cache, and back"))
 
+    _migrate_commands(commands.add_parser("migrate", help="from the original's caches, and back"))
+
+    export = commands.add_parser("export", help="a cache as .pt or safetensors files")
+    export.add_argument("source", type=Path, metavar="CACHE", help="the folder of the cache")
+    export.add_argument("target", type=Path, metavar="DIR", help="a new folder")
+    export.add_argument("--format", default="pt", metavar="FORMAT", help="pt or safetensors (pt)")
+    back = commands.add_parser("import", help="such files as a cache")
+    back.add_argument("source", type=Path, metavar="DIR", help="what export wrote")
+    back.add_argument("target", type=Path, metavar="CACHE", help="a cache, or a new folder")
+    back.add_argument(
+        "--disk-bytes", type=int, default=1 << 30, metavar="N", help="the cache's bound (1 GiB)"
+    )
+    for command in (export, back):
+        command.add_argument("--quiet", action="store_true", help="no progress bar")
+        _json_flag(command)
+
     bench = commands.add_parser("bench", help="run the speed tables of the source checkout")
     bench.add_argument("names", nargs="*", metavar="NAME", help="tables to run (all)")
 
@@ -402,6 +465,20 @@ def _backup_commands(parser: argparse.ArgumentParser) -> None:
         )
     for command in (create, listing, verify, restore):
         _json_flag(command)
+
+
+def _migrate_commands(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    status = actions.add_parser("status", help="what a folder holds")
+    up = actions.add_parser("up", help="bring it to this version: all steps or none")
+    down = actions.add_parser("down", help="go back to what was there, byte for byte")
+    for command in (status, up, down):
+        command.add_argument("folder", type=Path, metavar="DIR", help="settings and data")
+        _json_flag(command)
+    for command in (up, down):
+        command.add_argument("--dry-run", action="store_true", help="change nothing")
+    up.add_argument("--disk-bytes", type=int, metavar="N", help="the new cache's bound")
+    up.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _model_flags(command: argparse.ArgumentParser) -> None:

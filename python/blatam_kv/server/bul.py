@@ -67,8 +67,7 @@ def create_app(
     """The application for a service; its shutdown closes the service."""
     settings = service.settings
     chats = Chats(
-        service.model,
-        service.pipeline.cache,
+        service.pipeline,
         writers=settings.max_concurrent_tasks,
         most_waiting=settings.max_queued_tasks,
     )
@@ -135,7 +134,7 @@ class Face:
     async def readyz(self, request: Request, caller: Caller, wanted: None) -> Response:
         """200 when documents can be written, else 503; with what is well and what is not."""
         checks = self._service.reports.readiness()
-        ready = all(state == "ok" for state in checks.values())
+        ready = all(state in ("ok", "degraded") for state in checks.values())
         body = {"status": "ready" if ready else "not ready", "checks": checks}
         return json_reply(body, status=200 if ready else 503)
 

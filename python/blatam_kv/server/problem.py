@@ -1,8 +1,8 @@
 """Errors as RFC 9457 problem documents, with the original system's codes.
 
 A002 bad request, A003 not found, S001 the service cannot do it now, S002 its database, A001 not
-allowed. The text is
-always ours: no exception's text and no stack trace of unknown origin reaches a caller.
+allowed. The text is always ours: no exception's text and no stack trace of unknown origin reaches a
+caller.
 """
 
 from __future__ import annotations

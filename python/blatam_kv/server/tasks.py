@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from blatam_kv.bul.caller import Caller, Scope
+from blatam_kv.bul.order import Wanted
 from blatam_kv.bul.request import (
     BatchRequest,
     QueryRequest,
@@ -20,7 +21,7 @@ from blatam_kv.bul.request import (
 from blatam_kv.bul.service import Service
 from blatam_kv.bul.tasks import Task
 from blatam_kv.errors import InvalidRequest
-from blatam_kv.server.body import read_json
+from blatam_kv.server.body import Recent, read_json
 from blatam_kv.server.gate import Door
 from blatam_kv.server.options import PAGES, RENDERING, STATUS, read_options
 from blatam_kv.server.problem import Problem
@@ -60,7 +61,7 @@ class TaskDesk:
         ask: dict[str, Any] = {"method": "POST"} | write
         cancel: dict[str, Any] = {"method": "DELETE"} | write
         return [
-            Door(path="/query", answer=self.query, read=read_query, body=QueryRequest, **ask),
+            Door(path="/query", answer=self.query, read=Recent(_wanted), body=QueryRequest, **ask),
             Door(path="/tasks", answer=self.listing, scope=Scope.READ, options=(*PAGES, "status")),
             *(
                 door
@@ -83,12 +84,12 @@ class TaskDesk:
             Door(path="/api/batch/{id}", answer=self.cancel_batch, **cancel),
         ]
 
-    async def query(self, request: Request, caller: Caller, wanted: QueryRequest) -> Response:
+    async def query(self, request: Request, caller: Caller, wanted: Wanted) -> Response:
         """Ask for a document: 200 with a finished task on a hit, 202 with a queued one if not."""
-        order = self._service.place(wanted, caller)
-        task = self._service.answer_from_cache(order, wanted)
+        order = wanted.order(self._service.model, caller)
+        task = self._service.answer_from_cache(order, wanted.request)
         if task is None:
-            task = await run_in_threadpool(self._service.enqueue, order, wanted)
+            task = await run_in_threadpool(self._service.enqueue, order, wanted.request)
         brief = order.brief
         body = self._described(task) | {
             "language": brief.language,
@@ -191,11 +192,9 @@ def _describe_batch(batch: str, tasks: list[Task]) -> dict[str, object]:
     }
 
 
-async def read_query(request: Request) -> QueryRequest:
-    """The checked request in a body. Raises Problem."""
-    payload = await read_json(request)
+def _wanted(payload: object) -> Wanted:
     try:
-        return parse_request(payload)
+        return Wanted(parse_request(payload))
     except RequestRejected as error:
         raise rejected(error) from None
 

@@ -117,8 +117,15 @@ class WriteBehind:
         with self._lock:
             waiting = [self._unqueue(key) for key in keys]
             self._await_writing(keys)
-        below = self._tier.contains_many(keys)
-        self._tier.delete_many(keys)
+        try:
+            below = self._tier.contains_many(keys)
+            self._tier.delete_many(keys)
+        except BaseException:
+            # What waited is gone, and what is older than it must not be seen in its place.
+            older = self._known_below(key for key, was in zip(keys, waiting, strict=True) if was)
+            with self._lock:
+                self._lost.update(older)
+            raise
         with self._lock:
             lost = [key in self._lost for key in keys]
             self._lost.difference_update(keys)
@@ -143,6 +150,8 @@ class WriteBehind:
             self._work.notify_all()
             self._moved.notify_all()
         self._thread.join()
+        if self._lost:
+            self._bury(list(self._lost))
         self._tier.close()
 
     # ---- beyond a Tier --------------------------------------------------------------------------

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, fields
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, Select, and_, delete, func, or_, select
@@ -15,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from blatam_kv.bul.pipeline import Answer
 from blatam_kv.bul.request import QueryRequest
-from blatam_kv.bul.storage import Page
+from blatam_kv.bul.storage import Page, StorageUnavailable
 from blatam_kv.bul.storage.engine import is_memory, unavailable
 from blatam_kv.bul.storage.schema import documents, tasks
 from blatam_kv.bul.storage.words import searchable, words
@@ -26,18 +27,25 @@ from blatam_kv.truthgpt.protocol import Usage
 _ASKED = ("language", "document_type", "business_area")
 _USAGE = tuple(field.name for field in fields(Usage))
 _WRITTEN = tuple(field.name for field in fields(Answer) if field.name != "usage")
+SLOW_SECONDS, REST_SECONDS = 0.5, 1.0
 # Below the least number of parameters that a statement may have anywhere.
 _CHUNK = 500
 
 
 class Archive:
     """The rows. Safe from any thread; every call may wait for the database, so none belongs on an
-    event loop. Each raises StorageUnavailable if the database fails, and then nothing has changed.
+    event loop. Each raises StorageUnavailable if the database fails, and then nothing has changed;
+    where failing took long, calls fail at once for the next REST_SECONDS.
     """
 
-    def __init__(self, engine: Engine, *, node: str) -> None:
+    def __init__(
+        self, engine: Engine, *, node: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._engine = engine
         self._node = node
+        self._clock = clock
+        self._problem: str | None = None  # what the last call met
+        self._resting_until = 0.0
         insert = (sqlite if engine.dialect.name == "sqlite" else postgresql).insert
         self._add = insert(tasks).on_conflict_do_nothing()
         upsert = insert(tasks)
@@ -49,6 +57,12 @@ class Archive:
             }
             | {"finished": upsert.excluded.finished},
         )
+        # Hits make most of these rows. SQLAlchemy's own handling of each row costs as much as SQLite's
+        # work, so the driver gets tuples; where parameters go by name it gets the rows as they are.
+        compiled = self._save.compile(dialect=engine.dialect)
+        self._save_sql = str(compiled)
+        order = compiled.positiontup
+        self._save_row = itemgetter(*order) if order else None
         self._add_documents = insert(documents).on_conflict_do_nothing()
         # SQLite lets one write at a time; to wait here is fairer than its polling. In memory there
         # is one connection, for readers as well.
@@ -83,7 +97,10 @@ class Archive:
             if missing:
                 new = [_document_row(answers[key]) for key in sorted(missing)]
                 connection.execute(self._add_documents, new)
-            connection.execute(self._save, rows)
+            if self._save_row is None:
+                connection.execute(self._save, rows)
+            else:
+                connection.exec_driver_sql(self._save_sql, list(map(self._save_row, rows)))
 
     def retain(self, *, newest: int, days: float, now: float | None = None) -> int:
         """Delete finished tasks beyond each tenant's ``newest`` or older than ``days``, and the
@@ -181,6 +198,11 @@ class Archive:
             rows = connection.execute(query.offset((page - 1) * limit).limit(limit)).all()
             return Page(tuple(map(_written, rows)), connection.execute(count).scalar_one())
 
+    @property
+    def well(self) -> bool:
+        """Whether the last call succeeded."""
+        return self._problem is None
+
     # Transactions.
 
     def _page(
@@ -206,10 +228,19 @@ class Archive:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
+        began = self._clock()
+        if self._problem is not None and began < self._resting_until:
+            raise StorageUnavailable(self._problem)
         try:
             yield
         except SQLAlchemyError as error:
-            raise unavailable(error, self._engine) from error
+            problem = unavailable(error, self._engine)
+            self._problem = str(problem)
+            ended = self._clock()
+            # A server that lets callers wait before it fails would take every thread there is.
+            self._resting_until = ended + (REST_SECONDS if ended - began > SLOW_SECONDS else 0.0)
+            raise problem from error
+        self._problem = None
 
     def _known_documents(self, connection: Connection, ids: list[str]) -> set[str]:
         known: set[str] = set()

@@ -123,7 +123,8 @@ def _sqlite(url: URL) -> Engine:
     else:
         if "uri" not in url.query:  # a file: URI says itself what is to be made
             _make_private_file(Path(url.database))
-        engine = create_engine(url, connect_args={"timeout": LOCK_SECONDS})
+        # The connection used last is used next: each has a cache of pages of its own.
+        engine = create_engine(url, connect_args={"timeout": LOCK_SECONDS}, pool_use_lifo=True)
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: object) -> None:  # Any: a connection of sqlite3 or a stand-in
@@ -159,6 +160,11 @@ def _postgresql(url: URL) -> Engine:
         pool_timeout=CONNECT_SECONDS,
         connect_args={
             "connect_timeout": CONNECT_SECONDS,
+            # A host that is gone is noticed in seconds, not after the system's two hours.
+            "tcp_user_timeout": 1000 * LOCK_SECONDS,
+            "keepalives_idle": LOCK_SECONDS,
+            "keepalives_interval": 1,
+            "keepalives_count": LOCK_SECONDS,
             "options": f"{limits} {theirs if isinstance(theirs, str) else ' '.join(theirs)}",
         },
     )

@@ -76,7 +76,12 @@ tasks = Table(
     Column("deadline", Double),
     Index("tasks_by_tenant", "tenant", "created", "id"),
     Index("tasks_by_document", "document_id"),
-    Index("tasks_by_batch", "batch"),
+    Index(
+        "tasks_by_batch",
+        "batch",
+        sqlite_where=text("batch IS NOT NULL"),
+        postgresql_where=text("batch IS NOT NULL"),
+    ),
     Index(
         "tasks_unfinished",
         "node",

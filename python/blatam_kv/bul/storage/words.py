@@ -17,7 +17,8 @@ _MAX_CHARS = 64
 
 def words(text: str) -> list[str]:
     """The words of a text in the order of their first appearance."""
-    plain = unicodedata.normalize("NFKD", text.casefold())
+    # Folded between two decompositions: each may make work for the other (𝓐, ΐ).
+    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
     plain = "".join(char for char in plain if not unicodedata.combining(char))
     return list(dict.fromkeys(word[:_MAX_CHARS] for word in _WORD.findall(plain)))
 

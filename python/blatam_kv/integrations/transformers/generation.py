@@ -13,7 +13,13 @@ from blatam_kv.blocks import KVStore
 from blatam_kv.errors import InvalidRequest, Unsupported
 from blatam_kv.integrations.transformers.cache import KVCache
 from blatam_kv.integrations.transformers.fingerprint import fingerprint
-from blatam_kv.integrations.transformers.prefix import Row, keep, restore, rows_of
+from blatam_kv.integrations.transformers.prefix import (
+    Row,
+    keep,
+    restore,
+    rounds_alike,
+    rows_of,
+)
 from blatam_kv.integrations.transformers.shapes import check_causal, layout_of
 
 # What may be passed on to the model without changing its keys and values.
@@ -21,8 +27,6 @@ _HARMLESS = frozenset({
     "attention_mask", "use_cache", "logits_to_keep", "output_attentions", "output_hidden_states",
     "return_dict", "tokenizer", "assistant_tokenizer", "trust_remote_code",
 })  # fmt: skip
-
-
 _ASSISTED = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
 # What may go wrong with a store that must not cost the answer: a shape that does not fit, memory
 # (RuntimeError is torch's way to say that there is none), a store that was closed meanwhile.
@@ -52,12 +56,9 @@ def generate(
         input_ids = options.pop("inputs", None)
     try:
         rows, options = _prepared(model, input_ids, store, codec, dict(options))
-    except Unsupported as reason:
-        return _without(model, input_ids, options, reason)
-    if not store.bind(fingerprint(model)):  # which has said so
-        return model.generate(input_ids, **options)
-    cache = KVCache(model.config, codec=codec, keep_past=True)
-    try:
+        if not store.bind(fingerprint(model)):  # which has said so
+            return model.generate(input_ids, **options)
+        cache = KVCache(model.config, codec=codec, keep_past=True)
         restore(cache, store, rows, reserve=_reserve(rows, options), multiple=_piece(options))
     except _SETBACKS as reason:
         return _without(model, input_ids, options, reason)
@@ -91,10 +92,8 @@ def check_usable(model: Any, store: KVStore, codec: str | None) -> None:
 
     Raises InvalidRequest for a codec that rounds what the store promises to keep.
     """
-    from blatam_kv.blocks.payload import is_lossless
-
     check_causal(model)
-    if codec is not None and not is_lossless(codec) and codec != store.codec:
+    if codec is not None and not rounds_alike(codec, store):
         raise InvalidRequest(
             f"codec {codec!r} rounds keys and values, and the store keeps {store.codec!r}; open "
             "the store with the same codec, or generate without one",
@@ -125,6 +124,8 @@ def _prepared(
         if options.get(name) or getattr(config, name, None):
             # As of transformers 5.24 it appends the whole prompt to a cache that holds a part of it.
             raise Unsupported(f"{name}: assisted decoding cannot start from a part of a prompt")
+    if options.get("token_healing") or getattr(config, "token_healing", None):
+        raise Unsupported("token_healing changes the prompt")
     if options.get("use_cache") is False:
         raise Unsupported("use_cache is False")
     mask = options.get("attention_mask")

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from blatam_kv.blocks import KVLayout, KVStore
+from blatam_kv.blocks.payload import is_lossless
 from blatam_kv.errors import InvalidRequest, Unsupported
 from blatam_kv.integrations.transformers.cache import KVCache
 from blatam_kv.integrations.transformers.shapes import dtype_name
@@ -68,18 +69,23 @@ def restore(
     never filled, because its token's logits are wanted. reserve: columns to have room for.
     multiple: fill a multiple of so many columns. Sets ``cache.reused``, the tokens of each row that
     need not be computed, and returns the columns filled. Raises Unsupported if the cache has other
-    layers than the store's layout.
+    layers than the store's layout, InvalidRequest for a cache that holds tokens or for no rows, rows
+    without tokens, or rows of different columns.
     """
+    widths = {row.padding + len(row.tokens) for row in rows}
+    if len(widths) != 1 or not all(len(row.tokens) for row in rows):
+        raise InvalidRequest("rows must have tokens, and as many columns each", field="rows")
+    if cache.get_seq_length():
+        raise InvalidRequest("the cache holds tokens already; use a new one", field="cache")
     layout = store.layout
     layers = cache.keeping
     if len(layers) != layout.layers:
         raise Unsupported(f"the model has {len(layers)} layers with keys, {_shape(layout)}")
-    columns = rows[0].padding + len(rows[0].tokens)
     found = [min(store.match_prefix(row.tokens, partial=True), len(row.tokens) - 1) for row in rows]
     filled = _columns(rows, found, multiple)
     if not filled:
         return 0
-    shape = layout.layers, len(rows), layout.kv_heads, max(columns, reserve), layout.head_dim
+    shape = layout.layers, len(rows), layout.kv_heads, max(*widths, reserve), layout.head_dim
     dtype = getattr(torch, layout.dtype)
     with torch.inference_mode(False):
         slab = torch.empty((2, *shape), dtype=dtype)
@@ -108,7 +114,7 @@ def keep(cache: KVCache, store: KVStore, rows: Sequence[Row]) -> int:
     each prompt several times, one after the other. Raises Unsupported if keys and values have
     another shape than the layout says, or were rounded and the store is for exact ones.
     """
-    if cache.codec is not None and not _agree(cache.codec, store):
+    if cache.codec is not None and not rounds_alike(cache.codec, store):
         raise Unsupported(
             f"the cache rounds with {cache.codec!r} and the store keeps {store.codec!r}; open the "
             "store with the same codec"
@@ -127,6 +133,11 @@ def keep(cache: KVCache, store: KVStore, rows: Sequence[Row]) -> int:
             present = store.save_prefix(tokens, keys, values)
         kept += present
     return kept
+
+
+def rounds_alike(codec: str, store: KVStore) -> bool:
+    """Whether a store may hold what a cache with this codec gives back."""
+    return is_lossless(codec) or codec == store.codec
 
 
 def _columns(rows: Sequence[Row], tokens: Sequence[int], multiple: int) -> int:
@@ -160,12 +171,6 @@ def _stacked(layout: KVLayout, parts: Sequence[torch.Tensor]) -> torch.Tensor:
     for place, x in zip(out, parts, strict=True):
         place.copy_(x.transpose(0, 1))
     return out
-
-
-def _agree(codec: str, store: KVStore) -> bool:
-    from blatam_kv.blocks.payload import is_lossless
-
-    return is_lossless(codec) or codec == store.codec
 
 
 def _shape(layout: KVLayout) -> str:

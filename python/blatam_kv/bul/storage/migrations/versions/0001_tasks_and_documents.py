@@ -57,7 +57,10 @@ def upgrade() -> None:
     )
     op.create_index("tasks_by_tenant", "tasks", ["tenant", "created", "id"])
     op.create_index("tasks_by_document", "tasks", ["document_id"])
-    op.create_index("tasks_by_batch", "tasks", ["batch"])
+    in_batch = sa.text("batch IS NOT NULL")
+    op.create_index(
+        "tasks_by_batch", "tasks", ["batch"], sqlite_where=in_batch, postgresql_where=in_batch
+    )
     queued = sa.text("status = 'queued'")
     op.create_index(
         "tasks_unfinished",
