@@ -123,8 +123,8 @@ def bookkeeping(rounds: int) -> list[Row]:
 
     def ours(some: list[list[Block]]) -> None:
         for chain in some:
-            memory.add(chain)
-            memory.use(chain)
+            memory.add(chain[-1].name, chain)
+            memory.use(chain[-1].name, chain)
 
     def hand(some: list[list[Block]]) -> None:
         for chain in some:

@@ -77,7 +77,10 @@ class OurLru {
 // A shard alone, from number to pointer: what is under the Python type and under each stripe.
 class OurShard {
  public:
-  explicit OurShard(size_t capacity) : shard_({.limits = {.entries = capacity}}) {}
+  explicit OurShard(size_t capacity, std::string_view policy = "lru", size_t shadows = 1)
+      : shard_({.limits = {.entries = capacity},
+                .policy = policy,
+                .policy_options = {.shadows = shadows}}) {}
   void* get(uint64_t key) {
     const Slot slot = find(key);
     if (slot != kNoSlot) return shard_.hit(slot, 0);
@@ -205,7 +208,32 @@ void policy_turn(benchmark::State& state, std::string_view name) {
   }
 }
 
+// What it costs a request to learn, all misses of a get followed by a put.
+void learn(benchmark::State& state, std::string_view policy, size_t shadows) {
+  static const auto keys = make_keys<uint64_t>(1'000'000);
+  static const auto sequence = zipf(keys.size(), kSequence);
+  OurShard cache(static_cast<size_t>(state.range(0)), policy, shadows);
+  size_t i = 0;
+  const auto request = [&] {
+    const uint64_t key = keys[sequence[i++ % kSequence]];
+    if (cache.get(key) == nullptr) cache.put(key, &something);
+  };
+  while (i < kSequence) request();
+  for (auto _ : state) request();
+}
+
 const int registered = [] {
+  for (const size_t capacity : {10'000, 100'000}) {
+    const auto add = [&](const char* name, std::string_view policy, size_t shadows) {
+      benchmark::RegisterBenchmark(name, learn, policy, shadows)
+          ->Arg(static_cast<int64_t>(capacity));
+    };
+    add("learn/lru", "lru", 1);
+    add("learn/adaptive sampled", "adaptive", 1 << 10);
+    add("learn/adaptive auto", "adaptive", 1 << 14);
+    add("learn/adaptive full", "adaptive", 1 << 20);
+    add("learn/density full", "density", 1 << 20);
+  }
   for (const std::string_view name : policy_names()) {
     benchmark::RegisterBenchmark(("evict+insert+touch/" + std::string(name)).c_str(), policy_turn,
                                  name)

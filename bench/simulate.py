@@ -57,7 +57,7 @@ def ordered_dict(ids: list[int], capacity: int) -> int:
 
 
 def replay(trace: Trace, contestants: list[tuple[str, int]]) -> list[tuple[int, int, int, int]]:
-    run = Replay(trace, contestants, decay=1.0, window=-1.0)
+    run = Replay(trace, contestants, decay=1.0, window=-1.0, interval=0.1, shadows=1 << 14)
     while run.advance(1 << 15) < trace.requests:
         pass
     return run.tallies()

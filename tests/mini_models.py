@@ -65,7 +65,7 @@ class DictStore:
         return found
 
     def load_prefix(self, tokens: Tokens, *, out: tuple[FloatArray, FloatArray]) -> int:
-        found = self.match_prefix(tokens)
+        found = min(self.match_prefix(tokens), int(out[0].shape[1]))
         if self.lose_after_match:
             found = max(0, found - 64)
         for begin in range(0, found, 64):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from policies import REFERENCES, ReferencePolicy
 
@@ -18,6 +19,24 @@ class Entry:
 
 
 @dataclass
+class Slots:
+    """Tells a policy to grow when an entry comes and every slot is taken."""
+
+    policy: ReferencePolicy
+    limit: int | None
+    slots: int = 0
+    used: int = 0  # at most, at a time
+
+    def prepare(self, entries: int) -> None:
+        """One more is to come beside so many."""
+        if entries == self.used == self.slots:
+            self.slots = max(16, 2 * self.slots)
+            if self.limit is not None and self.limit > self.used:
+                self.slots = min(self.slots, self.limit)
+            self.policy.grow(self.slots)
+
+
+@dataclass
 class ReferenceCache:
     """A cache as one would explain it: a dict beside a reference policy.
 
@@ -28,7 +47,7 @@ class ReferenceCache:
     capacity: int | None = None
     capacity_bytes: int | None = None
     idle_ttl: float | None = None
-    options: dict[str, float] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     entries: dict[object, Entry] = field(default_factory=dict)
     removed: list[tuple[object, object, str]] = field(default_factory=list)
     hits: int = 0
@@ -38,6 +57,7 @@ class ReferenceCache:
     def __post_init__(self) -> None:
         self.policy: ReferencePolicy = REFERENCES[self.policy_name](**self.options)
         self.policy.set_capacity(self.capacity)
+        self.slots = Slots(self.policy, self.capacity)
 
     def bytes(self) -> int:
         return sum(entry.size for entry in self.entries.values())
@@ -103,8 +123,11 @@ class ReferenceCache:
         deadline = None if ttl is None else self.now + ttl
         old = self.entries.get(key)
         if old is None:
+            if not limit or len(self.entries) < limit:
+                self.slots.prepare(len(self.entries))
             self.make_room(1, size, pinned, key)
             self.entries[key] = Entry(value, size, cost, deadline, self.now)
+            self.slots.used = max(self.slots.used, len(self.entries))
             self.policy.insert(key, size, cost)
         else:
             self.make_room(0, max(size - old.size, 0), pinned | {key}, None)
@@ -115,7 +138,7 @@ class ReferenceCache:
         return "stored"
 
     def resize(self, capacity: int) -> None:
-        self.capacity = capacity
+        self.capacity = self.slots.limit = capacity
         self.policy.set_capacity(capacity)
         self.make_room(0, 0, self.pinned(), None)
 

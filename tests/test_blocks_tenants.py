@@ -190,6 +190,17 @@ def test_counters_of_tenants_are_their_own() -> None:
     assert store.stats().saved == store.stats().lookups == 0
 
 
+def test_tenants_that_nobody_holds_are_forgotten_but_not_their_blocks_or_quotas() -> None:
+    store = opened()
+    save(store.tenant(b"ana"), PROMPT)
+    save(store.tenant(b"ben", quota_bytes=4 * WEIGHT), PROMPT)
+    for number in range(100):
+        store.tenant(bytes([number, 1])).match_prefix(PROMPT)
+    assert len(store._tenants) == 1
+    assert load(store.tenant(b"ana"), PROMPT) == load(store.tenant(b"ben"), PROMPT) == len(PROMPT)
+    assert store.tenant(b"ben").stats().capacity_bytes == 4 * WEIGHT
+
+
 def test_closing_a_tenant_closes_nothing_and_the_store_closes_all() -> None:
     store = opened()
     with store.tenant(b"ana") as ana:

@@ -43,17 +43,32 @@ def replayed(trace: list[list[int]], store: kv.KVStore) -> int:
     return hits
 
 
-# Not tinylfu, whose sketch sees other hashes here, nor lirs and gdsf, which care whether the uses of a
-# prompt come before its insertions, as they do where it is looked up first.
+def compared(trace: list[list[int]], path: Path, policy: str, share: float) -> tuple[int, int, int]:
+    """Hits of a store, hits of the simulator, and blocks asked for."""
+    path.write_text("".join(json.dumps({"hash_ids": ids}) + "\n" for ids in trace))
+    capacity = int(share * len({block for ids in trace for block in ids}))
+    (expected,) = kv.simulate(path, policy=policy, capacity=capacity).results
+    with kv.KVStore(LAYOUT, capacity_bytes=capacity * WEIGHT, policy=policy) as store:
+        hits = replayed(trace, store)
+        check(store)
+    return hits, expected.hits, expected.requests
+
+
 @pytest.mark.parametrize("policy", ["lru", "lfu", "fifo", "sieve", "s3fifo", "arc"])
 @pytest.mark.parametrize("share", [0.01, 0.1])
 def test_a_store_hits_as_often_as_the_simulator_says(
     trace: list[list[int]], tmp_path: Path, policy: str, share: float
 ) -> None:
-    path = tmp_path / "trace.jsonl"
-    path.write_text("".join(json.dumps({"hash_ids": ids}) + "\n" for ids in trace))
-    capacity = int(share * len({block for ids in trace for block in ids}))
-    (expected,) = kv.simulate(path, policy=policy, capacity=capacity).results
-    with kv.KVStore(LAYOUT, capacity_bytes=capacity * WEIGHT, policy=policy) as store:
-        assert replayed(trace, store) == expected.hits
-        check(store)
+    hits, expected, _ = compared(trace, tmp_path / "trace.jsonl", policy, share)
+    assert hits == expected
+
+
+# These care whether the uses of a prompt come before its insertions, as they do where it is looked up
+# first, and tinylfu's sketch sees other hashes here.
+@pytest.mark.parametrize("policy", ["adaptive", "lirs", "gdsf", "tinylfu"])
+@pytest.mark.parametrize("share", [0.01, 0.1])
+def test_where_the_order_within_a_request_matters_it_matters_little(
+    trace: list[list[int]], tmp_path: Path, policy: str, share: float
+) -> None:
+    hits, expected, asked = compared(trace, tmp_path / "trace.jsonl", policy, share)
+    assert abs(hits - expected) <= 0.002 * asked

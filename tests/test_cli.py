@@ -137,7 +137,7 @@ def test_stats_health_and_clear_talk_to_the_running_service(capsys: Captured) ->
         assert cli.main(["stats", "--json", "--url", url]) == 0
         stats = json.loads(capsys.readouterr().out)
         assert stats["service"]["total_tasks"] == 0
-        assert stats["cache"]["strategy"] == "lru"
+        assert stats["cache"]["strategy"] == "adaptive"
         assert cli.main(["stats", "--url", url]) == 0
         assert "hit_rate" in capsys.readouterr().out
         assert cli.main(["health", "--json", "--url", url]) == 0

@@ -71,7 +71,7 @@ def test_other_variables_of_the_environment_are_nobodys_business() -> None:
         ({"BUL_OPENAI_API_KEY_FILE": "/no/such"}, "cannot be read as text (No such file"),
         ({"BUL_OPENAI_READ_TIMEOUT": "none"}, "must be a number of seconds above 0"),
         ({"BUL_OPENAI_CONTEXT_TOKENS": "1"}, "whole number from 64"),
-        ({"KV_CACHE_STRATEGY": "adaptive"}, "not in this version; use one of lru, lfu, fifo"),
+        ({"KV_CACHE_STRATEGY": "paged"}, "not in this version; use one of lru, lfu, fifo"),
         ({"KV_CACHE_STRATEGY": "lur"}, "did you mean lru?"),
     ],
 )

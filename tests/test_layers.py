@@ -30,7 +30,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             *("codecs", "config", "curves", "devices", "flights", "metrics", "pages", "parameters"),
-            *("probe", "record", "tensors", "traces"),
+            *("policy", "probe", "record", "tensors", "traces"),
         }
     ),
     frozenset({"tiers"}),

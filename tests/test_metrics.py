@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from blatam_kv.cache import Cache
 from blatam_kv.metrics import (
     BlocksSnapshot,
     CacheSnapshot,
@@ -152,3 +154,40 @@ def test_two_services_in_one_process_do_not_share_counts(metrics: ServiceMetrics
 def test_where_no_prompts_are_kept_nothing_is_said_of_blocks() -> None:
     metrics = ServiceMetrics(version="1", cache=snapshot, queue_depth=dict)
     assert not any(name.startswith("kv_blocks") for name, _ in samples(metrics))
+
+
+def test_what_a_policy_learned_is_exposed() -> None:
+    cache: Cache[int, bool] = Cache(capacity=100, policy="adaptive")
+    for at in range(5000):
+        cache.setdefault(at % 150, True)
+    learned = cache.stats().learned
+    assert learned is not None
+    metrics = ServiceMetrics(
+        version="1",
+        cache=lambda: replace(snapshot(), policy="adaptive", learned=learned),
+        queue_depth=dict,
+    )
+    found = samples(metrics)
+    for order, ratio in learned.recent_shadow_hit_ratios.items():
+        assert found["kv_cache_shadow_hit_ratio", (("policy", order),)] == ratio
+        leads = found["kv_cache_policy_leader", (("policy", order),)]
+        assert leads == (order == learned.leader)
+    assert found["kv_cache_access_pattern", (("pattern", "sequential"),)] == 1
+    assert found["kv_cache_policy_switches_total", ()] == learned.switched
+    assert found["kv_cache_optimum_hit_ratio", ()] == learned.optimum_hit_ratio
+    assert found["kv_cache_gain_if_larger", ()] == learned.gain_if_larger
+
+
+def test_blocks_of_prompts_have_a_leader_and_no_shadows() -> None:
+    cache: Cache[int, bool] = Cache(capacity=4, policy="adaptive")
+    cache.begin_request(1)
+    cache.put(1, True)
+    metrics = ServiceMetrics(
+        version="1",
+        cache=lambda: replace(snapshot(), learned=cache.stats().learned),
+        queue_depth=dict,
+    )
+    found = samples(metrics)
+    assert found["kv_cache_policy_leader", (("policy", "density"),)] == 1
+    assert not any(name == "kv_cache_shadow_hit_ratio" for name, _ in found)
+    assert not any(name == "kv_cache_gain_if_larger" for name, _ in found)

@@ -10,7 +10,7 @@ import pytest
 
 from blatam_kv._core import PrefixIndex
 
-ROOT = bytes(32)
+ROOT, LAST = bytes(32), bytes(range(32))
 NAMES = [bytes([number]) * 32 for number in range(1, 6)]
 
 
@@ -24,14 +24,14 @@ def index() -> PrefixIndex:
 
 
 def test_slots_come_as_flat_numbers(index: PrefixIndex) -> None:
-    slots, evicted = index.add(ROOT, True, b"".join(NAMES[:3]), weights(1, 2, 3))
+    slots, evicted = index.add(LAST, ROOT, True, b"".join(NAMES[:3]), weights(1, 2, 3))
     assert memoryview(slots).cast("I").tolist() == [0, 1, 2]
     assert evicted == b""
     assert index.find(memoryview(b"".join(NAMES))) == slots
     assert (index.entries, index.used_bytes, index.capacity_bytes, index.pinned) == (3, 6, 10, 2)
     assert index.memory_bytes > 0
-    assert index.add(NAMES[4], False, NAMES[3], weights(1)) == (b"", b"")
-    _, evicted = index.add(NAMES[0], False, NAMES[3], weights(5))
+    assert index.add(LAST, NAMES[4], False, NAMES[3], weights(1)) == (b"", b"")
+    _, evicted = index.add(LAST, NAMES[0], False, NAMES[3], weights(5))
     assert memoryview(evicted).cast("I").tolist() == [2]
     assert index.resize(3) != b""
     assert index.remove(NAMES[0]) == 0
@@ -40,8 +40,8 @@ def test_slots_come_as_flat_numbers(index: PrefixIndex) -> None:
 
 def test_nothing_asked_is_nothing_found(index: PrefixIndex) -> None:
     assert index.find(b"") == b""
-    index.use(b"")
-    assert index.add(ROOT, True, b"", weights()) == (b"", b"")
+    index.use(LAST, b"")
+    assert index.add(LAST, ROOT, True, b"", weights()) == (b"", b"")
     assert index.followers(ROOT, True, 3) == index.followers(NAMES[0], False, 3) == b""
     assert not index.pin(NAMES[0])
     assert not index.unpin(NAMES[0])
@@ -53,12 +53,16 @@ def test_nothing_asked_is_nothing_found(index: PrefixIndex) -> None:
         (lambda index: PrefixIndex(0, "lru"), "at least 1"),
         (lambda index: PrefixIndex(1, "best"), "unknown policy"),
         (lambda index: index.find(bytes(33)), "32 bytes, one behind the other"),
-        (lambda index: index.use(bytes(31)), "32 bytes, one behind the other"),
+        (lambda index: index.use(LAST, bytes(31)), "32 bytes, one behind the other"),
+        (lambda index: index.use(b"", b""), "a digest of 32 bytes"),
         (lambda index: index.pin(bytes(64)), "a digest of 32 bytes"),
         (lambda index: index.remove(b""), "a digest of 32 bytes"),
-        (lambda index: index.add(ROOT, True, NAMES[0], weights()), "as many as names"),
-        (lambda index: index.add(ROOT, True, NAMES[0], array("I", [1, 2])), "64-bit integers"),
-        (lambda index: index.add(b"", True, NAMES[0], weights(1)), "a digest of 32 bytes"),
+        (lambda index: index.add(LAST, ROOT, True, NAMES[0], weights()), "as many as names"),
+        (
+            lambda index: index.add(LAST, ROOT, True, NAMES[0], array("I", [1, 2])),
+            "64-bit integers",
+        ),
+        (lambda index: index.add(LAST, b"", True, NAMES[0], weights(1)), "a digest of 32 bytes"),
         (lambda index: index.resize(0), "at least 1"),
     ],
 )

@@ -141,7 +141,7 @@ def test_the_host_of_the_environment_is_refused_too() -> None:
     ("environ", "hint"),
     [
         ({"BUL_API_PROT": "1"}, "did you mean BUL_API_PORT?"),
-        ({"KV_CACHE_STRATEGY": "adaptive"}, "use one of lru, lfu, fifo"),
+        ({"KV_CACHE_STRATEGY": "paged"}, "use one of lru, lfu, fifo"),
     ],
 )
 def test_a_bad_environment_stops_it_before_it_starts(environ: dict[str, str], hint: str) -> None:

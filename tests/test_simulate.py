@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from policies import REFERENCES
-from references import ReferenceCache
+from references import ReferenceCache, Slots
 
 import blatam_kv as kv
 from blatam_kv import simulation
@@ -176,6 +176,7 @@ def replay_prompts(prompts: Sequence[Sequence[int]], policy: str, capacity: int)
     """As the documentation of ``simulate`` tells it, with a reference policy."""
     reference = REFERENCES[policy]()
     reference.set_capacity(capacity)
+    slots = Slots(reference, capacity)
     parent_of: dict[int, int | None] = {}  # of what is resident
     found = 0
     for prompt in prompts:
@@ -183,12 +184,20 @@ def replay_prompts(prompts: Sequence[Sequence[int]], policy: str, capacity: int)
             if block not in parent_of:
                 break
             found += 1
+        reference.begin_request(prompt[-1] if prompt else None)
+        child = None  # inserted just before
         for i in reversed(range(len(prompt))):
-            if prompt[i] in parent_of:
+            resident = prompt[i] in parent_of
+            if resident:
                 reference.hit(prompt[i])
             else:
+                slots.prepare(len(parent_of))
                 reference.insert(prompt[i], 0, 1.0)
                 parent_of[prompt[i]] = prompt[i - 1] if i else None
+                slots.used = max(slots.used, len(parent_of))
+            if child is not None:
+                reference.link(prompt[i], child)
+            child = None if resident else prompt[i]
         while len(parent_of) > capacity:
             victim = reference.evict({*parent_of.values()}, None)
             assert isinstance(victim, int)

@@ -46,7 +46,7 @@ def test_the_table_has_a_row_a_policy_and_a_column_a_capacity(capsys: Captured) 
 def test_sizes_add_a_table_of_bytes(capsys: Captured) -> None:
     assert run(SIZED, "--sizes", SIZES, "--capacity", "1000000") == 0
     page = capsys.readouterr().out
-    (result,) = kv.simulate(SIZED, "lru", 1_000_000, sizes=SIZES).results
+    (result,) = kv.simulate(SIZED, "adaptive", 1_000_000, sizes=SIZES).results
     assert result.byte_hit_ratio is not None
     hit, byte = page.partition("byte hit ratio, %")[::2]
     assert "hit ratio, %  1,000,000" in hit

@@ -9,12 +9,14 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "bindings/key.h"
+#include "bindings/policy_report.h"
 #include "core/shard.h"
 
 namespace blatam::python {
@@ -527,6 +529,82 @@ PyObject* cache_unpin(PyObject* self, PyObject* key) {
   }));
 }
 
+PyObject* cache_begin_request(PyObject* self_object, PyObject* last) {
+  CacheObject* self = as_cache(self_object);
+  Probe probe;
+  if (!ready(self) || !probe.read(last) || !ready(self)) return nullptr;
+  return guarded<PyObject*>(nullptr, [&] {
+    const Held held(self);
+    self->shard->begin_request(probe.hash);
+    return Py_NewRef(Py_None);
+  });
+}
+
+PyObject* cache_link(PyObject* self_object, PyObject* const* args, Py_ssize_t count,
+                     PyObject* keywords) {
+  static const char* const names[] = {"parent", "child"};
+  PyObject* in[2] = {};
+  if (!parse("link", args, count, keywords, names, 2, 2, 2, in)) return nullptr;
+  CacheObject* self = as_cache(self_object);
+  Ref parent;  // the stored key: comparing the child's may run code that removes it
+  Slot parent_slot = kNoSlot;
+  int found = with_entry(self, in[0], [&](PyShard& shard, Slot slot, Nanoseconds) {
+    parent = Ref::share(shard.key(slot).get());
+    parent_slot = slot;
+    return true;
+  });
+  if (found != 1) return to_bool(found);
+  found = with_entry(self, in[1], [&](PyShard& shard, Slot slot, Nanoseconds) {
+    const bool there = slot != parent_slot && shard.still_holds(parent_slot, [&](const Key& key) {
+      return key.get() == parent.get();
+    });
+    if (there) shard.link(parent_slot, slot);
+    return there;
+  });
+  return to_bool(found);
+}
+
+PyObject* cache_report(PyObject* self_object, PyObject*) {
+  CacheObject* self = as_cache(self_object);
+  if (!ready(self)) return nullptr;
+  return guarded<PyObject*>(nullptr, [&] {
+    std::optional<PolicyReport> report;
+    {
+      const Held held(self);
+      report = self->shard->report();
+    }
+    return report ? report_dict(*report) : Py_NewRef(Py_None);
+  });
+}
+
+PyObject* cache_save_policy(PyObject* self_object, PyObject*) {
+  CacheObject* self = as_cache(self_object);
+  if (!ready(self)) return nullptr;
+  return guarded<PyObject*>(nullptr, [&] {
+    std::vector<uint8_t> bytes;
+    {
+      const Held held(self);
+      bytes = self->shard->save_policy();
+    }
+    return PyBytes_FromStringAndSize(reinterpret_cast<const char*>(bytes.data()),
+                                     static_cast<Py_ssize_t>(bytes.size()));
+  });
+}
+
+PyObject* cache_restore_policy(PyObject* self_object, PyObject* state) {
+  CacheObject* self = as_cache(self_object);
+  Py_buffer view;
+  if (!ready(self) || PyObject_GetBuffer(state, &view, PyBUF_SIMPLE) != 0) return nullptr;
+  const char* wrong;
+  {
+    const Held held(self);
+    wrong = self->shard->restore_policy(
+        {static_cast<const uint8_t*>(view.buf), static_cast<size_t>(view.len)});
+  }
+  PyBuffer_Release(&view);
+  return wrong == nullptr ? Py_NewRef(Py_None) : PyUnicode_FromString(wrong);
+}
+
 // The next item of a list or tuple, or an empty Ref past its end: Python code that a key runs, or
 // another thread, may have shortened it.
 Ref item_at(PyObject* sequence, Py_ssize_t i) {
@@ -753,19 +831,22 @@ bool read_callable(PyObject* object, const char* name, PyObject** out) {
 }
 
 int cache_init(PyObject* self_object, PyObject* args, PyObject* kwargs) {
-  static const char* names[] = {"capacity", "capacity_bytes", "policy", "ttl",
-                                "sizeof",   "on_evict",       "clock",  "idle_ttl",
-                                "decay",    "window",         nullptr};
+  static const char* names[] = {"capacity", "capacity_bytes", "policy",   "ttl",   "sizeof",
+                                "on_evict", "clock",          "idle_ttl", "decay", "window",
+                                "interval", "shadows",        nullptr};
   CacheObject* self = as_cache(self_object);
   unsigned long long entries, bytes;
   const char* policy;
   PyObject *ttl, *size_of, *on_evict, *clock, *idle_ttl;
   PolicyOptions options;
-  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "KKsOOOOOdd", const_cast<char**>(names), &entries,
-                                   &bytes, &policy, &ttl, &size_of, &on_evict, &clock, &idle_ttl,
-                                   &options.decay, &options.window)) {
+  unsigned long long shadows;
+  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "KKsOOOOOdddK", const_cast<char**>(names),
+                                   &entries, &bytes, &policy, &ttl, &size_of, &on_evict, &clock,
+                                   &idle_ttl, &options.decay, &options.window, &options.interval,
+                                   &shadows)) {
     return -1;
   }
+  options.shadows = static_cast<size_t>(shadows);
   if (self->shard != nullptr) {
     PyErr_SetString(PyExc_RuntimeError, "the cache is already initialised");
     return -1;
@@ -857,6 +938,13 @@ PyMethodDef methods[] = {
      "pin($self, key, /)\n--\n\nProtect from eviction (pins nest); False if it is not there."},
     {"unpin", method(cache_unpin), METH_O,
      "unpin($self, key, /)\n--\n\nUndo one pin; False if it was not pinned."},
+    {"begin_request", method(cache_begin_request), METH_O,
+     "begin_request($self, last, /)\n--\n\nFor blocks of prompts, from before the first put on: "
+     "what "
+     "is used from here to the next call belongs to one prompt, whose last block has this key."},
+    {"link", method(cache_link), kFast,
+     "link($self, parent, child)\n--\n\nThe child's block continues the parent's and leaves before "
+     "it; False if one is not there. A child has one parent."},
     {"get_many", method(cache_get_many), kFast,
      "get_many($self, keys, default=None)\n--\n\nA list with the value of each key, or default."},
     {"put_many", method(cache_put_many), kFast,
@@ -869,6 +957,9 @@ PyMethodDef methods[] = {
     {"__class_getitem__", method(Py_GenericAlias), METH_O | METH_CLASS, nullptr},
     {"_set_limits", method(cache_set_limits), METH_VARARGS, nullptr},
     {"_counters", method(cache_counters), METH_NOARGS, nullptr},
+    {"_report", method(cache_report), METH_NOARGS, nullptr},
+    {"_save_policy", method(cache_save_policy), METH_NOARGS, nullptr},
+    {"_restore_policy", method(cache_restore_policy), METH_O, nullptr},
     {nullptr, nullptr, 0, nullptr}};
 
 PyMemberDef members[] = {

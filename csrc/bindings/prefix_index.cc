@@ -58,13 +58,13 @@ py::bytes find(Index& self, const py::object& names) {
   return answer(self.slots);
 }
 
-void use(Index& self, const py::object& names) {
+void use(Index& self, const py::bytes& last, const py::object& names) {
   const Buffer buffer(names, PyBUF_SIMPLE);
-  self.index.use(names_of(buffer));
+  self.index.use(name_of(last), names_of(buffer));
 }
 
-std::pair<py::bytes, py::bytes> add(Index& self, const py::bytes& parent, bool root,
-                                    const py::object& names, const py::object& weights) {
+std::pair<py::bytes, py::bytes> add(Index& self, const py::bytes& last, const py::bytes& parent,
+                                    bool root, const py::object& names, const py::object& weights) {
   const Buffer name_buffer(names, PyBUF_SIMPLE);
   const Buffer weight_buffer(weights, PyBUF_FORMAT);
   const auto all = names_of(name_buffer);
@@ -74,7 +74,7 @@ std::pair<py::bytes, py::bytes> add(Index& self, const py::bytes& parent, bool r
   }
   self.slots.clear();
   self.evicted.clear();
-  self.index.add(name_of(parent), root, all, sizes, self.slots, self.evicted);
+  self.index.add(name_of(last), name_of(parent), root, all, sizes, self.slots, self.evicted);
   return {answer(self.slots), answer(self.evicted)};
 }
 
@@ -105,8 +105,10 @@ void add_prefix_index(py::module_& module) {
       "uint32, one behind the other. Raises ValueError for an unknown policy.")
       .def(py::init<uint64_t, const std::string&>(), py::arg("capacity_bytes"), py::arg("policy"))
       .def("find", find, py::arg("names"), "Slots of the leading names that are here.")
-      .def("use", use, py::arg("names"), "A use of each that is here, the last one first.")
-      .def("add", add, py::arg("parent"), py::arg("root"), py::arg("names"), py::arg("weights"),
+      .def("use", use, py::arg("last"), py::arg("names"),
+           "A request for a prompt that ends with a block: a use of each of these that is here.")
+      .def("add", add, py::arg("last"), py::arg("parent"), py::arg("root"), py::arg("names"),
+           py::arg("weights"),
            "Insert successive blocks; their slots, and those of what left for them.")
       .def(
           "pin", [](Index& self, const py::bytes& name) { return self.index.pin(name_of(name)); },

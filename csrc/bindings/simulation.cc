@@ -108,15 +108,15 @@ void add_simulation(py::module_& module) {
                      "time.")
       .def(py::init([](const Trace& trace,
                        const std::vector<std::tuple<std::string, uint64_t>>& contestants,
-                       double decay, double window) {
+                       double decay, double window, double interval, size_t shadows) {
              std::vector<Contestant> all;
              for (const auto& [policy, capacity] : contestants) {
-               all.push_back({policy, capacity, {.decay = decay, .window = window}});
+               all.push_back({policy, capacity, {decay, window, shadows, interval}});
              }
              return std::make_unique<Replay>(trace, all);
            }),
            py::arg("trace"), py::arg("contestants"), py::kw_only(), py::arg("decay"),
-           py::arg("window"), py::keep_alive<1, 2>())
+           py::arg("window"), py::arg("interval"), py::arg("shadows"), py::keep_alive<1, 2>())
       .def(
           "advance",
           [](Replay& replay, size_t requests) {

@@ -5,6 +5,7 @@
 #include <string>
 #include <type_traits>
 
+#include "core/adaptive.h"
 #include "core/policy_arc.h"
 #include "core/policy_fifo.h"
 #include "core/policy_gdsf.h"
@@ -50,6 +51,9 @@ constexpr std::array kRegistry = {
     Registered{"arc", make<Arc>},
     Registered{"lirs", make<Lirs>},
     Registered{"gdsf", make<Gdsf>},
+    Registered{"density", make<Density>},
+    Registered{"adaptive", make<Adaptive>},
+    Registered{"pattern", make<ByPattern>},
 };
 // clang-format on
 

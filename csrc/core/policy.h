@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -70,6 +71,38 @@ struct PolicyOptions {
   double decay = 1;
   // tinylfu: share of the entries in the window, from 0 to 1. Negative: it adapts.
   double window = -1;
+  // adaptive, density, pattern: how many entries the shadows may hold. A larger cache shows them a
+  // sample of its keys.
+  size_t shadows = 16'384;
+  // adaptive, pattern: how often they decide, as a share of the capacity in requests.
+  double interval = 0.1;
+};
+
+// What a policy that watches itself has to say. Ratios are of the requests it saw, in [0, 1].
+struct PolicyReport {
+  struct Shadow {
+    std::string_view name;
+    double hit_ratio = 0;         // so far
+    double recent_hit_ratio = 0;  // of the last sixteen capacities of requests, older ones fading
+  };
+  struct Switch {
+    uint64_t request = 0;  // how many there had been
+    std::string_view from;
+    std::string_view to;
+    double regret = 0;  // hits that the old leader had missed, scaled up from the sample
+    double cost = 0;    // the hits that changing was expected to cost
+  };
+  std::string_view leader;
+  std::string_view pattern;  // sequential, random or mixed
+  uint64_t requests = 0;
+  double sampled = 1;  // share of the keys that the shadows see
+  std::vector<Shadow> shadows;
+  std::vector<Switch> switches;  // the last of them, oldest first
+  uint64_t switched = 0;         // how often in all
+  // The same figures for the optimum, which knows the future, and for a cache a quarter larger.
+  double optimum = 0;
+  double larger = 0;
+  double larger_by = 0.25;
 };
 
 class Policy {
@@ -111,6 +144,32 @@ class Policy {
   [[nodiscard]] virtual Guess next_victims() const noexcept { return {}; }
   // Takes the slot out and forgets it: it was deleted, or expired. Requires slot inside.
   virtual void remove(Slot slot) noexcept = 0;
+
+  // For blocks of prompts, from before the first insert on: the uses that follow, up to the next
+  // call, belong to one request, whose last block has this hash; a block counts once a request.
+  // Where nobody calls it every use is a request of its own. The first call may throw
+  // std::bad_alloc.
+  virtual void begin_request(uint64_t last) { (void)last; }
+  // The child's block continues the parent's: whoever chooses victims takes the child first. Both
+  // are inside, and the child has no parent yet. A parent that is removed before them lets its
+  // children go on without one.
+  virtual void link(Slot parent, Slot child) noexcept {
+    (void)parent;
+    (void)child;
+  }
+
+  // What it learned about itself; nothing if it does not watch itself. May throw std::bad_alloc.
+  [[nodiscard]] virtual std::optional<PolicyReport> report() const { return std::nullopt; }
+  // What it learned, to be restored after a restart: versioned and checksummed; empty if it does
+  // not learn. May throw std::bad_alloc.
+  [[nodiscard]] virtual std::vector<uint8_t> save() const { return {}; }
+  // Returns what is wrong with the bytes, or nullptr if they were taken over. Changes nothing
+  // unless they are whole.
+  [[nodiscard]] virtual const char* restore(std::span<const uint8_t> bytes) noexcept {
+    (void)bytes;
+    return "this policy learns nothing";
+  }
+
   // Memory of the bookkeeping in bytes.
   [[nodiscard]] virtual size_t memory_bytes() const noexcept = 0;
 };

@@ -24,16 +24,18 @@ void PrefixIndex::find(std::span<const Digest> names, std::vector<Slot>& slots) 
   }
 }
 
-void PrefixIndex::use(std::span<const Digest> names) noexcept {
+void PrefixIndex::use(const Digest& last, std::span<const Digest> names) {
+  policy_->begin_request(last.prefix());
+  request_ = last.prefix();
   for (size_t i = names.size(); i-- > 0;) {
     const Slot slot = slot_of(names[i]);
     if (slot != kNoSlot) policy_->hit(slot);
   }
 }
 
-void PrefixIndex::add(const Digest& parent, bool root, std::span<const Digest> names,
-                      std::span<const uint64_t> weights, std::vector<Slot>& slots,
-                      std::vector<Slot>& evicted) {
+void PrefixIndex::add(const Digest& last, const Digest& parent, bool root,
+                      std::span<const Digest> names, std::span<const uint64_t> weights,
+                      std::vector<Slot>& slots, std::vector<Slot>& evicted) {
   const Slot above = root ? kNoSlot : slot_of(parent);
   if (names.empty() || (!root && above == kNoSlot)) return;
   reserve(names.size());
@@ -41,6 +43,10 @@ void PrefixIndex::add(const Digest& parent, bool root, std::span<const Digest> n
   evicted.reserve(evicted.size() + table_.size() + names.size());
   const uint64_t list = root ? parent.prefix() : 0;
   if (root) roots_.try_emplace(list, kNoSlot);
+  if (last.prefix() != request_) {
+    policy_->begin_request(last.prefix());
+    request_ = last.prefix();
+  }
 
   // The leading ones that are here; behind the first that is missing nothing can be.
   size_t here = 0;
@@ -52,7 +58,10 @@ void PrefixIndex::add(const Digest& parent, bool root, std::span<const Digest> n
   }
   for (size_t i = names.size(); i-- > here;) {
     policy_->insert(slots[i], {.hash = names[i].prefix(), .size = weights[i], .cost = 1});
+    if (i + 1 < names.size()) policy_->link(slots[i], slots[i + 1]);
   }
+  const Slot before = here == 0 ? above : slots[here - 1];
+  if (here < names.size() && before != kNoSlot) policy_->link(before, slots[here]);
   make_room(evicted);
 }
 

@@ -30,16 +30,18 @@ class PrefixIndex {
   // Appends the slots of the leading names that are here.
   void find(std::span<const Digest> names, std::vector<Slot>& slots) const;
 
-  // A use of each, the last one first; what is not here is passed over.
-  void use(std::span<const Digest> names) noexcept;
+  // A request begins, for a prompt whose last block has this name: a use of each of its blocks that
+  // are named, the last one first; what is not here is passed over. Throws std::bad_alloc before it
+  // changes anything.
+  void use(const Digest& last, std::span<const Digest> names);
 
-  // Inserts successive blocks of one prompt of so many bytes each. root: `parent` is not a block
-  // but what prompts with the same tags begin with; otherwise nothing is inserted unless it is
-  // here. slots: that of each block, of those that were here already too. evicted: what left, in
-  // order, maybe some of these; room is reserved there for as many as there are, so keep it between
-  // calls. Throws std::bad_alloc before it changes anything. Requires names.size() ==
-  // weights.size().
-  void add(const Digest& parent, bool root, std::span<const Digest> names,
+  // Inserts successive blocks of a prompt, of so many bytes each: of the request at hand if that
+  // has the same last block, else of one that begins. root: `parent` is not a block but what
+  // prompts with the same tags begin with; otherwise nothing is inserted unless it is here. slots:
+  // that of each block, of those that were here already too. evicted: what left, in order, maybe
+  // some of these; room is reserved there for as many as there are, so keep it between calls.
+  // Throws std::bad_alloc before it changes anything. Requires names.size() == weights.size().
+  void add(const Digest& last, const Digest& parent, bool root, std::span<const Digest> names,
            std::span<const uint64_t> weights, std::vector<Slot>& slots, std::vector<Slot>& evicted);
 
   // Pins nest, and hold what comes before too. pin() returns false if the block is not here, and
@@ -96,6 +98,7 @@ class PrefixIndex {
   Slot free_ = kNoSlot;
   uint64_t bytes_ = 0;
   uint64_t told_ = 0;
+  uint64_t request_ = 0;  // its last block
 };
 
 }  // namespace blatam

@@ -15,6 +15,8 @@
 #include <cstdint>
 #include <memory>
 #include <new>
+#include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -256,6 +258,22 @@ class Shard {
     if (!pins_.holds(slot)) return false;
     if (pins_.unpin(slot)) pinned_bytes_ -= size(slot);
     return true;
+  }
+
+  // For blocks of prompts, and what the policy learned: as Policy's calls of these names.
+  void begin_request(uint64_t last) { policy_->begin_request(last); }
+  void link(Slot parent, Slot child) noexcept { policy_->link(parent, child); }
+  [[nodiscard]] std::optional<PolicyReport> report() const { return policy_->report(); }
+  [[nodiscard]] std::vector<uint8_t> save_policy() const { return policy_->save(); }
+  [[nodiscard]] const char* restore_policy(std::span<const uint8_t> bytes) noexcept {
+    return policy_->restore(bytes);
+  }
+
+  [[nodiscard]] const Key& key(Slot slot) const noexcept { return entries_[slot].key; }
+  // Whether a slot that find() gave some calls ago still holds a key for which same(key).
+  template <class Same>
+  [[nodiscard]] bool still_holds(Slot slot, Same&& same) const {
+    return slot < entries_.size() && entries_[slot].value && same(entries_[slot].key);
   }
 
   // Removes every entry whose deadline has passed. O(slots).

@@ -88,8 +88,6 @@ class Online final : public Replay::Contender {
     }
   }
 
-  // Should a policy want to know that a request begins, or which block is a block's parent, this is
-  // the place that knows both.
   void replay_prompt(size_t begin, size_t end) override {
     const auto blocks = trace_.objects().subspan(begin, end - begin);
     bool prefix = true;
@@ -97,9 +95,10 @@ class Online final : public Replay::Contender {
       prefix = prefix && slot_of_[block] != kNoSlot;
       count(block, prefix);
     }
+    policy_->begin_request(blocks.empty() ? 0 : trace_.hash(blocks.back()));
     // A block that is inserted has no resident child but the one that was inserted just before it:
     // any other would be pinning it.
-    bool pin = false;
+    Slot child = kNoSlot;  // inserted just before
     for (size_t i = blocks.size(); i-- > 0;) {
       const Object block = blocks[i];
       const bool resident = slot_of_[block] != kNoSlot;
@@ -108,8 +107,12 @@ class Online final : public Replay::Contender {
       } else {
         insert(block, item_of(block));
       }
-      if (pin) pins_.pin(slot_of_[block]);
-      pin = !resident;
+      const Slot slot = slot_of_[block];
+      if (child != kNoSlot) {
+        pins_.pin(slot);
+        policy_->link(slot, child);
+      }
+      child = resident ? kNoSlot : slot;
     }
     while (used_ > capacity_) {
       const Object parent = trace_.parent(evict(nullptr));

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, NoReturn, SupportsIndex, TypeVar, cast
 
-from blatam_kv._core import CacheBase, policies
+from blatam_kv._core import CacheBase
 from blatam_kv.errors import ConfigError, EntryTooLarge, NoRoom
 from blatam_kv.flights import Flight, Flights, computing
+from blatam_kv.policy import PolicyReport, checked_options, checked_policy, report_of
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -38,6 +39,8 @@ class CacheStats:
     loads counts the calls of ``compute`` that ended, load_failures those of them that raised or were
     cancelled, load_seconds the time they took together. collapsed counts the callers that waited for
     another's computation instead of starting their own.
+
+    learned: what ``adaptive``, ``density`` and ``pattern`` say of themselves, None for others.
     """
 
     policy: str
@@ -56,6 +59,12 @@ class CacheStats:
     load_failures: int
     load_seconds: float
     collapsed: int
+    learned: PolicyReport | None = None
+
+    @property
+    def leader(self) -> str:
+        """The order in which entries leave now: the policy itself, unless it follows others."""
+        return self.policy if self.learned is None else self.learned.leader
 
     @property
     def requests(self) -> int:
@@ -80,9 +89,14 @@ class Cache(CacheBase[K, V], Generic[K, V]):
     both or neither (then it grows without bound). policy: what leaves first. ``lru``, ``lfu``,
     ``fifo`` and ``sieve`` are simple; ``arc``, ``s3fifo`` and ``tinylfu`` keep what is used again
     from being flushed out by what is used once; ``lirs`` is the best at loops and scans; ``gdsf``
-    weighs uses times ``cost`` by size. decay: of ``lfu``, what a use is worth after as many requests
-    as there are entries, above 0 to 1; left out, 1: counts never fade. window: of ``tinylfu``, the
-    share of the entries that are kept for being new, above 0 to 1; left out, it adapts. ttl: seconds
+    weighs uses times ``cost`` by size; ``adaptive`` learns which order suits and follows it
+    (docs/ADAPTIVE.md), ``density`` and ``pattern`` are parts of it. decay: of ``lfu``, what a use is
+    worth after as many requests as there are entries, above 0 to 1; left out, 1: counts never fade.
+    window: of ``tinylfu``, the share of the entries that are kept for being new, above 0 to 1; left
+    out, it adapts. interval: of ``adaptive`` and ``pattern``, how often they decide, in capacities of
+    requests; left out, 0.1. shadows: of all that learn, the entries they follow; of a larger cache
+    they see a sample: ``"auto"`` (16,384), ``"full"`` (up to a million), ``"sampled"`` (1,024) or a
+    number. ttl: seconds
     that an entry lives, unless ``put`` says otherwise (``math.inf``: for ever). sizeof: a value's
     size in bytes; with ``capacity_bytes`` the default knows ``nbytes``, ``bytes``, ``str`` and
     numbers, and asks for ``sizeof`` where it does not know. on_evict: called as
@@ -110,23 +124,23 @@ class Cache(CacheBase[K, V], Generic[K, V]):
         idle_ttl: float | None = None,
         decay: float | None = None,
         window: float | None = None,
+        interval: float | None = None,
+        shadows: int | str | None = None,
     ) -> None:
         entries = _entries(capacity)
         max_bytes = _bytes(capacity_bytes)
-        if policy not in policies():
-            known = ", ".join(policies())
-            raise ConfigError(f"unknown policy {policy!r}; choose one of {known}")
+        self._policy = checked_policy(policy)
         for name, seconds in (("ttl", ttl), ("idle_ttl", idle_ttl)):
             if seconds is not None and not (isinstance(seconds, int | float) and seconds > 0):
                 raise ConfigError(f"{name} must be a positive number of seconds, not {seconds!r}")
-        fades = _fraction("decay", decay, policy, "lfu", 1.0)
-        share = _fraction("window", window, policy, "tinylfu", -1.0)
+        options = checked_options(
+            [policy], decay=decay, window=window, interval=interval, shadows=shadows
+        )
         if sizeof is None and max_bytes:
             sizeof = _default_sizeof
         super().__init__(
-            entries, max_bytes, policy, ttl, sizeof, on_evict, clock, idle_ttl, fades, share
+            entries, max_bytes, policy, ttl, sizeof, on_evict, clock, idle_ttl, **options
         )
-        self._policy = policy
         self._flights: Flights[K, V] = Flights()
 
     def values(self) -> list[V]:
@@ -173,7 +187,23 @@ class Cache(CacheBase[K, V], Generic[K, V]):
             load_failures=failures,
             load_seconds=seconds,
             collapsed=collapsed,
+            learned=report_of(self),
         )
+
+    def save_policy(self) -> bytes:
+        """What the policy has learned, for ``restore_policy`` after a restart; empty for those that
+        do not learn. Holds no keys."""
+        return self._save_policy()
+
+    def restore_policy(self, state: bytes) -> None:
+        """Go on from what another cache's policy had learned, best before the first put.
+
+        Raises ConfigError for bytes that are damaged or not from ``save_policy``; the policy is
+        then as before.
+        """
+        wrong = self._restore_policy(state)
+        if wrong is not None:
+            raise ConfigError(f"cannot restore the policy: {wrong}")
 
     def get_or_compute(
         self, key: K, compute: Callable[[], V], *, ttl: float | None = None, size: int | None = None
@@ -348,17 +378,6 @@ def _entries(capacity: int | None) -> int:
     if not 1 <= number < 2**32 - 1:
         raise ConfigError(f"capacity must be from 1 to {2**32 - 2} entries, not {number}")
     return number
-
-
-def _fraction(name: str, value: float | None, policy: str, wanted: str, absent: float) -> float:
-    """An option of one policy, from 0 to 1; absent stands for None."""
-    if value is None:
-        return absent
-    if policy != wanted:
-        raise ConfigError(f"{name} is an option of policy={wanted!r}, not of {policy!r}")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise ConfigError(f"{name} must be above 0 and at most 1, not {value!r}")
-    return float(value)
 
 
 def _bytes(capacity: int | str | None) -> int:

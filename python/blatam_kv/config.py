@@ -18,7 +18,10 @@ from pathlib import Path
 from blatam_kv.codecs import NAMES as CODECS
 from blatam_kv.errors import ConfigError, MissingExtra
 
-STRATEGIES = ("lru", "lfu", "fifo", "s3fifo", "sieve", "tinylfu", "arc", "lirs", "gdsf")
+STRATEGIES = (
+    *("lru", "lfu", "fifo", "s3fifo", "sieve", "tinylfu", "arc", "lirs", "gdsf"),
+    *("density", "adaptive", "pattern"),
+)
 LOCAL_DTYPES = ("auto", "bfloat16", "float16", "float32")
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 MODELS = ("mini", "local", "openai")
@@ -59,7 +62,7 @@ class Settings:
     data_dir: Path = field(default_factory=default_data_dir)
     output_directory: Path = Path("demo-output")
     cache_ttl: float | None = 3600.0
-    cache_strategy: str = "lru"
+    cache_strategy: str = "adaptive"
     cache_max_memory_mb: int = 256
     max_concurrent_tasks: int = 2
     max_queued_tasks: int = 100
@@ -67,7 +70,7 @@ class Settings:
     kv_memory_mb: int = 256
     kv_disk_mb: int | None = None
     kv_codec: str = "raw"
-    kv_policy: str = "lru"
+    kv_policy: str = "adaptive"
     model: str = "mini"
     local_model: Path | None = None
     local_dtype: str = "auto"
@@ -169,7 +172,7 @@ class Variable:
 
 
 # Strategies of the original that come with later versions; asking for one is a clear error.
-_LATER_STRATEGIES = ("adaptive", "paged", "compressed", "quantized")
+_LATER_STRATEGIES = ("paged", "compressed", "quantized")
 
 VARIABLES: Mapping[str, Variable] = {
     "BUL_API_HOST": Variable("api_host", _text),

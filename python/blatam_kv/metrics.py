@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blatam_kv.errors import MissingExtra
+from blatam_kv.policy import PolicyReport
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -117,6 +118,7 @@ class CacheSnapshot:
     memory_bytes: int
     memory_limit_bytes: int
     evictions: Mapping[str, int]
+    learned: PolicyReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,6 +274,8 @@ class ServiceMetrics:
             yield CounterMetricFamily(
                 "kv_blocks_damaged", "Blocks that failed verification.", value=blocks.damaged
             )
+        if now.learned is not None:
+            yield from _learned(now.learned)
         depth = GaugeMetricFamily("bul_queue_depth", "Tasks waiting.", labels=["priority"])
         for priority, waiting in sorted(self._queue_depth().items()):
             depth.add_metric([str(priority)], waiting)
@@ -282,3 +286,43 @@ class ServiceMetrics:
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
+
+
+def _learned(report: PolicyReport) -> Iterator[Metric]:
+    """What the policy estimates; no counter could tell these ratios."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    shadows = GaugeMetricFamily(
+        "kv_cache_shadow_hit_ratio",
+        "What this order of eviction alone would have hit of late.",
+        labels=["policy"],
+    )
+    leads = GaugeMetricFamily(
+        "kv_cache_policy_leader", "1 for the order that is followed.", labels=["policy"]
+    )
+    for name, ratio in (report.recent_shadow_hit_ratios or {report.leader: math.nan}).items():
+        leads.add_metric([name], float(name == report.leader))
+        if not math.isnan(ratio):
+            shadows.add_metric([name], ratio)
+    yield shadows
+    yield leads
+    patterns = GaugeMetricFamily(
+        "kv_cache_access_pattern", "1 for what the requests look like.", labels=["pattern"]
+    )
+    for pattern in ("mixed", "random", "sequential"):
+        patterns.add_metric([pattern], float(pattern == report.pattern))
+    yield patterns
+    yield CounterMetricFamily(
+        "kv_cache_policy_switches", "Changes of leader.", value=report.switched
+    )
+    yield GaugeMetricFamily(
+        "kv_cache_optimum_hit_ratio",
+        "About what nobody could have bettered, knowing the future.",
+        value=report.optimum_hit_ratio,
+    )
+    if report.gain_if_larger is not None:
+        yield GaugeMetricFamily(
+            "kv_cache_gain_if_larger",
+            "Hit ratio that a quarter more memory would add.",
+            value=report.gain_if_larger,
+        )

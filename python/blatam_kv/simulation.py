@@ -13,19 +13,18 @@ from typing import TYPE_CHECKING
 from blatam_kv._core import Replay, policies
 from blatam_kv.curves import draw
 from blatam_kv.errors import ConfigError
+from blatam_kv.policy import checked_options
 from blatam_kv.traces import Integers, Report, StrPath, read
 
 if TYPE_CHECKING:
     from fractions import Fraction
 
-DEFAULT_POLICY = "lru"
+DEFAULT_POLICY = "adaptive"
 DEFAULT_CAPACITY = 10_000
 OPTIMUM = "belady"
 
 # Short enough that Ctrl-C is heard at once, long enough that nothing else is.
 _STRETCH = 1 << 15  # requests
-# Options of single policies: the policy, and what the core takes for "not given".
-_OPTIONS = {"decay": ("lfu", 1.0), "window": ("tinylfu", -1.0)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +101,8 @@ def simulate(
     size_column: str | None = None,
     decay: float | None = None,
     window: float | None = None,
+    interval: float | None = None,
+    shadows: int | str | None = None,
     progress: bool | None = None,
 ) -> Simulation:
     """Replay a trace against every policy with every capacity, in one pass.
@@ -122,8 +123,8 @@ def simulate(
     its last block to its first, what is missing is inserted, and blocks that no resident block follows
     are evicted down to the capacity, maybe some just inserted.
 
-    decay, window: options of ``lfu`` and ``tinylfu``. progress: a bar on stderr; by default if that is
-    a terminal.
+    decay, window, interval, shadows: options of single policies, as ``Cache`` takes them. progress: a
+    bar on stderr; by default if that is a terminal.
 
     Raises ConfigError for a policy, capacity or option, InvalidRequest for a trace or sizes; both are
     ValueErrors. Ctrl-C is heard at any time.
@@ -131,9 +132,7 @@ def simulate(
     Source: csrc/core/simulate.h.
     """
     names = _policies(policy)
-    options = {
-        name: _option(name, value, names) for name, value in (("decay", decay), ("window", window))
-    }
+    options = checked_options(names, decay=decay, window=window, interval=interval, shadows=shadows)
     wanted = _capacities(capacity)
     with _bar("reading", "", progress) as report:
         read_trace = read(trace, sizes=sizes, column=column, size_column=size_column, report=report)
@@ -220,17 +219,6 @@ def _capacity(value: int | str) -> int | Fraction:
 
 def _of(capacity: int | Fraction, whole: int) -> int:
     return capacity if isinstance(capacity, int) else max(1, round(capacity * whole))
-
-
-def _option(name: str, value: float | None, names: Sequence[str]) -> float:
-    policy, absent = _OPTIONS[name]
-    if value is None:
-        return absent
-    if policy not in names:
-        raise ConfigError(f"{name} is an option of policy {policy!r}, which takes no part")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise ConfigError(f"{name} must be above 0 and at most 1, not {value!r}")
-    return float(value)
 
 
 # ---- progress -----------------------------------------------------------------------------------

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from policies.adaptive import Adaptive
 from policies.arc import Arc
+from policies.density import Density
 from policies.fifo import Fifo
 from policies.gdsf import Gdsf
 from policies.lfu import Lfu
 from policies.lirs import Lirs
 from policies.lru import Lru
+from policies.pattern import ByPattern
 from policies.s3fifo import S3Fifo
 from policies.sieve import Sieve
 from policies.tinylfu import TinyLfu
@@ -22,6 +25,7 @@ from policies.tinylfu import TinyLfu
 class ReferencePolicy(Protocol):
     """``insert`` … ``remove`` mirror csrc/core/policy.h; keys stand in for slots."""
 
+    def grow(self, slots: int) -> None: ...
     def set_capacity(self, entries: int | None) -> None: ...
     def insert(self, key: object, size: int, cost: float) -> None: ...
     def hit(self, key: object) -> None: ...
@@ -30,6 +34,8 @@ class ReferencePolicy(Protocol):
         """The victim, taken out; None if all are pinned. incoming: None for a shrinking cache."""
 
     def remove(self, key: object) -> None: ...
+    def begin_request(self, last: object | None) -> None: ...
+    def link(self, parent: object, child: object) -> None: ...
 
 
 REFERENCES: dict[str, Callable[..., ReferencePolicy]] = {
@@ -42,4 +48,7 @@ REFERENCES: dict[str, Callable[..., ReferencePolicy]] = {
     "arc": Arc,
     "lirs": Lirs,
     "gdsf": Gdsf,
+    "density": Density,
+    "adaptive": Adaptive,
+    "pattern": ByPattern,
 }

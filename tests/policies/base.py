@@ -19,9 +19,18 @@ def oldest(keys: list[object], pinned: set[object]) -> object | None:
 
 
 class Base:
-    """A policy that needs no capacity and treats a replaced value as a hit."""
+    """A policy that needs no capacity, treats a replaced value as a hit and knows no prompts."""
 
     capacity: int | None = None
+
+    def grow(self, slots: int) -> None:
+        pass
+
+    def begin_request(self, last: object | None) -> None:
+        pass
+
+    def link(self, parent: object, child: object) -> None:
+        pass
 
     def set_capacity(self, entries: int | None) -> None:
         self.capacity = entries

@@ -89,10 +89,10 @@ class Levels:
         What was read is verified as a record, but no block is decoded.
         """
         blocks = self.residents.walk(prompt, last)
-        self.residents.use(blocks)
+        self.residents.use(prompt.last, blocks)
         resident = len(blocks)
         for more in self._fetched(prompt, resident, last, None):
-            self.admit(more, promoted=True)
+            self.admit(prompt.last, more, promoted=True)
             blocks += more
         self._count_lookup(prompt, last, resident, len(blocks))
         return blocks
@@ -100,7 +100,7 @@ class Levels:
     def load(self, prompt: Prompt, last: int, keys: Any, values: Any) -> int:
         """Decode leading blocks, at most ``last``, into two tensors; returns how many."""
         resident = self.residents.walk(prompt, last)
-        self.residents.use(resident)
+        self.residents.use(prompt.last, resident)
         filled = 0
         for block in resident:
             if not self._decoded(block, keys, values):
@@ -109,7 +109,7 @@ class Levels:
             filled += 1
         from_memory = filled
         for blocks in self._fetched(prompt, filled, last, (keys, values)):
-            self.admit(self._heated(blocks, keys, values), promoted=True)
+            self.admit(prompt.last, self._heated(blocks, keys, values), promoted=True)
             filled += len(blocks)
         self._count_lookup(prompt, last, from_memory, filled)
         return filled
@@ -134,15 +134,15 @@ class Levels:
             for layer in range(layout.layers):
                 there = out[layer, begin : begin + count]
                 _core.copy_tensor(part[layer, :count], layout.dtype, 0, there, layout.dtype)
-        self.residents.use([block])
-        self._counts.add(tokens_from_memory=count)
+        self.residents.use(prompt.last, [block])
+        self._counts.add(tokens_asked=count, tokens_from_memory=count)
         return count
 
     def pin(self, prompt: Prompt, ttl: float | None) -> int:
         """Pin the leading blocks that can be had in memory; returns how many."""
         found = len(self.residents.walk(prompt, prompt.blocks))
         for more in self._fetched(prompt, found, prompt.blocks, None):
-            self.admit(more, promoted=True)
+            self.admit(prompt.last, more, promoted=True)
         return self.residents.pin(self.residents.walk(prompt, prompt.blocks), ttl)
 
     # ---- storing ------------------------------------------------------------------------------
@@ -151,14 +151,13 @@ class Levels:
         """Store what is missing; returns how many leading blocks are in memory or below."""
         # Of those who save the same at once the first one does it, and the rest find it done. The
         # last block names the whole; a lock by the first missing one would change under the save.
-        last = (prompt.names(prompt.blocks - 1, prompt.blocks) or [prompt.root])[0]
-        with self._save_locks[last[0] % _SAVE_LOCKS]:
+        with self._save_locks[prompt.last[0] % _SAVE_LOCKS]:
             return self._save(prompt, keys, values)
 
-    def admit(self, blocks: Sequence[Block], *, promoted: bool = False) -> int:
-        """Take successive blocks into memory as far as there is room; what leaves goes below.
-        Returns how many are in memory now."""
-        taken, evicted = self.residents.add(blocks)
+    def admit(self, last: bytes, blocks: Sequence[Block], *, promoted: bool = False) -> int:
+        """Take successive blocks of the prompt that ends with ``last`` into memory as far as there is
+        room; what leaves goes below. Returns how many are in memory now."""
+        taken, evicted = self.residents.add(last, blocks)
         self._counts.add(
             refused=len(blocks) - taken,
             promoted=taken if promoted else 0,
@@ -184,7 +183,7 @@ class Levels:
     def move(self, tags: bytes, other: Levels) -> None:
         """Give another pool what this one has with these tags; what has no room there goes below."""
         for block in reversed(self.residents.clear(tags)):
-            if not other.admit([block]):
+            if not other.admit(block.name, [block]):
                 other.spill([block])
 
     def throw_away(self, block: Block) -> None:
@@ -321,7 +320,7 @@ class Levels:
             except MemoryError:
                 self._counts.add(refused=len(wanted))
                 break
-            taken = self.admit(blocks) if room else 0
+            taken = self.admit(prompt.last, blocks) if room else 0
             room = room and taken == len(blocks)
             for block in blocks[:taken]:
                 kept[block.position] = True

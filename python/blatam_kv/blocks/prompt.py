@@ -92,6 +92,11 @@ class Prompt:
         digests = self.digests(first, last)
         return list(struct.unpack(f"{DIGEST_BYTES}s" * (len(digests) // DIGEST_BYTES), digests))
 
+    @property
+    def last(self) -> bytes:
+        """The name of the last whole block, which stands for the prompt."""
+        return self.digests(self.blocks - 1, self.blocks) if self.blocks else self.root
+
     def parent(self, block: int) -> bytes:
         """The name of the block before."""
         return self.names(block - 1, block)[0] if block else self.root

@@ -22,7 +22,7 @@ from blatam_kv.record import Bytes, Kind, Record
 
 # What a block weighs beside its payload and twice its tokens (a payload read from disk holds on to
 # the record around it): objects, names, the slot, the pin. Measured by tests/test_blocks_memory.py.
-BLOCK_OVERHEAD_BYTES = 1024
+BLOCK_OVERHEAD_BYTES = 1152
 # How many followers of a block are compared where none is the one wanted. Where many prompts begin
 # with the same few tokens, any of them will do.
 _NEAREST_OF = 16
@@ -142,10 +142,11 @@ class Residents:
                 break
         return found
 
-    def use(self, blocks: Sequence[Block]) -> None:
-        """Count a use of each, the last one first, so that the first is the most recent."""
+    def use(self, last: bytes, blocks: Sequence[Block]) -> None:
+        """A request for the prompt with this last block: count a use of each of its blocks here, the
+        last one first, so that the first is the most recent."""
         with self._lock:
-            self._index.use(b"".join([block.name for block in blocks]))
+            self._index.use(last, b"".join([block.name for block in blocks]))
 
     def nearest(self, parent: bytes, root: bool, tokens: bytes) -> tuple[Block | None, int]:
         """Of the newest blocks that continue ``parent`` the one that begins most like ``tokens``,
@@ -160,8 +161,9 @@ class Residents:
                 best, most = block, common
         return best, most
 
-    def add(self, blocks: Sequence[Block]) -> tuple[int, list[Block]]:
-        """Insert successive blocks of one prompt, the first ones first, as far as there is room.
+    def add(self, last: bytes, blocks: Sequence[Block]) -> tuple[int, list[Block]]:
+        """Insert successive blocks of the prompt with this last block, the first ones first, as far
+        as there is room.
 
         Returns how many leading ones of them are here now, and what left for them, in that order;
         a policy may prefer what was here to what is new, which then counts as not stored. None is
@@ -174,7 +176,7 @@ class Residents:
         weights = array("Q", [block.weight for block in blocks])
         with self._lock:
             self._end_pins()
-            slots, gone = self._index.add(first.parent, not first.position, names, weights)
+            slots, gone = self._index.add(last, first.parent, not first.position, names, weights)
             if not slots:
                 return 0, []
             new = self._put(memoryview(slots).cast("I").tolist(), blocks)

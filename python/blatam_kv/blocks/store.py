@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
+from weakref import WeakValueDictionary
 
 from blatam_kv.blocks.arguments import checked_pair, checked_ttl
 from blatam_kv.blocks.below import Below, open_disk
@@ -39,14 +40,14 @@ class KVStore:
     layout: what the model's keys and values look like. capacity_bytes: most bytes in memory, an int
     or ``"8GiB"``. path: a folder where blocks outlive the process; without one there is memory
     only. disk_bytes: most bytes in it, by default 8 times ``capacity_bytes`` and at most half of
-    what is free. codec: how new blocks are encoded, one of ``codecs.NAMES``, or "auto": raw in memory,
-    where blocks are hot, and exp4 below it, where they are cold and lose nothing either. Codecs
-    that lose nothing serve one another's blocks, others only their own. write: "save" puts blocks on disk at once, "evict"
-    when memory is needed or the store is closed. durable: whether saving waits until they would
-    survive a power cut. read_only: open the folder beside its writer and leave it as it is; what is
-    saved stays in memory. tier: another Tier in place of a folder; closed with the store. policy:
-    what leaves memory first, as in ``Cache``. threads: for encoding and decoding one tensor.
-    clock: seconds that never go back, for tests.
+    what is free. codec: how new blocks are encoded, one of ``codecs.NAMES``, or "auto": raw in
+    memory, where blocks are hot, and exp4 below it, where they are cold and lose nothing either.
+    Codecs that lose nothing serve one another's blocks, others only their own. write: "save" puts
+    blocks on disk at once, "evict" when memory is needed or the store is closed. durable: whether
+    saving waits until they would survive a power cut. read_only: open the folder beside its writer
+    and leave it as it is; what is saved stays in memory. tier: another Tier in place of a folder;
+    closed with the store. policy: what leaves memory first, as in ``Cache``. threads: for encoding
+    and decoding one tensor. clock: seconds that never go back, for tests.
 
     model, tokenizer, lora, rope, salt: tags. All calls use them, and a block saved under other tags
     (or another layout) does not exist. salt is the tenant's secret, 0 to 64 bytes. A store without
@@ -72,7 +73,7 @@ class KVStore:
         tokenizer: str | None = None,
         lora: str | None = None,
         rope: Words = None,
-        policy: str = "lru",
+        policy: str = "adaptive",
         write: Literal["save", "evict"] = "save",
         durable: bool = False,
         threads: int = 1,
@@ -128,7 +129,9 @@ class KVStore:
         )
         self._tags = tags if tags.model else tags.bound_to(below.model)
         self._tags_lock = threading.RLock()
-        self._tenants: dict[bytes, KVStore] = {}
+        # A tenant that nobody holds needs no remembering, but for what is set aside for it.
+        self._tenants: WeakValueDictionary[bytes, KVStore] = WeakValueDictionary()
+        self._apart: list[KVStore] = []
         self._owner: KVStore | None = None
 
     # ---- prefixes -------------------------------------------------------------------------------
@@ -413,8 +416,7 @@ class KVStore:
         """Every pool of memory of the whole store."""
         owner = self._owner or self
         with self._tags_lock:
-            own = [each._levels for each in owner._tenants.values()]
-        return list({each.residents: each for each in (owner._levels, *own)}.values())
+            return [owner._levels, *(tenant._levels for tenant in owner._apart)]
 
     def _set_aside(self, quota: int) -> None:
         """Give this tenant a pool of its own of so many bytes, taken from the common one."""
@@ -434,6 +436,7 @@ class KVStore:
         else:
             pool = self._pool(capacity_bytes=quota)
             self._levels = common.over(pool, self._counts)
+            self._apart.append(self)
             common.move(self._current_tags().digest, self._levels)
         common.spill(evicted)
         self._news.deliver()

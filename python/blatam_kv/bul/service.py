@@ -298,6 +298,7 @@ class Service:
             memory_bytes=stats.bytes,
             memory_limit_bytes=self.settings.cache_max_memory_mb << 20,
             evictions=dict(stats.evictions),
+            learned=stats.learned,
         )
 
     def stats(self) -> dict[str, object]:

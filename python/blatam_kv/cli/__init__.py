@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     _config_flag(serve)
     serve.add_argument("--host", dest="api_host", help="loopback address to listen on")
     serve.add_argument("--port", dest="api_port", help="port; 0 takes a free one (8002)")
-    serve.add_argument("--cache-strategy", help=f"one of {', '.join(STRATEGIES)} (lru)")
+    serve.add_argument("--cache-strategy", help=f"one of {', '.join(STRATEGIES)} (adaptive)")
     serve.add_argument("--cache-ttl", help="seconds an answer stays fresh, or none (3600)")
     serve.add_argument("--cache-max-memory-mb", help="MiB of answers to keep (256)")
     serve.add_argument("--data-dir", metavar="DIR", help="where state outlives the service")
@@ -156,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
         help="MiB of them in the data directory (8 times the memory, at most half of what is free)",
     )
     serve.add_argument("--kv-codec", metavar="NAME", help=f"one of {', '.join(CODECS)} (raw)")
-    serve.add_argument("--kv-policy", metavar="NAME", help="what leaves memory first (lru)")
+    serve.add_argument("--kv-policy", metavar="NAME", help="what leaves memory first (adaptive)")
     serve.add_argument("--max-concurrent-tasks", help="documents written at a time (2)")
     serve.add_argument("--max-queued-tasks", help="documents that may wait (100)")
     _model_flags(serve)

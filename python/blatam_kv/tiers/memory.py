@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from blatam_kv._core import CacheBase, policies
+from blatam_kv._core import CacheBase
 from blatam_kv.errors import (
     ConfigError,
     EntryTooLarge,
@@ -14,6 +14,7 @@ from blatam_kv.errors import (
     TierUnavailable,
     Unavailable,
 )
+from blatam_kv.policy import checked_options, checked_policy
 from blatam_kv.record import Kind, Record
 
 # What a record weighs beside payload and tokens: the object, its key and tags, numbers, the slot.
@@ -58,9 +59,7 @@ class MemoryTier:
             raise TypeError(f"capacity_bytes must be an int, not {type(capacity_bytes).__name__}")
         if not 1 <= capacity_bytes <= 2**62:
             raise ConfigError(f"capacity_bytes must be from 1 to 2**62, not {capacity_bytes}")
-        if policy not in policies():
-            known = ", ".join(policies())
-            raise ConfigError(f"unknown policy {policy!r}; choose one of {known}")
+        options = checked_options([checked_policy(policy)])
 
         def spill(_: bytes, record: Record, reason: str) -> None:
             if reason == "capacity" and on_evict is not None:
@@ -68,7 +67,7 @@ class MemoryTier:
 
         # The native type under `Cache`: this floor lies below `Cache` itself.
         self._records: CacheBase[bytes, Record] = CacheBase(
-            0, capacity_bytes, policy, None, memory_bytes, spill, None, None, 1.0, -1.0
+            0, capacity_bytes, policy, None, memory_bytes, spill, None, None, **options
         )
         self._clock = clock
         self._closed = False

@@ -53,7 +53,7 @@ class Prefixes:
                 return 0, stored
             out = memory.keys[:, :wanted], memory.values[:, :wanted]
             # Blocks may have gone since they were matched: the second answer is the one that counts.
-            loaded = self._store.load_prefix(tokens[:wanted], out=out) // CHUNK * CHUNK
+            loaded = self._store.load_prefix(tokens, out=out) // CHUNK * CHUNK
         except Error as error:
             self._failed(error)
             return 0, 0

@@ -126,7 +126,8 @@ class PrefixStore(Protocol):
         """Leading tokens that are stored."""
 
     def load_prefix(self, tokens: Tokens, *, out: tuple[FloatArray, FloatArray]) -> int:
-        """Fill ``out`` from the front; returns the tokens filled."""
+        """Fill ``out`` from the front as far as it goes; returns the tokens filled. The whole
+        prompt is given, so that a store knows which one asks."""
 
     def save_prefix(self, tokens: Tokens, keys: FloatArray, values: FloatArray) -> int:
         """Keep whole blocks; returns the tokens stored."""

@@ -1,0 +1,259 @@
+#include "core/adaptive.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <stdexcept>
+#include <utility>
+
+namespace blatam {
+namespace {
+
+constexpr size_t kMostShadows = size_t{1} << 24;
+constexpr double kLongestInterval = 100;
+// A capacity of uses has so many days: the grain of ages.
+constexpr size_t kDays = 64;
+// The ages of all units are looked at no more often than once in so many uses.
+constexpr uint64_t kLook = 4;
+// What happened so many capacities of requests ago counts half.
+constexpr double kHalfLife = 8;
+// Costs are summed up, and sums must stay numbers.
+constexpr double kMostCost = 1e12;
+
+float cost_of(const Item& item) noexcept {
+  return item.cost >= 0 ? static_cast<float>(std::min(item.cost, kMostCost)) : 0;
+}
+
+}  // namespace
+
+Adaptive::Adaptive(const PolicyOptions& options, Rule rule)
+    : rule_(rule),
+      interval_(options.interval),
+      most_(options.shadows),
+      shadows_(calendar_, options.shadows, rule != Rule::kDensity) {
+  if (options.shadows == 0 || options.shadows > kMostShadows) {
+    throw std::invalid_argument("shadows must be from 1 to 16777216 entries");
+  }
+  if (!(options.interval > 0 && options.interval <= kLongestInterval)) {
+    throw std::invalid_argument("interval must be above 0 and at most 100 capacities");
+  }
+  rank();
+  shadows_.rank_day(true);
+}
+
+void Adaptive::grow(size_t slots) {
+  if (slots <= slots_) return;
+  shadows_.grow(slots);
+  lists_.grow(slots);
+  if (slots > most_) recall_.grow(slots);
+  if (blocks_) families_.resize(slots);
+  entries_.resize(slots);
+  slots_ = slots;
+  if (told_capacity_ == kUnbounded) set_capacity(kUnbounded);
+}
+
+void Adaptive::set_capacity(size_t entries) noexcept {
+  told_capacity_ = entries;
+  capacity_ = std::max<size_t>(1, entries == kUnbounded ? slots_ : entries);
+  day_ = std::max<size_t>(1, capacity_ / kDays);
+  shadows_.set_capacity(capacity_);
+}
+
+void Adaptive::insert(Slot slot, const Item& item) noexcept {
+  pass_use();
+  Entry& entry = entries_[slot];
+  entry = {.hash = item.hash, .used = calendar_.moment(), .last = blocks_ && item.hash == last_};
+  const bool seen = shadows_.sees(item.hash);
+  if (seen) {
+    entry.uses = shadows_.use(item.hash, {.last = entry.last, .cost = cost_of(item)});
+  } else {
+    entry.uses = static_cast<uint8_t>(std::min<int>(recall_.uses(item.hash) + 1, kMostUses));
+  }
+  lists_.push_newest(0, list_of(calendar_.today().id, class_of_entry(entry)), slot);
+  if (seen) think();
+}
+
+void Adaptive::update(Slot slot, const Item& item) noexcept {
+  use(slot, {.hit = true, .cost = cost_of(item)});
+}
+
+void Adaptive::use(Slot slot, Shadows::Use use) noexcept {
+  Entry& entry = entries_[slot];
+  if (blocks_ && entry.used == calendar_.moment()) return;  // counted in this request
+  pass_use();
+  use.last = blocks_ && entry.hash == last_;
+  const bool seen = shadows_.sees(entry.hash);
+  if (seen) (void)shadows_.use(entry.hash, use);
+  const size_t old_class = class_of_entry(entry);
+  const bool old_day = !calendar_.is_of_today(calendar_.age_of(entry.used));
+  if (entry.uses < kMostUses) ++entry.uses;
+  entry.used = calendar_.moment();
+  entry.last = use.last;
+  const size_t new_class = class_of_entry(entry);
+  const bool leaf = !blocks_ || families_[slot].children == 0;
+  if (leaf && (old_day || new_class != old_class)) {
+    lists_.unlink(0, slot);
+    lists_.push_newest(0, list_of(calendar_.today().id, new_class), slot);
+  }
+  if (seen) think();
+}
+
+Slot Adaptive::evict(const Pins& pins, const Item*) noexcept {
+  const Slot slot = lists_.coldest(0, pins);
+  if (slot == kNoSlot) return kNoSlot;
+  const Entry& entry = entries_[slot];
+  if (shadows_.sees(entry.hash)) {
+    shadows_.left(entry.hash);
+  } else {
+    recall_.left(entry.hash, entry.uses);
+  }
+  depart(slot);
+  return slot;
+}
+
+void Adaptive::remove(Slot slot) noexcept {
+  const uint64_t hash = entries_[slot].hash;
+  if (shadows_.sees(hash)) shadows_.remove(hash);
+  depart(slot);
+}
+
+void Adaptive::begin_request(uint64_t last) {
+  if (!blocks_) {
+    families_.resize(slots_);
+    blocks_ = true;
+    calendar_.refine();
+    shadows_.stop_competing();
+    follow(Order::kDensity, 0, 0);
+    rank();
+  }
+  last_ = last;
+  calendar_.pass_request();
+  if (uses_today_ >= day_) begin_day();
+}
+
+void Adaptive::link(Slot parent, Slot child) noexcept {
+  if (!blocks_ || parent_of(child) != kNoSlot) return;
+  if (families_[parent].children++ == 0) lists_.unlink(0, parent);
+  families_[child].parent = parent;
+  families_[child].parent_birth = families_[parent].birth;
+}
+
+// Takes a slot out of the lists; its parent may be a leaf now.
+void Adaptive::depart(Slot slot) noexcept {
+  if (!blocks_) return lists_.unlink(0, slot);
+  Family& family = families_[slot];
+  if (family.children == 0) lists_.unlink(0, slot);
+  const Slot parent = parent_of(slot);
+  family = {.birth = family.birth + 1};
+  if (parent == kNoSlot || --families_[parent].children != 0) return;
+  const Entry& entry = entries_[parent];
+  const Calendar::Unit& unit = calendar_.unit_of(calendar_.age_of(entry.used));
+  // Used after its child, it is about as old as whatever shares its list.
+  lists_.push_oldest(0, list_of(unit.id, class_of_entry(entry)), parent);
+}
+
+void Adaptive::pass_use() noexcept {
+  ++uses_today_;
+  if (blocks_) return;
+  calendar_.pass_request();
+  if (uses_today_ >= day_) begin_day();
+}
+
+void Adaptive::begin_day() noexcept {
+  uses_unseen_ += std::exchange(uses_today_, 0);
+  calendar_.begin_day([&](Calendar::UnitId kept, Calendar::UnitId gone) {
+    lists_.merge(0, kept, gone);
+    shadows_.merge(kept, gone);
+  });
+  const bool all = uses_unseen_ >= kLook;
+  if (all) uses_unseen_ = 0;
+  shadows_.rank_day(all);
+  if (all && leader_ == Order::kDensity) {
+    rank();
+  } else {
+    rank_day(lists_.ranks(0), leader_, shadows_.lives(), calendar_, classes());
+  }
+}
+
+void Adaptive::rank() noexcept {
+  rank_all(lists_.ranks(0), leader_, shadows_.lives(), calendar_, classes());
+}
+
+// After a request that the shadows saw.
+void Adaptive::think() noexcept {
+  if (shadows_.learn() && leader_ == Order::kDensity) rank();
+  const Shadows::Tally& tally = shadows_.tally();
+  const auto requests = static_cast<double>(tally.requests);
+  const auto capacity = static_cast<double>(shadows_.capacity());
+  if (requests < interval_ * capacity) return;
+
+  const double fading = std::exp2(-requests / (kHalfLife * capacity));
+  const auto add = [&](Score& score, double hits) {
+    score.ever += hits;
+    score.lately = score.lately * fading + hits;
+  };
+  Regret<kOrders>::Interval interval{
+      .real = tally.real, .hits = tally.hits, .only_real = tally.only_real, .fading = fading};
+  for (size_t order = 0; order < kOrders; ++order) {
+    add(scores_[order], tally.hits[order]);
+    const auto apart = static_cast<double>(shadows_.apart(static_cast<Order>(order)));
+    interval.apart[order] = apart * tally.asked / requests;
+  }
+  add(larger_, tally.larger);
+  add(asked_, tally.asked);
+  shadows_.reset_tally();
+  shadows_.pattern().decide();
+  if (!shadows_.competes()) return;
+
+  const bool changed = regret_.judge(interval);
+  auto next = static_cast<Order>(regret_.leader());
+  const Pattern::Label label = shadows_.pattern().label();
+  if (rule_ == Rule::kPattern && label == Pattern::Label::kSequential) next = Order::kLru;
+  if (rule_ == Rule::kPattern && label == Pattern::Label::kRandom) next = Order::kLfu;
+  const double scale = changed ? std::exp2(shadows_.sampled_bits()) : 0;
+  follow(next, regret_.last_regret() * scale, regret_.last_cost() * scale);
+}
+
+void Adaptive::follow(Order order, double regret, double cost) noexcept {
+  if (order == leader_) return;
+  switches_[switched_++ % switches_.size()] = {
+      calendar_.now(), kOrderNames[static_cast<size_t>(leader_)],
+      kOrderNames[static_cast<size_t>(order)], regret, cost};
+  leader_ = order;
+  rank();
+}
+
+std::optional<PolicyReport> Adaptive::report() const {
+  PolicyReport report;
+  report.leader = kOrderNames[static_cast<size_t>(leader_)];
+  report.pattern = shadows_.pattern().name();
+  report.requests = calendar_.now();
+  report.sampled = std::exp2(-static_cast<double>(shadows_.sampled_bits()));
+  report.optimum = shadows_.optimum().hit_ratio();
+  if (shadows_.competes()) {
+    const Shadows::Tally& tally = shadows_.tally();
+    const auto ratio = [](double hits, double asked) { return asked > 0 ? hits / asked : 0; };
+    const double ever = asked_.ever + tally.asked;
+    const double lately = asked_.lately + tally.asked;
+    for (size_t order = 0; order < kOrders; ++order) {
+      const Score& score = scores_[order];
+      report.shadows.push_back({kOrderNames[order], ratio(score.ever + tally.hits[order], ever),
+                                ratio(score.lately + tally.hits[order], lately)});
+    }
+    report.larger = ratio(larger_.ever + tally.larger, ever);
+  }
+  report.switched = switched_;
+  for (uint64_t i = switched_ - std::min<uint64_t>(switched_, switches_.size()); i < switched_;
+       ++i) {
+    report.switches.push_back(switches_[i % switches_.size()]);
+  }
+  return report;
+}
+
+size_t Adaptive::memory_bytes() const noexcept {
+  return entries_.capacity() * sizeof(Entry) + families_.capacity() * sizeof(Family) +
+         lists_.memory_bytes() + recall_.memory_bytes() + shadows_.memory_bytes() + sizeof *this -
+         sizeof shadows_;
+}
+
+}  // namespace blatam

@@ -1,0 +1,7 @@
+from __future__ import annotations
+
+from policies.adaptive import Adaptive
+
+
+class Density(Adaptive):
+    RULE = "density"

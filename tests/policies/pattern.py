@@ -1,0 +1,7 @@
+from __future__ import annotations
+
+from policies.adaptive import Adaptive
+
+
+class ByPattern(Adaptive):
+    RULE = "pattern"
