@@ -16,9 +16,9 @@ from dataclasses import replace
 from typing import Self
 
 from blatam_kv.bul.chat import ChatOrder
-from blatam_kv.bul.pipeline import MIN_ANSWER_TOKENS, Answer, Pipeline
+from blatam_kv.bul.pipeline import Answer, Pipeline
 from blatam_kv.bul.tasks import CacheResult
-from blatam_kv.errors import Error, InvalidRequest, ModelError
+from blatam_kv.errors import Error, ModelError
 
 log = logging.getLogger("blatam_kv.bul")
 
@@ -173,7 +173,8 @@ class Chats:
         join: hear one that is being written already. keep: put it into the cache when it is done.
         Raises InvalidRequest if the conversation leaves no room to answer, TooManyChats.
         """
-        order = replace(order, sampling=replace(order.sampling, max_tokens=self._room(order)))
+        room = self._pipeline.check_room(order, field="messages")
+        order = replace(order, sampling=replace(order.sampling, max_tokens=room))
         with self._lock:
             telling = self._tellings.get(order.digest) if join else None
             if telling is not None and telling.join():
@@ -188,16 +189,6 @@ class Chats:
             self._under_way += 1
             self._pool.submit(self._write, order, telling, keep)
         return telling, "miss"
-
-    def _room(self, order: ChatOrder) -> int:
-        taken, context = self.model.count_tokens(order.messages), self.model.context_tokens
-        if taken + MIN_ANSWER_TOKENS > context:
-            raise InvalidRequest(
-                f"take {taken:,} tokens and {self.model.model_id} reads {context:,} in all; "
-                "shorten them",
-                field="messages",
-            )
-        return min(order.sampling.max_tokens, context - taken)
 
     def _write(self, order: ChatOrder, telling: Telling, keep: bool) -> None:
         answer: Answer | None = None

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from blatam_kv.bul.chat import ChatOrder
 from blatam_kv.bul.document import title_of
 from blatam_kv.bul.order import Order
 from blatam_kv.bul.sanitise import clean
@@ -80,8 +81,9 @@ class Pipeline:
         if self.shelf is not None:
             self.shelf.keep(digest, answer)
 
-    def check_room(self, order: Order) -> int:
-        """Tokens the answer may have. Raises InvalidRequest if the prompt leaves too few."""
+    def check_room(self, order: Order | ChatOrder, *, field: str = "query") -> int:
+        """Tokens the answer may have. Raises InvalidRequest, naming the field that the prompt came
+        in, if it leaves too few."""
         context = self.model.context_tokens
         taken = self.model.count_tokens(order.messages)
         if taken + MIN_ANSWER_TOKENS > context:
@@ -89,7 +91,7 @@ class Pipeline:
             raise InvalidRequest(
                 f"takes {taken:,} tokens and {self.model.model_id} reads {context:,} in all; "
                 f"shorten it to {share} % of its length",
-                field="query",
+                field=field,
             )
         return min(order.sampling.max_tokens, context - taken)
 

@@ -36,6 +36,7 @@ from blatam_kv.metrics import ServiceMetrics
 from blatam_kv.server.body import Recent
 from blatam_kv.server.gate import Door
 from blatam_kv.server.problem import Problem
+from blatam_kv.server.replies import json_reply
 
 # Proxies and clients give up on a connection that is silent for longer.
 _SILENCE_SECONDS = 15.0
@@ -114,11 +115,11 @@ class OpenAIFace:
     async def models(self, request: Request, caller: Caller, wanted: None) -> Response:
         """Every name that ``model`` may be."""
         data = [self._model(name) for name in self._names()]
-        return _json({"object": "list", "data": data})
+        return json_reply({"object": "list", "data": data})
 
     async def model(self, request: Request, caller: Caller, wanted: None) -> Response:
         """One of them."""
-        return _json(self._model(self._known(request.path_params["id"])))
+        return json_reply(self._model(self._known(request.path_params["id"])))
 
     # ---- an answer ------------------------------------------------------------------------------
 
@@ -196,7 +197,7 @@ class OpenAIFace:
             "choices": choices,
             "usage": _usage(answers, how),
         }
-        return _json(body, headers={"Cache-Status": self._cache_status(how, answers[0])})
+        return json_reply(body, headers={"Cache-Status": self._cache_status(how, answers[0])})
 
     def _streamed(
         self,
@@ -308,10 +309,6 @@ def _usage(answers: Sequence[Answer], how: CacheResult) -> dict[str, object]:
         "prompt_tokens_details": {"cached_tokens": answers[0].usage.cached_tokens},
     }
     return usage | {"cached": True} if how == "hit" else usage
-
-
-def _json(body: object, *, headers: dict[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(body), media_type="application/json", headers=headers)
 
 
 def _close(heard: Sequence[Listener]) -> None:
