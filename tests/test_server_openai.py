@@ -7,6 +7,7 @@ import json
 import queue
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -14,9 +15,15 @@ import openai
 import pytest
 from bul_fakes import Scripted
 from server_browser import Browser, browsing
+from starlette.requests import Request
 
-from blatam_kv.bul.chats import Telling
+from blatam_kv.bul.caller import ITSELF
+from blatam_kv.bul.chat import ChatRequest, Wanted, parse
+from blatam_kv.bul.chats import Chats, Telling
+from blatam_kv.bul.pipeline import Pipeline
+from blatam_kv.cache import Cache
 from blatam_kv.errors import ModelError
+from blatam_kv.server.body import Recent
 
 ASK: dict[str, Any] = {"model": "truthgpt", "messages": [{"role": "user", "content": "bread"}]}
 
@@ -389,3 +396,51 @@ def test_an_answer_is_given_up_when_everybody_has_gone_and_not_before() -> None:
         assert not telling.join()
 
     asyncio.run(leave())
+
+
+def test_two_tenants_with_the_same_bytes_share_nothing() -> None:
+    made: list[object] = []
+
+    def make(payload: object) -> Wanted:
+        made.append(payload)
+        return Wanted(parse(payload, ChatRequest))
+
+    read = Recent(make)
+
+    def asked(tenant: str) -> Wanted:
+        request = Request({"type": "http", "headers": [(b"content-type", b"application/json")]})
+        request.state.body = json.dumps(ASK).encode()
+        request.state.caller = replace(ITSELF, tenant=tenant, salt=tenant.encode() * 32)
+        return asyncio.run(read(request))
+
+    ours, again, theirs = asked("a"), asked("a"), asked("b")
+    assert ours is again
+    assert ours is not theirs
+    assert len(made) == 2
+
+
+def test_orders_are_worked_out_anew_for_another_tenant_or_model(model: Scripted) -> None:
+    wanted = Wanted(parse(ASK, ChatRequest))
+    (first,) = wanted.orders(model, ITSELF)
+    (other,) = wanted.orders(model, replace(ITSELF, salt=bytes(range(32))))
+    model.fingerprint = "f2"
+    (retrained,) = wanted.orders(model, ITSELF)
+    assert len({first.digest, other.digest, retrained.digest}) == 3
+
+
+def test_an_answer_that_nobody_hears_is_not_written_to_its_end(model: Scripted) -> None:
+    model.gate = threading.Event()
+    pipeline = Pipeline(model, Cache(capacity=10))
+    chats = Chats(pipeline, writers=1, most_waiting=1)
+    (order,) = Wanted(parse(ASK, ChatRequest)).orders(model, ITSELF)
+
+    async def leave() -> None:
+        telling, _ = chats.ask(order)
+        listener = telling.listener()
+        assert await asyncio.to_thread(model.writing.wait, 30)
+        listener.close()
+
+    asyncio.run(leave())
+    model.gate.set()
+    chats.close()
+    assert chats.lookup(order) is None
