@@ -6,6 +6,7 @@ import asyncio
 import json
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -442,5 +443,7 @@ def test_an_answer_that_nobody_hears_is_not_written_to_its_end(model: Scripted) 
 
     asyncio.run(leave())
     model.gate.set()
-    chats.close()
+    while chats._under_way:  # closing would end it as well
+        time.sleep(0.001)
     assert chats.lookup(order) is None
+    chats.close()
