@@ -87,8 +87,18 @@ class Faulty:
     def well(self) -> bool:
         return not self.broken
 
+    @property
+    def replies(self) -> Any:
+        return _Part(self, self.archive.replies)
+
+    @property
+    def callbacks(self) -> Any:
+        return _Part(self, self.archive.callbacks)
+
     def __getattr__(self, name: str) -> Any:  # Any: whatever the archive has by that name
-        method = getattr(self.archive, name)
+        return self.watched(getattr(self.archive, name), name)
+
+    def watched(self, method: Any, name: str) -> Any:
         if name == "close":
             return method
 
@@ -99,6 +109,16 @@ class Faulty:
             return method(*arguments, **options)
 
         return call
+
+
+class _Part:
+    """What else is kept in the database, failing with it."""
+
+    def __init__(self, faulty: Faulty, part: Any) -> None:
+        self._faulty, self._part = faulty, part
+
+    def __getattr__(self, name: str) -> Any:
+        return self._faulty.watched(getattr(self._part, name), name)
 
 
 @contextmanager

@@ -37,6 +37,7 @@ FLOORS: tuple[frozenset[str], ...] = (
                 "curves",
                 "devices",
                 "flights",
+                "histograms",
                 "metrics",
                 "pages",
                 "parameters",

@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import re
 from base64 import b64decode, b64encode
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -80,7 +79,7 @@ def test_the_base_is_that_of_rfc_9421_written_out_by_hand() -> None:
     ],
 )
 def test_no_part_of_the_request_can_be_changed(change: dict[str, str]) -> None:
-    assert not claim().proves(replace(parts(), **change), KEY)
+    assert not claim().proves(parts()._replace(**change), KEY)
 
 
 def test_another_key_proves_nothing() -> None:
@@ -141,7 +140,7 @@ def test_a_signature_holds_for_five_minutes_and_not_beyond_its_end() -> None:
     made = claim()
     for offset, good in ((-301, False), (-300, True), (0, True), (300, True), (301, False)):
         assert made.timely(made.created + offset) is good
-    ending = replace(made, expires=made.created + 10)
+    ending = made._replace(expires=made.created + 10)
     assert ending.timely(made.created + 10)
     assert not ending.timely(made.created + 11)
 

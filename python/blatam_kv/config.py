@@ -60,7 +60,8 @@ class Settings:
     hmac_secret: what all keys are derived from, None for the one in the data directory.
     allowed_hosts: further names the service answers to. trusted_proxies: networks whose
     X-Forwarded-For is believed. rate_limit_requests: of a tenant and class of route in
-    rate_limit_window seconds.
+    rate_limit_window seconds. callback_allow: networks that callbacks may go to, besides the public
+    internet.
 
     cache_persistence: whether answers outlive the process, in cache_persistence_path (``answers`` in
     data_dir), where they take at most cache_max_disk_mb MiB.
@@ -103,6 +104,7 @@ class Settings:
     rate_limit_enabled: bool = True
     rate_limit_requests: int = 6000
     rate_limit_window: float = 60.0
+    callback_allow: tuple[str, ...] = ()
     kv_memory_mb: int = 256
     kv_disk_mb: int | None = None
     kv_codec: str = "raw"
@@ -268,6 +270,7 @@ VARIABLES: Mapping[str, Variable] = {
     "BUL_RATE_LIMIT_ENABLED": Variable("rate_limit_enabled", _switch),
     "BUL_RATE_LIMIT_REQUESTS": Variable("rate_limit_requests", _integer(1, 1_000_000_000)),
     "BUL_RATE_LIMIT_WINDOW": Variable("rate_limit_window", _timeout),
+    "BUL_CALLBACK_ALLOW": Variable("callback_allow", _networks),
     "BUL_LOCAL_MODEL": Variable("local_model", _directory),
     "BUL_LOCAL_DTYPE": Variable("local_dtype", _choice(LOCAL_DTYPES)),
     "BUL_LOCAL_DEVICE": Variable("local_device", _text),

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blatam_kv.errors import MissingExtra
+from blatam_kv.histograms import Histogram
 from blatam_kv.policy import PolicyReport
 
 if TYPE_CHECKING:
@@ -217,32 +218,29 @@ class ServiceMetrics:
             registry=registry,
         )
         self._request_children: dict[tuple[str, str], prom.Counter] = {}
-        self._latency = prom.Histogram(
+        latency = Histogram(
             "kv_cache_latency_seconds",
             "Time from a valid request to its answer, cached or computed.",
-            buckets=_CACHE_BUCKETS,
-            registry=registry,
+            _CACHE_BUCKETS,
         )
-        self._stages = prom.Histogram(
+        self._latency = latency.of()
+        self._stages = Histogram(
             "bul_stage_duration_seconds",
             "Time spent in one stage of the pipeline.",
+            _CACHE_BUCKETS,
             ["stage"],
-            buckets=_CACHE_BUCKETS,
-            registry=registry,
         )
-        self._stage_children: dict[str, prom.Histogram] = {}
         self._rejected = prom.Counter(
             "bul_rejected",
             "Requests refused, by stage and reason.",
             ["stage", "reason"],
             registry=registry,
         )
-        self._waits = prom.Histogram(
+        self._waits = Histogram(
             "bul_queue_wait_seconds",
             "Time from a request to the first try at writing, by the priority asked for.",
+            _WAIT_BUCKETS,
             ["priority"],
-            buckets=_WAIT_BUCKETS,
-            registry=registry,
         )
         self._retries = prom.Counter(
             "bul_retries", "Answers that failed and are tried again.", registry=registry
@@ -253,20 +251,22 @@ class ServiceMetrics:
             ["operation"],
             registry=registry,
         )
+        self._callbacks = prom.Counter(
+            "bul_callbacks", "Tries to deliver a callback.", ["outcome"], registry=registry
+        )
         self._documents = prom.Counter(
             "bul_documents",
             "Documents rendered or failed, by format.",
             ["format", "outcome"],
             registry=registry,
         )
-        self._http = prom.Histogram(
+        self._http = Histogram(
             "http_server_request_duration_seconds",
             "Time from the request's first byte to the answer's last.",
+            _HTTP_BUCKETS,
             ["http_request_method", "http_route", "http_response_status_code"],
-            buckets=_HTTP_BUCKETS,
-            registry=registry,
         )
-        self._http_children: dict[tuple[str, str, int], prom.Histogram] = {}
+        self._histograms = (latency, self._stages, self._waits, self._http)
         build = prom.Gauge("bul_build_info", "Always 1.", ["version"], registry=registry)
         build.labels(version).set(1)
         registry.register(self)
@@ -294,10 +294,7 @@ class ServiceMetrics:
 
     def stage_took(self, name: str, seconds: float) -> None:
         """Record a stage that was timed elsewhere."""
-        child = self._stage_children.get(name)
-        if child is None:
-            child = self._stage_children[name] = self._stages.labels(name)
-        child.observe(seconds)
+        self._stages.of(name).observe(seconds)
 
     def rejected(self, stage: str, reason: str) -> None:
         """Count one request that a stage refused."""
@@ -305,7 +302,7 @@ class ServiceMetrics:
 
     def waited(self, priority: int, seconds: float) -> None:
         """Time the wait of one answer for a writer."""
-        self._waits.labels(str(int(priority))).observe(seconds)
+        self._waits.of(str(int(priority))).observe(seconds)
 
     def retried(self) -> None:
         """Count one answer that failed and is tried again."""
@@ -315,22 +312,23 @@ class ServiceMetrics:
         """Count one failure of the database: operation is add, save, read or retain."""
         self._storage_errors.labels(operation).inc()
 
+    def called_back(self, outcome: str) -> None:
+        """Count one try: delivered, failed or given_up."""
+        self._callbacks.labels(outcome).inc()
+
     def document(self, format: str, *, ok: bool) -> None:
         """Count one document."""
         self._documents.labels(format, "ok" if ok else "error").inc()
 
     def http(self, method: str, route: str, status: int, seconds: float) -> None:
         """Time one HTTP exchange; ``route`` is the template, never the path."""
-        child = self._http_children.get((method, route, status))
-        if child is None:
-            child = self._http.labels(method, route, str(status))
-            self._http_children[method, route, status] = child
-        child.observe(seconds)
+        self._http.of(method, route, str(status)).observe(seconds)
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry at each scrape: the gauges and counters that live elsewhere."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+        yield from map(_family, self._histograms)
         now = self._cache()
         for name, text, value in (
             ("kv_cache_entries", "Answers held.", now.entries),
@@ -378,6 +376,17 @@ class ServiceMetrics:
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
+
+
+def _family(histogram: Histogram) -> Metric:
+    from prometheus_client.core import HistogramMetricFamily
+
+    family = HistogramMetricFamily(histogram.name, histogram.text, labels=histogram.labels)
+    for values, series in histogram.series():
+        pairs, total = series.snapshot()
+        buckets = [("+Inf" if bound == math.inf else str(bound), count) for bound, count in pairs]
+        family.add_metric(values, buckets, total)
+    return family
 
 
 def _learned(report: PolicyReport) -> Iterator[Metric]:

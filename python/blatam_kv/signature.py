@@ -16,8 +16,7 @@ import re
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
 from blatam_kv.errors import InvalidRequest
@@ -49,8 +48,8 @@ def content_digest(body: bytes) -> str:
     return f"sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+# Tuples, made for every request: a frozen dataclass costs five times as much to fill.
+class Parts(NamedTuple):
     """What of a request is signed, as it travels. query: with its ``?``, which stands alone too.
 
     content_type and content_digest are None where there is no body.
@@ -124,8 +123,7 @@ def sign(
     return headers | {"Signature-Input": f"sig1={params}", "Signature": f"sig1=:{mac}:"}
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A signature as it came, believed by nobody yet. created, expires: Unix seconds."""
 
     key_id: str

@@ -15,6 +15,7 @@ from blatam_kv.bul.chat import ChatOrder
 from blatam_kv.bul.document import title_of
 from blatam_kv.bul.order import Order
 from blatam_kv.bul.sanitise import clean
+from blatam_kv.bul.wishes import USUAL, Wishes
 from blatam_kv.cache import Cache
 from blatam_kv.errors import InvalidRequest, ModelError
 from blatam_kv.shelf import Shelf
@@ -29,7 +30,8 @@ Progress = Callable[[float], None]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What the model wrote. seconds: how long that took, seconds_to_first_text: how long until its
-    first piece, which is what reading the prompt took; born: when it was done, Unix time."""
+    first piece, which is what reading the prompt took; born: when it was done, Unix time; ttl: how
+    long it is kept, None for as long as any."""
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     title: str
@@ -40,6 +42,7 @@ class Answer:
     seconds_to_first_text: float
     born: float
     model: str
+    ttl: float | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -69,17 +72,28 @@ class Pipeline:
 
     def lookup(self, order: Order) -> Answer | None:
         """The cached answer, or None; nothing is computed."""
-        return self.recall(order.digest)
+        return self.recall(order.digest, order.wishes)
 
-    def recall(self, digest: bytes) -> Answer | None:
-        """The answer under a digest, or None."""
-        return self.cache.get(digest) if self.shelf is None else self.shelf.get(digest)
+    def recall(self, digest: bytes, wishes: Wishes = USUAL) -> Answer | None:
+        """The answer under a digest if it will do, or None."""
+        if not wishes.look:
+            return None
+        answer = self.cache.get(digest) if self.shelf is None else self.shelf.get(digest)
+        if answer is None or wishes is USUAL or wishes.take(self._clock() - answer.born):
+            return answer
+        return None
 
     def keep(self, digest: bytes, answer: Answer) -> None:
         """Put an answer that was written elsewhere under a digest."""
-        self.cache.put(digest, answer)
+        self.cache.put(digest, answer, ttl=answer.ttl)
         if self.shelf is not None:
-            self.shelf.keep(digest, answer)
+            self.shelf.keep(digest, answer, ttl=answer.ttl)
+
+    def forget(self, digest: bytes) -> bool:
+        """Drop an answer; whether there was one."""
+        if self.shelf is not None:
+            return self.shelf.delete(digest)
+        return self.cache.delete(digest)
 
     def check_room(self, order: Order | ChatOrder, *, field: str = "query") -> int:
         """Tokens the answer may have. Raises InvalidRequest, naming the field that the prompt came
@@ -115,6 +129,11 @@ class Pipeline:
             wrote = True
             return self._compute(order, progress or (lambda share: None), stop)
 
+        if order.flight != order.digest:  # it wants one of its own
+            answer = compute()
+            if order.wishes.keep:
+                self.keep(order.digest, answer)
+            return answer, True
         answer = self.cache.get_or_compute(order.digest, compute)
         if wrote and self.shelf is not None:
             self.shelf.keep(order.digest, answer)
@@ -149,4 +168,5 @@ class Pipeline:
             seconds_to_first_text=seconds if first_text is None else first_text,
             born=self._clock(),
             model=self.model.model_id,
+            ttl=order.wishes.ttl,
         )

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from blatam_kv.bul.outbound import target
 from blatam_kv.bul.sanitise import clean
+from blatam_kv.bul.wishes import CacheWishes
 from blatam_kv.config import did_you_mean
 from blatam_kv.errors import InvalidRequest, MissingExtra
 from blatam_kv.truthgpt.brief import AREAS, DOCUMENT_TYPES, LANGUAGES
@@ -63,6 +65,12 @@ def _line(value: str) -> str:
     return text
 
 
+def _url(value: str) -> str:
+    target(value)
+    return value
+
+
+CallbackURL = Annotated[str, AfterValidator(_url)]
 Format = Literal["markdown", "html", "txt", "json"]
 Line = Annotated[str, AfterValidator(_line)]
 
@@ -91,6 +99,8 @@ class QueryRequest(BaseModel):
     max_length: Annotated[int, Field(ge=1, le=10_000)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
+    cache: CacheWishes | None = None
+    callback_url: CallbackURL | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +148,17 @@ BATCH_PRIORITY = 3
 
 
 class BatchRequest(BaseModel):
-    """Documents asked for at once, and how urgent those are that do not say so."""
+    """Documents asked for at once, how urgent those are that do not say so, and whom to tell when all
+    have ended."""
 
     documents: Annotated[list[QueryRequest], Field(min_length=1, max_length=MAX_BATCH)]
     priority: Annotated[int, Field(ge=0, le=4)] = BATCH_PRIORITY
+    callback_url: CallbackURL | None = None
 
 
-def parse_batch(payload: object) -> list[QueryRequest]:
-    """The requests of ``{"documents": [...], "priority": 3}``. Raises RequestRejected."""
-    known = ("documents", "priority")
+def parse_batch(payload: object) -> BatchRequest:
+    """The checked ``{"documents": [...], "priority": 3}``. Raises RequestRejected."""
+    known = ("documents", "priority", "callback_url")
     if not isinstance(payload, dict) or not isinstance(payload.get("documents"), list):
         example = '{"documents": [{"query": "..."}]}'
         raise RequestRejected([FieldProblem("documents", f"must be a list, as in {example}")])
@@ -158,6 +170,12 @@ def parse_batch(payload: object) -> list[QueryRequest]:
     priority = payload.get("priority", BATCH_PRIORITY)
     if type(priority) is not int or not 0 <= priority <= 4:
         problems.append(FieldProblem("priority", "must be a whole number from 0 to 4"))
+    callback_url = payload.get("callback_url")
+    if callback_url is not None:
+        try:
+            target(callback_url if isinstance(callback_url, str) else "")
+        except ValueError as error:
+            problems.append(FieldProblem("callback_url", str(error)))
     documents = payload["documents"]
     if not 1 <= len(documents) <= MAX_BATCH:
         text = f"has {len(documents):,} items; a batch is 1 to {MAX_BATCH:,} documents"
@@ -176,7 +194,9 @@ def parse_batch(payload: object) -> list[QueryRequest]:
             break
     if problems:
         raise RequestRejected(problems[:_MAX_PROBLEMS])
-    return requests
+    return BatchRequest.model_construct(
+        documents=requests, priority=priority, callback_url=callback_url
+    )
 
 
 def one_of(value: object, allowed: tuple[str, ...]) -> str:

@@ -25,8 +25,9 @@ from blatam_kv.bul.answers import open_shelf
 from blatam_kv.bul.caller import ITSELF, Caller
 from blatam_kv.bul.chats import Chats
 from blatam_kv.bul.document import Rendered, render
-from blatam_kv.bul.ledger import AlreadyFinished, Asked, Ledger, Overloaded
+from blatam_kv.bul.ledger import AlreadyFinished, Asked, Ledger, Overloaded, callback
 from blatam_kv.bul.order import Order, place
+from blatam_kv.bul.outbound import Outbound
 from blatam_kv.bul.pipeline import Answer, Pipeline
 from blatam_kv.bul.queue import PriorityQueue, QueueFull
 from blatam_kv.bul.recorder import Recorder
@@ -51,7 +52,7 @@ from blatam_kv.metrics import ServiceMetrics
 from blatam_kv.truthgpt.protocol import TruthGPT
 
 if TYPE_CHECKING:
-    from blatam_kv.bul.storage.archive import Archive
+    from blatam_kv.bul.storage.archive import Archive, BatchRow
 
 log = logging.getLogger("blatam_kv.bul")
 
@@ -105,6 +106,7 @@ class Service:
             ageing_seconds=settings.queue_ageing,
         )
         self.chats = Chats(self.pipeline, self.queue)
+        self.outbound = Outbound(settings.callback_allow)
         self._ledger = Ledger(
             self.queue, self.tasks, self.archive, self.pipeline, tallies, self.metrics
         )
@@ -178,25 +180,33 @@ class Service:
             return None
         return self._hit(Asked(order, request, time.time()), answer, arrived)
 
-    def enqueue(self, order: Order, request: QueryRequest) -> Task:
+    def enqueue(self, order: Order, request: QueryRequest, key_id: str = ITSELF.key_id) -> Task:
         """A durable task for an answer that is not cached. Waits for the database.
 
         Raises InvalidRequest if the query is too long for the model, Overloaded if too much waits
         already or the service is stopping, StorageUnavailable.
         """
-        return self._begin([Asked(order, request, time.time())])[0]
+        return self._begin([Asked(order, request, time.time(), key_id)])[0]
+
+    def tell(self, task: Task, url: str, key_id: str) -> None:
+        """Have a URL told of a task that ended at once. Waits for the database."""
+        self.archive.add((), callback(task, url, key_id))
 
     def ask_all(
-        self, requests: Sequence[QueryRequest], caller: Caller = ITSELF
+        self,
+        requests: Sequence[QueryRequest],
+        caller: Caller = ITSELF,
+        *,
+        callback_url: str | None = None,
     ) -> tuple[str, list[Task]]:
         """A batch: its id, and a task for each request in their order. All are taken or none.
 
-        Waits for the database; raises as ``enqueue`` does.
+        callback_url: told when all have ended. Waits for the database; raises as ``enqueue`` does.
         """
         batch, now, arrived = uuid.uuid4().hex, time.time(), time.monotonic()
         asked = [
             # A microsecond apart, so that a listing by time keeps their order.
-            Asked(self.place(request, caller), request, now + number * 1e-6)
+            Asked(self.place(request, caller), request, now + number * 1e-6, caller.key_id)
             for number, request in enumerate(requests)
         ]
         answers = [self.pipeline.lookup(each.order) for each in asked]
@@ -207,12 +217,24 @@ class Service:
             for each, answer in zip(asked, answers, strict=True)
         ]
         self._recorder.flush()
+        told = [
+            each
+            for task, (_, request, _, key_id) in zip(tasks, asked, strict=True)
+            if task.cache == "hit"
+            for each in callback(task, request.callback_url, key_id)
+        ]
+        told += [
+            replace(each, task_id=None, batch=batch)
+            for each in callback(tasks[0], callback_url, caller.key_id)
+        ]
+        if told:
+            self.archive.add((), told)
         return batch, tasks
 
     def _hit(
         self, asked: Asked, answer: Answer, arrived: float, *, batch: str | None = None
     ) -> Task:
-        order, request, now = asked
+        order, request, now, _ = asked
         task = Task(
             tenant=order.tenant,
             brief=order.brief,
@@ -269,6 +291,14 @@ class Service:
         if task is None:
             raise UnknownTask(task_id)
         return task
+
+    def batch_rows(self, batch: str, *, tenant: str) -> list[BatchRow]:
+        """The same in a few words each, of any number. Raises UnknownBatch."""
+        with self._reading():
+            rows = self.archive.batch_rows(batch, tenant=tenant)
+        if not rows:
+            raise UnknownBatch(batch)
+        return rows
 
     def batch(self, batch: str, *, tenant: str = ITSELF.tenant) -> list[Task]:
         """The tasks of a tenant's batch. Raises UnknownBatch if there is none."""
@@ -396,7 +426,9 @@ class Service:
 
     def seconds_left(self, task: Task) -> int | None:
         """Whole seconds that the cached answer of a task stays fresh; None without a limit."""
-        ttl = self.settings.cache_ttl
-        if ttl is None or task.answer is None:
+        if task.answer is None:
+            return None
+        ttl = task.answer.ttl or self.settings.cache_ttl
+        if ttl is None:
             return None
         return max(0, int(task.answer.born + ttl - time.time()))

@@ -25,6 +25,7 @@ from blatam_kv.server.envelope import Envelope
 from blatam_kv.server.failures import failed
 from blatam_kv.server.gate import Door, Gate
 from blatam_kv.server.hosts import Hosts
+from blatam_kv.server.once import Once
 from blatam_kv.server.openai import OpenAIFace
 from blatam_kv.server.openapi import describe
 from blatam_kv.server.problem import Problem
@@ -73,7 +74,9 @@ def create_app(
         return Response(document, media_type="application/json")
 
     everything.append(Door(path="/openapi.json", answer=interface, scope=None))
-    gate = Gate(guard, service.metrics, proxies=proxies)
+    service.archive.replies.release_all()
+    once = Once(service.archive.replies)
+    gate = Gate(guard, service.metrics, once, proxies=proxies)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

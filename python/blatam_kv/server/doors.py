@@ -17,6 +17,7 @@ from starlette.routing import compile_path
 from starlette.types import Message, Receive, Scope, Send
 
 from blatam_kv.server.gate import Door, Gate
+from blatam_kv.server.limited import Pairs
 from blatam_kv.server.problem import Problem
 
 # What an exception is answered with; the second part says whether it is a bug to be passed on.
@@ -51,15 +52,19 @@ class Doors:
             await send(message)
 
         request = Request(scope, receive, watched)
+        told: Pairs = []
+        scope["state"]["told"] = told
         bug: Exception | None = None
         try:
             response = await self._gate.through(self._find(scope), request)
+            response.raw_headers += told
             await response(scope, receive, watched)
             return
         except Exception as error:
             if started:
                 raise
             response, passed_on = self._failed(request, error)
+            response.raw_headers += told
             bug = error if passed_on else None
         await response(scope, receive, send)
         if bug is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from urllib.parse import quote
 
@@ -12,12 +13,35 @@ from blatam_kv.bul.document import Rendered
 from blatam_kv.bul.service import Service
 from blatam_kv.bul.tasks import Task, Written
 
+# How OpenAI's streams end if all went well.
+END_OF_STREAM = b"data: [DONE]\n\n"
+
+
+class Ready(Response):
+    """A response whose bytes are there; made in a third of the framework's time."""
+
+    def __init__(
+        self,
+        content: bytes,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        *,
+        media_type: bytes = b"application/json",
+    ) -> None:
+        self.status_code, self.body, self.background = status, content, None
+        self.raw_headers = [
+            (b"content-length", b"%d" % len(content)),
+            (b"content-type", media_type),
+        ]
+        for name, value in (headers or {}).items():
+            self.raw_headers.append((name.lower().encode(), value.encode("latin-1")))
+
 
 def json_reply(
     body: object, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     """A value as JSON."""
-    return Response(orjson.dumps(body), status, headers, media_type="application/json")
+    return Ready(orjson.dumps(body), status, headers)
 
 
 def file_reply(rendered: Rendered) -> Response:
@@ -34,13 +58,17 @@ def file_reply(rendered: Rendered) -> Response:
     )
 
 
-def cache_status(service: Service, task: Task) -> dict[str, str]:
-    """The header of RFC 9211: what the cache did for this task so far."""
-    if task.cache == "hit":
+def cache_status(service: Service, task: Task, key: str | None = None) -> dict[str, str]:
+    """What the cache did for this task so far (RFC 9211), and the age of what it had. key: the
+    tenant's name for the answer there."""
+    named = "" if key is None else f'; key="{key}"'
+    if task.cache == "hit" and task.answer is not None:
         left = service.seconds_left(task)
-        return {"Cache-Status": "blatam-kv; hit" + ("" if left is None else f"; ttl={left}")}
+        ttl = "" if left is None else f"; ttl={left}"
+        age = max(0, int(time.time() - task.answer.born))
+        return {"Cache-Status": f"blatam-kv; hit{ttl}{named}", "Age": str(age)}
     how = "; collapsed" if task.cache == "collapsed" else "; stored" if task.stored else ""
-    return {"Cache-Status": f"blatam-kv; fwd=miss{how}"}
+    return {"Cache-Status": f"blatam-kv; fwd=miss{how}{named}"}
 
 
 def summary(task: Task) -> dict[str, object]:

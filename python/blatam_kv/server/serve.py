@@ -47,6 +47,7 @@ def serve(settings: Settings, *, version: str) -> int:
         import uvloop  # noqa: F401
     except ImportError as error:
         raise MissingExtra(error.name or "uvicorn", extra="server") from error
+    from blatam_kv.bul.courier import Courier
     from blatam_kv.bul.security import make_guard, open_keys
     from blatam_kv.bul.service import Service
     from blatam_kv.bul.storage import open_storage
@@ -91,6 +92,14 @@ def serve(settings: Settings, *, version: str) -> int:
             salt_of=keys.salt_of,
         )
         guard = make_guard(settings, keys, count=service.metrics.rejected)
+        courier = Courier(
+            archive.callbacks,
+            service,
+            keys.signer,
+            service.outbound,
+            count=service.metrics.called_back,
+        )
+        courier.start()
         try:
             config = uvicorn.Config(
                 create_app(service, guard, hosts=hosts, proxies=settings.trusted_proxies),
@@ -108,6 +117,7 @@ def serve(settings: Settings, *, version: str) -> int:
             with _signals_swallowed():
                 Server(config).run(sockets=[listener])
         finally:
+            courier.close()
             service.close()
             guard.close()
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -21,8 +22,10 @@ from blatam_kv.bul.request import (
 from blatam_kv.bul.service import Service
 from blatam_kv.bul.tasks import Task
 from blatam_kv.bul.wanted import Wanted
+from blatam_kv.bul.wishes import wishes_of
 from blatam_kv.errors import InvalidRequest
 from blatam_kv.server.body import Recent, read_json
+from blatam_kv.server.fields import field
 from blatam_kv.server.gate import Door
 from blatam_kv.server.options import PAGES, RENDERING, STATUS, read_options
 from blatam_kv.server.problem import Problem
@@ -59,7 +62,7 @@ class TaskDesk:
     def doors(self) -> list[Door]:
         """Every endpoint, what it takes, and how it is read."""
         write: dict[str, Any] = {"scope": Scope.WRITE, "policy": "write"}
-        ask: dict[str, Any] = {"method": "POST"} | write
+        ask: dict[str, Any] = {"method": "POST", "once": True} | write
         cancel: dict[str, Any] = {"method": "DELETE"} | write
         return [
             Door(path="/query", answer=self.query, read=Recent(_wanted), body=QueryRequest, **ask),
@@ -89,10 +92,22 @@ class TaskDesk:
         self, request: Request, caller: Caller, wanted: Wanted[QueryRequest, Order]
     ) -> Response:
         """Ask for a document: 200 with a finished task on a hit, 202 with a queued one if not."""
-        order = wanted.order(self._service.model, caller)
-        task = self._service.answer_from_cache(order, wanted.request)
+        order, asked = wanted.order(self._service.model, caller), wanted.request
+        header = field(request.scope, b"cache-control")
+        if header or asked.cache is not None:
+            wishes = wishes_of(asked.cache, header)
+            namespace = None if asked.cache is None else asked.cache.namespace
+            order = replace(order, wishes=wishes)
+            asked = asked.model_copy(update={"cache": wishes.body(namespace)})
+        if asked.callback_url is not None:
+            self._service.outbound.check(asked.callback_url, field="callback_url")
+        task = self._service.answer_from_cache(order, asked)
+        if task is not None and asked.callback_url is not None:
+            await run_in_threadpool(self._service.tell, task, asked.callback_url, caller.key_id)
         if task is None:
-            task = await run_in_threadpool(self._service.enqueue, order, wanted.request)
+            if order.wishes.only_if_cached:
+                raise Problem(504, "the answer is not in the cache, and only-if-cached was asked")
+            task = await run_in_threadpool(self._service.enqueue, order, asked, caller.key_id)
         brief = order.brief
         body = self._described(task) | {
             "language": brief.language,
@@ -104,7 +119,8 @@ class TaskDesk:
                 "documents": f"/task/{task.id}/documents",
             },
         }
-        headers = cache_status(self._service, task) | {"Location": f"/task/{task.id}/status"}
+        headers = cache_status(self._service, task, order.key)
+        headers["Location"] = f"/task/{task.id}/status"
         return json_reply(body, status=200 if task.cache == "hit" else 202, headers=headers)
 
     async def status(self, request: Request, caller: Caller, wanted: None) -> Response:
@@ -150,9 +166,11 @@ class TaskDesk:
         task = self._service.cancel(request.path_params["id"], tenant=caller.tenant)
         return json_reply(describe(task))
 
-    def ask_batch(self, request: Request, caller: Caller, wanted: list[QueryRequest]) -> Response:
+    def ask_batch(self, request: Request, caller: Caller, wanted: BatchRequest) -> Response:
         """Ask for many documents: all are taken or none."""
-        batch, tasks = self._service.ask_all(wanted, caller)
+        batch, tasks = self._service.ask_all(
+            wanted.documents, caller, callback_url=wanted.callback_url
+        )
         headers = {"Location": f"/api/batch/{batch}"}
         return json_reply(_describe_batch(batch, tasks), status=202, headers=headers)
 
@@ -202,8 +220,8 @@ def _wanted(payload: object) -> Wanted[QueryRequest, Order]:
         raise rejected(error) from None
 
 
-async def read_batch(request: Request) -> list[QueryRequest]:
-    """The checked requests in a body. Raises Problem."""
+async def read_batch(request: Request) -> BatchRequest:
+    """The checked batch in a body. Raises Problem."""
     payload = await read_json(request)
     try:
         return parse_batch(payload)

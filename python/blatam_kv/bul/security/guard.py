@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import NamedTuple
 
 from blatam_kv.bul.caller import Caller, Scope
 from blatam_kv.bul.security.audit import AuditLog
@@ -47,18 +47,27 @@ class Cause(StrEnum):
 
 
 class Refusal(Exception):
-    """A request is not served. status: 401, 403, 429 or 503. retry_after: seconds, for the last two."""
+    """A request is not served. status: 401, 403, 429 or 503. retry_after: seconds, for the last two.
+    verdict: of the limit that was exceeded."""
 
-    def __init__(self, status: int, detail: str, cause: Cause, *, retry_after: int = 0) -> None:
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        cause: Cause,
+        *,
+        retry_after: int = 0,
+        verdict: Verdict | None = None,
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.cause = cause
         self.retry_after = retry_after
+        self.verdict = verdict
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(NamedTuple):
     """What of a request the guard looks at. Headers as lists of all their values; query with its
     ``?``; address: of the client, behind trusted proxies the one they name."""
 
@@ -76,8 +85,7 @@ class Request:
     has_body: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(NamedTuple):
     """A signature whose body is still to come."""
 
     known: Known
@@ -234,6 +242,7 @@ class Guard:
             "later",
             Cause.RATE,
             retry_after=math.ceil(verdict.retry_after),
+            verdict=verdict,
         )
 
     # ---- stage 4: whether -----------------------------------------------------------------------

@@ -134,6 +134,18 @@ class KeyRing:
         """What keys the digests of a tenant, for work that outlived its request."""
         return self._master.tenant_salt(tenant)
 
+    def signer(self, tenant: str, key_id: str) -> tuple[str, bytes] | None:
+        """With what to sign what is sent to a tenant: the key that asked, else its newest that
+        works; None if it has none any more."""
+        now = self._clock()
+        mine = [
+            known
+            for known in self._current().values()
+            if known.key.tenant == tenant and known.key.works(now)
+        ]
+        mine.sort(key=lambda known: (known.key.key_id == key_id, known.key.created))
+        return (mine[-1].key.key_id, mine[-1].signing_key) if mine else None
+
     def all(self) -> list[Key]:
         """Every key ever made that is still on file, the oldest first."""
         keys = [known.key for known in self._current().values() if known.key.key_id != LOCAL_KEY_ID]

@@ -85,6 +85,8 @@ class Archive:
             if rows:
                 connection.execute(self._add, rows)
             self.callbacks.add(callbacks, connection)
+        if callbacks:
+            self.callbacks.news.set()
 
     def save(self, finished: Sequence[Task]) -> None:
         """Write finished tasks over what they were, and the documents they got where these have no
@@ -233,7 +235,7 @@ class Archive:
         brief, answer = task.brief, task.answer
         request = None
         if answer is None and task.request is not None:
-            request = task.request.model_dump_json(exclude_none=True)
+            request = task.request.model_dump_json(exclude_none=True, by_alias=True)
         return {
             "id": task.id,
             "tenant": task.tenant,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -32,9 +33,11 @@ class Callback:
 
 
 class Callbacks:
-    """The rows. Each call waits for the database and fails as ``Database`` says."""
+    """The rows. Each call waits for the database and fails as ``Database`` says. news: set when there
+    may be something to deliver."""
 
     def __init__(self, database: Database, *, node: str) -> None:
+        self.news = threading.Event()
         self._database = database
         self._node = node
 
@@ -58,8 +61,9 @@ class Callbacks:
         if rows:
             connection.execute(self._database.insert(callbacks), rows)
 
-    def due(self, *, now: float, limit: int) -> list[Callback]:
-        """This node's whose task or batch has ended, the longest due first."""
+    def due(self, *, now: float, limit: int, without: Sequence[str] = ()) -> list[Callback]:
+        """This node's whose task or batch has ended, the longest due first; none of the tenants
+        ``without``."""
         subject = or_(tasks.c.id == callbacks.c.task_id, tasks.c.batch == callbacks.c.batch)
         unfinished = select(tasks.c.id).where(tasks.c.finished.is_(None), subject)
         query = (
@@ -68,6 +72,7 @@ class Callbacks:
                 callbacks.c.node == self._node,
                 callbacks.c.ended.is_(None),
                 callbacks.c.due <= now,
+                callbacks.c.tenant.not_in(without),
                 ~unfinished.exists(),
             )
             .order_by(callbacks.c.due, callbacks.c.id)
