@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, Protocol
 import orjson
 
 from blatam_kv.bul.outbound import Outbound, Undelivered
-from blatam_kv.bul.storage import StorageUnavailable
+from blatam_kv.bul.storage import BatchRow, Callback, StorageUnavailable
 from blatam_kv.bul.tasks import NotFound, Task
 from blatam_kv.errors import Error
 from blatam_kv.signature import sign
 
 if TYPE_CHECKING:
-    from blatam_kv.bul.storage.archive import BatchRow
-    from blatam_kv.bul.storage.callbacks import Callback, Callbacks
+    from blatam_kv.bul.storage.callbacks import Callbacks
 
 log = logging.getLogger("blatam_kv.bul")
 

@@ -13,22 +13,19 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from blatam_kv.bul.caller import ITSELF
 from blatam_kv.bul.order import Order
 from blatam_kv.bul.pipeline import Answer, Pipeline
 from blatam_kv.bul.queue import PriorityQueue, QueueFull
 from blatam_kv.bul.request import QueryRequest
-from blatam_kv.bul.storage import StorageUnavailable
+from blatam_kv.bul.storage import Callback, StorageUnavailable
 from blatam_kv.bul.tally import Tallies
 from blatam_kv.bul.tasks import Status, Task, TaskBook
 from blatam_kv.bul.writers import Job, Why, Writing
 from blatam_kv.errors import Error
 from blatam_kv.metrics import ServiceMetrics
-
-if TYPE_CHECKING:
-    from blatam_kv.bul.storage.callbacks import Callback
 
 _LATE = "was not written before its deadline"
 
@@ -352,8 +349,6 @@ class Ledger:
 
 def callback(task: Task, url: str | None, key_id: str) -> list[Callback]:
     """What is to be written for who wants to be told of a task's end, if anybody does."""
-    from blatam_kv.bul.storage.callbacks import Callback
-
     if url is None:
         return []
     return [Callback(tenant=task.tenant, key_id=key_id, url=url, task_id=task.id)]

@@ -33,7 +33,7 @@ from blatam_kv.bul.queue import PriorityQueue, QueueFull
 from blatam_kv.bul.recorder import Recorder
 from blatam_kv.bul.reports import Reports
 from blatam_kv.bul.request import QueryRequest
-from blatam_kv.bul.storage import Page, StorageUnavailable, open_storage
+from blatam_kv.bul.storage import BatchRow, Page, StorageUnavailable, open_storage
 from blatam_kv.bul.tally import Tallies
 from blatam_kv.bul.tasks import (
     Status,
@@ -44,6 +44,7 @@ from blatam_kv.bul.tasks import (
     UnknownTask,
     Written,
 )
+from blatam_kv.bul.wishes import digest_of
 from blatam_kv.bul.writers import Job, Writers
 from blatam_kv.cache import Cache
 from blatam_kv.config import Settings
@@ -52,7 +53,7 @@ from blatam_kv.metrics import ServiceMetrics
 from blatam_kv.truthgpt.protocol import TruthGPT
 
 if TYPE_CHECKING:
-    from blatam_kv.bul.storage.archive import Archive, BatchRow
+    from blatam_kv.bul.storage.archive import Archive
 
 log = logging.getLogger("blatam_kv.bul")
 
@@ -348,6 +349,12 @@ class Service:
             raise
         self.metrics.document(format, ok=True)
         return rendered
+
+    def forget(self, key: str, caller: Caller = ITSELF) -> bool:
+        """Drop the cached answer that a tenant knows by this name; whether there was one. Tasks keep
+        theirs."""
+        digest = digest_of(key, caller.salt)
+        return digest is not None and self.pipeline.forget(digest)
 
     def clear(self) -> int:
         """Forget every cached answer and prefix; returns how many answers there were. Tasks keep

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
 from blatam_kv.cache import Cache
-from blatam_kv.server.fields import field
+from blatam_kv.server.fields import field, fields
 from blatam_kv.server.problem import Problem
 
 JSON = "application/json"
@@ -63,6 +63,13 @@ async def read_json(request: Request) -> object:
 
 def check_type(request: Request, *allowed: str) -> str:
     """The media type of the body, one of those that are allowed. Raises Problem 415."""
+    found = fields(request.scope)
+    if (
+        found.get(b"content-type") == [JSON]
+        and b"content-encoding" not in found
+        and JSON in allowed
+    ):
+        return JSON  # mostly
     given = field(request.scope, b"content-type").partition(";")[0].strip().lower()
     if given not in allowed:
         raise Problem(415, f"send the body as Content-Type: {' or '.join(allowed)}")

@@ -28,6 +28,7 @@ from blatam_kv.server.hosts import Hosts
 from blatam_kv.server.once import Once
 from blatam_kv.server.openai import OpenAIFace
 from blatam_kv.server.openapi import describe
+from blatam_kv.server.outdated import original
 from blatam_kv.server.problem import Problem
 from blatam_kv.server.replies import json_reply
 from blatam_kv.truthgpt.brief import AREAS
@@ -47,6 +48,7 @@ INDEX = {
     "GET /api/v1/kv-cache/stats": "totals and latencies of the cache",
     "GET /api/v1/kv-cache/health": "state of the cache",
     "POST /api/v1/kv-cache/clear": "forget every cached answer and prefix",
+    "DELETE /cache/{key}": "forget one cached answer, by the key in Cache-Status",
     "GET /healthz": "200 while the process lives",
     "GET /readyz": "200 when documents can be written; /health is the same",
     "GET /metrics": "Prometheus metrics",
@@ -111,10 +113,23 @@ class Face:
             Door(path="/processor/start", answer=self.start, **admin),
             Door(path="/processor/stop", answer=self.stop, **admin),
             Door(path="/stats", answer=self.stats, scope=Scope.METRICS),
+            Door(
+                path="/api/stats",
+                answer=self.stats,
+                scope=Scope.METRICS,
+                outdated=original("/stats"),
+            ),
             Door(path="/metrics", answer=self.metrics, scope=Scope.METRICS, local=True),
             Door(path=f"{cache}/stats", answer=self.cache_stats, scope=Scope.METRICS),
             Door(path=f"{cache}/health", answer=self.cache_health, scope=Scope.METRICS),
             Door(path=f"{cache}/clear", answer=self.clear, **admin),
+            Door(
+                path="/cache/{key}",
+                method="DELETE",
+                answer=self.forget,
+                scope=Scope.WRITE,
+                policy="write",
+            ),
         ]
 
     async def index(self, request: Request, caller: Caller, wanted: None) -> Response:
@@ -161,6 +176,12 @@ class Face:
     async def clear(self, request: Request, caller: Caller, wanted: None) -> Response:
         """Forget every cached answer, and every prefix."""
         return json_reply({"cleared": self._service.clear()})
+
+    def forget(self, request: Request, caller: Caller, wanted: None) -> Response:
+        """Forget one cached answer of yours, by the key that Cache-Status told."""
+        if not self._service.forget(request.path_params["key"], caller):
+            raise Problem(404, "no answer of yours is cached under this key")
+        return json_reply({"deleted": True})
 
     async def agents(self, request: Request, caller: Caller, wanted: None) -> Response:
         """The business areas, and the types of document that belong to each."""

@@ -49,14 +49,19 @@ class Envelope:
         found = fields(scope)
         claimed = found.get(b"x-request-id")
         request_id = claimed[0] if claimed and _REQUEST_ID.fullmatch(claimed[0]) else new_id(16)
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                state["started"] = True
                 headers = message["headers"] = list(message["headers"])
-                if not any(name == b"cache-control" for name, _ in headers):
+                for name, _ in headers:
+                    if name == b"cache-control":
+                        break
+                else:
                     headers.append(_NO_STORE)
                 headers += ((b"x-request-id", request_id.encode()), _NO_SNIFF, _VERSION)
             await send(message)

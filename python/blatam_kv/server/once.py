@@ -11,13 +11,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from anyio import CancelScope
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from blatam_kv.bul.storage.replies import Earlier, Replies, Reply
+from blatam_kv.bul.storage import Earlier, Reply
 from blatam_kv.server.problem import Problem
 from blatam_kv.server.replies import END_OF_STREAM
 
@@ -27,6 +27,9 @@ _KEY = re.compile(r'"?[\x21\x23-\x5b\x5d-\x7e]{1,255}"?')
 # Of an answer that is given again; everything else is said anew of each exchange.
 _REPEATED = frozenset({"content-type", "location", "cache-status", "age", "x-accel-buffering"})
 
+
+if TYPE_CHECKING:
+    from blatam_kv.bul.storage.replies import Replies
 
 _Piece: TypeAlias = "str | bytes | memoryview[int]"
 

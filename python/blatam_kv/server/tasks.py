@@ -28,6 +28,7 @@ from blatam_kv.server.body import Recent, read_json
 from blatam_kv.server.fields import field
 from blatam_kv.server.gate import Door
 from blatam_kv.server.options import PAGES, RENDERING, STATUS, read_options
+from blatam_kv.server.outdated import original
 from blatam_kv.server.problem import Problem
 from blatam_kv.server.replies import (
     cache_status,
@@ -63,9 +64,16 @@ class TaskDesk:
         """Every endpoint, what it takes, and how it is read."""
         write: dict[str, Any] = {"scope": Scope.WRITE, "policy": "write"}
         ask: dict[str, Any] = {"method": "POST", "once": True} | write
+        query: dict[str, Any] = {
+            "answer": self.query,
+            "read": Recent(_wanted),
+            "body": QueryRequest,
+        }
         cancel: dict[str, Any] = {"method": "DELETE"} | write
         return [
-            Door(path="/query", answer=self.query, read=Recent(_wanted), body=QueryRequest, **ask),
+            Door(path="/query", **query, **ask),
+            Door(path="/api/query", outdated=original("/query"), **query, **ask),
+            Door(path="/documents/generate", outdated=original("/query"), **query, **ask),
             Door(path="/tasks", answer=self.listing, scope=Scope.READ, options=(*PAGES, "status")),
             *(
                 door

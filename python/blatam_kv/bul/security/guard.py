@@ -20,10 +20,12 @@ from blatam_kv.bul.security.keys import KeyRing, Known, Network
 from blatam_kv.bul.security.limits import Limiter, Verdict
 from blatam_kv.bul.security.nonces import Nonces
 from blatam_kv.errors import ConfigError
-from blatam_kv.signature import WINDOW_SECONDS, BadSignature, Claim, Parts, content_digest
+from blatam_kv.signature import WINDOW_SECONDS, BadSignature, Claim, Parts, content_digest, keyed
 
 # Failed attempts of one address a minute that are answered and written down one by one.
 _FAILURES, _FAILURE_WINDOW = 30, 60.0
+# What the signatures of unknown keys are compared with.
+_NOBODY = keyed(bytes(32))
 _METHODS_WITH_BODY = ("POST", "PUT", "PATCH")
 
 
@@ -187,7 +189,7 @@ class Guard:
         )
         known = self._keys.by_id(claim.key_id)
         # An unknown key costs what a known one costs.
-        proved = claim.proves(parts, known.signing_key if known is not None else bytes(32))
+        proved = claim.proves(parts, known.verifying_key if known is not None else _NOBODY)
         if known is None:
             return Cause.UNKNOWN_KEY
         if not proved:

@@ -27,6 +27,7 @@ from blatam_kv.bul.security.master import Master
 from blatam_kv.bul.security.private import replace as replace_file
 from blatam_kv.config import did_you_mean
 from blatam_kv.errors import ConfigError, InvalidRequest
+from blatam_kv.signature import Keyed, keyed
 
 FILE = "keys.json"
 _LOCK = "keys.lock"
@@ -89,6 +90,7 @@ class Known:
     key: Key
     caller: Caller
     signing_key: bytes
+    verifying_key: Keyed
     networks: tuple[Network, ...]
 
 
@@ -107,7 +109,7 @@ class KeyRing:
         self._master = master
         self._clock = clock
         self._ticks = ticks
-        self._pepper = master.derive("blatam-kv/api-key/v1")
+        self._pepper = keyed(master.derive("blatam-kv/api-key/v1"))
         self._seen: tuple[int, ...] = ()
         self._looked = -_REFRESH_SECONDS
         self._known: Mapping[str, Known] = {}
@@ -278,7 +280,9 @@ class KeyRing:
         return self._master.derive("blatam-kv/signing-key/v1", key_id)
 
     def _digest(self, api_key: str) -> str:
-        return hmac.digest(self._pepper, api_key.encode("utf-8", "replace"), "sha256").hex()
+        mac = self._pepper.copy()
+        mac.update(api_key.encode("utf-8", "replace"))
+        return mac.hexdigest()
 
     def _local(self) -> Key:
         return Key(
@@ -294,6 +298,7 @@ class KeyRing:
         )
 
     def _know(self, key: Key) -> Known:
+        signing_key = self._signing_key(key.key_id)
         return Known(
             key=key,
             caller=Caller(
@@ -302,7 +307,8 @@ class KeyRing:
                 scopes=ROLES[key.role],
                 salt=self._master.tenant_salt(key.tenant),
             ),
-            signing_key=self._signing_key(key.key_id),
+            signing_key=signing_key,
+            verifying_key=keyed(signing_key),
             networks=tuple(ip_network(text) for text in key.networks),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from operator import itemgetter
 from typing import Any
 
@@ -12,8 +12,8 @@ from sqlalchemy import Connection, Engine, Row, Select, and_, delete, func, or_,
 
 from blatam_kv.bul.pipeline import Answer
 from blatam_kv.bul.request import QueryRequest
-from blatam_kv.bul.storage import Page
-from blatam_kv.bul.storage.callbacks import Callback, Callbacks
+from blatam_kv.bul.storage import BatchRow, Callback, Page
+from blatam_kv.bul.storage.callbacks import Callbacks
 from blatam_kv.bul.storage.database import Database
 from blatam_kv.bul.storage.replies import Replies
 from blatam_kv.bul.storage.schema import documents, tasks
@@ -27,15 +27,6 @@ _USAGE = tuple(field.name for field in fields(Usage))
 _WRITTEN = tuple(field.name for field in fields(Answer) if field.name not in ("usage", "ttl"))
 # Below the least number of parameters that a statement may have anywhere.
 _CHUNK = 500
-
-
-@dataclass(frozen=True, slots=True)
-class BatchRow:
-    """A task of a batch without its document."""
-
-    id: str
-    status: Status
-    error: str | None
 
 
 class Archive:

@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, delete, or_, select, update
 
+from blatam_kv.bul.storage import Callback
 from blatam_kv.bul.storage.database import Database
 from blatam_kv.bul.storage.schema import callbacks, tasks
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Callback:
-    """One end that somebody wants to be told of, of a task or of a batch.
-
-    key_id: whose signing key signs it. due: Unix time, not to be tried before.
-    """
-
-    tenant: str
-    key_id: str
-    url: str
-    task_id: str | None = None
-    batch: str | None = None
-    tries: int = 0
-    due: float = field(default_factory=time.time)
-    created: float = field(default_factory=time.time)
-    id: str = field(default_factory=lambda: os.urandom(16).hex())
 
 
 class Callbacks:
