@@ -176,6 +176,12 @@ class TaskDesk:
 
     def ask_batch(self, request: Request, caller: Caller, wanted: BatchRequest) -> Response:
         """Ask for many documents: all are taken or none."""
+        check = self._service.outbound.check
+        if wanted.callback_url is not None:
+            check(wanted.callback_url, field="callback_url")
+        for number, each in enumerate(wanted.documents):
+            if each.callback_url is not None:
+                check(each.callback_url, field=f"documents.{number}.callback_url")
         batch, tasks = self._service.ask_all(
             wanted.documents, caller, callback_url=wanted.callback_url
         )
