@@ -47,7 +47,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"tiers"}),
     frozenset({"cache", "cached", "blocks", "shelf", "simulation"}),
     frozenset({"", "integrations"}),
-    frozenset({"truthgpt", "backup", "exchange", "migrate"}),
+    frozenset({"truthgpt", "backup", "documents", "exchange", "migrate"}),
     frozenset({"bul"}),
     frozenset({"server"}),
     frozenset({"cli"}),
@@ -86,8 +86,10 @@ HOUSED: Mapping[str, frozenset[str]] = {
     "orjson": SERVICE | {"truthgpt"},
     "httpx": SERVICE | {"truthgpt"},
     "prometheus_client": SERVICE | {"metrics"},
-    "markdown_it": frozenset({"bul"}),
-    "nh3": frozenset({"bul"}),
+    "markdown_it": frozenset({"documents"}),
+    "nh3": frozenset({"documents"}),
+    "typst": frozenset({"documents"}),
+    "docx": frozenset({"documents"}),
     "yaml": SERVICE | {"config", "migrate"},
 }
 

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 from blatam_kv.blocks import KVStore
 from blatam_kv.bul.answers import open_shelf
 from blatam_kv.bul.caller import ITSELF, Caller
-from blatam_kv.bul.document import Rendered, render
 from blatam_kv.bul.ledger import AlreadyFinished, Asked, Ledger, Overloaded
 from blatam_kv.bul.order import Order, place
 from blatam_kv.bul.pipeline import Answer, Pipeline
@@ -45,6 +44,7 @@ from blatam_kv.bul.tasks import (
 from blatam_kv.bul.writers import Writers, Writing
 from blatam_kv.cache import Cache
 from blatam_kv.config import Settings
+from blatam_kv.documents.rendering import Rendered, render
 from blatam_kv.errors import Error, InvalidRequest, TierUnavailable
 from blatam_kv.metrics import ServiceMetrics
 from blatam_kv.truthgpt.protocol import TruthGPT
