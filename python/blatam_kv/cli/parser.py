@@ -267,6 +267,12 @@ def _migrate_commands(parser: argparse.ArgumentParser) -> None:
         _json_flag(command)
     for command in (up, down):
         command.add_argument("--dry-run", action="store_true", help="change nothing")
+    up.add_argument(
+        "--database",
+        metavar="URL",
+        help="PostgreSQL whose table cache_entries comes along; its password belongs into PGPASSWORD "
+        "or ~/.pgpass, since command lines are seen by everyone on the machine",
+    )
     up.add_argument("--disk-bytes", type=int, metavar="N", help="the new cache's bound")
     up.add_argument("--quiet", action="store_true", help="no progress bar")
 
