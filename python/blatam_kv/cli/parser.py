@@ -70,11 +70,18 @@ def make_parser() -> argparse.ArgumentParser:
     serve.add_argument("--kv-codec", metavar="NAME", help=f"one of {', '.join(CODECS)} (raw)")
     serve.add_argument("--kv-policy", metavar="NAME", help="what leaves memory first (adaptive)")
     serve.add_argument(
-        "--cache-persistence", metavar="on|off", help="whether answers outlive the service (off)"
+        "--cache-persistence", metavar="on|off", help="whether answers outlive the service (on)"
     )
     serve.add_argument(
         "--cache-persistence-path", metavar="DIR", help="where (answers in the data directory)"
     )
+    serve.add_argument(
+        "--backup-enabled", metavar="on|off", help="back up what is kept on disk (off)"
+    )
+    serve.add_argument("--backup-dir", metavar="DIR", help="where (backups in the data directory)")
+    serve.add_argument("--backup-interval-hours", metavar="N", help="how often (6)")
+    serve.add_argument("--backup-keep", metavar="N", help="how many to keep (120)")
+    serve.add_argument("--backup-retention-days", metavar="N", help="and how long (30)")
     serve.add_argument("--max-concurrent-tasks", help="documents written at a time (2)")
     serve.add_argument("--max-queued-tasks", help="documents that may wait (4000)")
     serve.add_argument(

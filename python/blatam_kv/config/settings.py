@@ -53,6 +53,10 @@ class Settings:
     cache_persistence: whether answers outlive the process, in cache_persistence_path (``answers`` in
     data_dir), where they take at most cache_max_disk_mb MiB.
 
+    backup_enabled: whether what is kept on disk is backed up every backup_interval_hours into
+    backup_dir (``backups`` in data_dir), compressed, and encrypted with what is in backup_key_file, if
+    that is asked for. The newest backup_keep are kept, for at most backup_retention_days.
+
     kv_memory_mb, kv_disk_mb: MiB for keys and values of prompts, in memory and in data_dir; 0 keeps
     none there, a disk of None is 8 times the memory and at most half of what is free.
 
@@ -69,9 +73,16 @@ class Settings:
     cache_ttl: float | None = 3600.0
     cache_strategy: str = "adaptive"
     cache_max_memory_mb: int = 256
-    cache_persistence: bool = False
+    cache_persistence: bool = True
     cache_persistence_path: Path | None = None
     cache_max_disk_mb: int = 1024
+    backup_enabled: bool = False
+    backup_dir: Path | None = None
+    backup_interval_hours: float = 6.0
+    backup_retention_days: float = 30.0
+    backup_keep: int = 120
+    backup_compress: bool = False
+    backup_key_file: Path | None = None
     max_concurrent_tasks: int = 2
     max_queued_tasks: int = 4000
     max_queued_per_tenant: int = 2000

@@ -56,6 +56,13 @@ VARIABLES: Mapping[str, Variable] = {
     "BUL_DATABASE_URL": Variable("database_url", secret, secret=True),
     "BUL_MAX_KEPT_TASKS": Variable("max_kept_tasks", integer(1, 10_000_000)),
     "BUL_KEEP_DAYS": Variable("keep_days", amount("days")),
+    "BUL_BACKUP_ENABLED": Variable("backup_enabled", switch),
+    "BUL_BACKUP_DIR": Variable("backup_dir", directory),
+    "BUL_BACKUP_INTERVAL_HOURS": Variable("backup_interval_hours", amount("hours")),
+    "BUL_BACKUP_RETENTION_DAYS": Variable("backup_retention_days", amount("days")),
+    "BUL_BACKUP_KEEP": Variable("backup_keep", integer(1, 1_000_000)),
+    "BUL_BACKUP_COMPRESS": Variable("backup_compress", switch),
+    "BUL_BACKUP_KEY_FILE": Variable("backup_key_file", directory),
     "BUL_KV_MEMORY_MB": Variable("kv_memory_mb", integer(0, 1_000_000)),
     "BUL_KV_DISK_MB": Variable("kv_disk_mb", integer(0, 100_000_000)),
     "BUL_KV_CODEC": Variable("kv_codec", choice(CODECS)),
@@ -94,7 +101,7 @@ ALIASES = {"KV_CACHE_CACHE_STRATEGY": "KV_CACHE_STRATEGY"}
 # Names the original documents that change nothing in this version.
 _NO_EFFECT_BUL = """
     DEBUG API_WORKERS CACHE_ENABLED API_KEY_REQUIRED API_KEY AUTO_SAVE_INTERVAL MAX_DOCUMENT_SIZE
-    BACKUP_ENABLED COMPRESSION_ENABLED ENABLED_AREAS ENDPOINT
+    COMPRESSION_ENABLED ENABLED_AREAS ENDPOINT
 """
 _NO_EFFECT_KV_CACHE = """
     ENABLED SIZE MAX_TOKENS COMPRESSION USE_COMPRESSION COMPRESSION_RATIO COMPRESSION_METHOD
