@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from blatam_kv.blocks import KVStore
+from blatam_kv.bul.backups import Backups
 from blatam_kv.bul.caller import ITSELF, Caller, Scope
 from blatam_kv.bul.pipeline import Answer, Pipeline
 from blatam_kv.bul.queue import PriorityQueue
@@ -39,6 +40,7 @@ class Reports:
         version: str,
         blocks: KVStore | None,
         shelf: Shelf[Answer] | None,
+        backups: Backups,
         database_is_well: Callable[[], bool],
     ) -> None:
         self._model = model
@@ -51,6 +53,7 @@ class Reports:
         self._version = version
         self._blocks = blocks
         self._shelf = shelf
+        self._backups = backups
         self._database_is_well = database_is_well
 
     def stats(self, caller: Caller = ITSELF) -> dict[str, object]:
@@ -221,6 +224,7 @@ class Reports:
                 "writers": "healthy" if alive else "stopped",
                 "gpu": "not used in this version",
                 "persistence": self._persistence(),
+                "backups": self._backups.health(),
             },
             "metrics": {
                 "memory_usage": now.memory_bytes,

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from blatam_kv.blocks import KVStore
 from blatam_kv.bul.answers import open_shelf
+from blatam_kv.bul.backups import Backups, folders_of
 from blatam_kv.bul.caller import ITSELF, Caller
 from blatam_kv.bul.ledger import AlreadyFinished, Asked, Ledger, Overloaded
 from blatam_kv.bul.observed import Observed
@@ -88,6 +89,7 @@ class Service:
             ttl=settings.cache_ttl,
         )
         self.shelf = open_shelf(cache, settings)
+        self.backups = Backups(settings, folders_of(settings, shelf=self.shelf, blocks=blocks))
         self.archive = archive if archive is not None else open_storage("sqlite://")
         self.tasks = TaskBook(max_unfinished=settings.max_unfinished_tasks)
         tallies = Tallies()
@@ -98,6 +100,7 @@ class Service:
             unsaved=lambda: self.tasks.unsaved_count,
             blocks=lambda: self.reports.blocks_snapshot(),
             tiers=lambda: self.reports.tier_snapshots(),
+            backups=lambda: self.backups.snapshot(),
         )
         observed = Observed(model, self.metrics, provider=settings.model)
         self.pipeline = Pipeline(observed, cache, shelf=self.shelf)
@@ -137,6 +140,7 @@ class Service:
             version,
             blocks,
             self.shelf,
+            self.backups,
             lambda: self.archive.well,
         )
         if not settings.continuous_mode:
@@ -146,6 +150,7 @@ class Service:
         self._resume(salt_of)
         self.writers.start()
         self._recorder.start()
+        self.backups.start()
 
     def _resume(self, salt_of: Callable[[str], bytes]) -> None:
         left = self.archive.unfinished()
@@ -362,6 +367,7 @@ class Service:
         self.writers.close(seconds=max(0.0, seconds * (1.0 - _FLUSH_SHARE) - passed))
         self._recorder.close()
         self.archive.close()
+        self.backups.close()
         if self.shelf is not None:
             try:
                 self.shelf.close()

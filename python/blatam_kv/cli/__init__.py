@@ -191,6 +191,7 @@ def _migrate(args: argparse.Namespace) -> int:
         case "up":
             return migrate.migrate_up(
                 args.folder,
+                database=args.database,
                 dry_run=args.dry_run,
                 disk_bytes=args.disk_bytes,
                 quiet=args.quiet,

@@ -70,11 +70,18 @@ def make_parser() -> argparse.ArgumentParser:
     serve.add_argument("--kv-codec", metavar="NAME", help=f"one of {', '.join(CODECS)} (raw)")
     serve.add_argument("--kv-policy", metavar="NAME", help="what leaves memory first (adaptive)")
     serve.add_argument(
-        "--cache-persistence", metavar="on|off", help="whether answers outlive the service (off)"
+        "--cache-persistence", metavar="on|off", help="whether answers outlive the service (on)"
     )
     serve.add_argument(
         "--cache-persistence-path", metavar="DIR", help="where (answers in the data directory)"
     )
+    serve.add_argument(
+        "--backup-enabled", metavar="on|off", help="back up what is kept on disk (off)"
+    )
+    serve.add_argument("--backup-dir", metavar="DIR", help="where (backups in the data directory)")
+    serve.add_argument("--backup-interval-hours", metavar="N", help="how often (6)")
+    serve.add_argument("--backup-keep", metavar="N", help="how many to keep (120)")
+    serve.add_argument("--backup-retention-days", metavar="N", help="and how long (30)")
     serve.add_argument("--max-concurrent-tasks", help="documents written at a time (2)")
     serve.add_argument("--max-queued-tasks", help="documents that may wait (4000)")
     serve.add_argument(
@@ -267,6 +274,12 @@ def _migrate_commands(parser: argparse.ArgumentParser) -> None:
         _json_flag(command)
     for command in (up, down):
         command.add_argument("--dry-run", action="store_true", help="change nothing")
+    up.add_argument(
+        "--database",
+        metavar="URL",
+        help="PostgreSQL whose table cache_entries comes along; its password belongs into PGPASSWORD "
+        "or ~/.pgpass, since command lines are seen by everyone on the machine",
+    )
     up.add_argument("--disk-bytes", type=int, metavar="N", help="the new cache's bound")
     up.add_argument("--quiet", action="store_true", help="no progress bar")
 
