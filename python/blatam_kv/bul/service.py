@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from blatam_kv.blocks import KVStore
 from blatam_kv.bul.answers import open_shelf
 from blatam_kv.bul.caller import ITSELF, Caller
+from blatam_kv.bul.chats import Chats
 from blatam_kv.bul.ledger import AlreadyFinished, Asked, Ledger, Overloaded
 from blatam_kv.bul.order import Order, place
 from blatam_kv.bul.pipeline import Answer, Pipeline
@@ -41,7 +42,7 @@ from blatam_kv.bul.tasks import (
     UnknownTask,
     Written,
 )
-from blatam_kv.bul.writers import Writers, Writing
+from blatam_kv.bul.writers import Job, Writers
 from blatam_kv.cache import Cache
 from blatam_kv.config import Settings
 from blatam_kv.documents.rendering import Rendered, render
@@ -98,11 +99,12 @@ class Service:
             unsaved=lambda: self.tasks.unsaved_count,
             blocks=lambda: self.reports.blocks_snapshot(),
         )
-        self.queue: PriorityQueue[Writing] = PriorityQueue(
+        self.queue: PriorityQueue[Job] = PriorityQueue(
             capacity=settings.max_queued_tasks,
             tenant_capacity=settings.max_queued_per_tenant,
             ageing_seconds=settings.queue_ageing,
         )
+        self.chats = Chats(self.pipeline, self.queue)
         self._ledger = Ledger(
             self.queue, self.tasks, self.archive, self.pipeline, tallies, self.metrics
         )
@@ -343,6 +345,7 @@ class Service:
         self._draining_since = self._draining_since or time.monotonic()
         self._ledger.stop()
         self.writers.drain()
+        self.chats.stop()
 
     def close(self, *, seconds: float | None = None) -> None:
         """Drain for at most ``seconds`` (``drain_seconds``) since that began, write the rows that are

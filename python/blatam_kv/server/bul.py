@@ -16,7 +16,6 @@ from starlette.types import ASGIApp
 
 from blatam_kv.bul.analyse import AREA_OF_TYPE
 from blatam_kv.bul.caller import Caller, Scope
-from blatam_kv.bul.chats import Chats
 from blatam_kv.bul.request import one_of
 from blatam_kv.bul.security.guard import Guard
 from blatam_kv.bul.service import Service
@@ -65,13 +64,7 @@ def create_app(
     service: Service, guard: Guard, *, hosts: Hosts | None = None, proxies: Sequence[str] = ()
 ) -> ASGIApp:
     """The application for a service; its shutdown closes the service."""
-    settings = service.settings
-    chats = Chats(
-        service.pipeline,
-        writers=settings.max_concurrent_tasks,
-        most_waiting=settings.max_queued_tasks,
-    )
-    openai = OpenAIFace(chats, service.metrics, ttl=settings.cache_ttl)
+    openai = OpenAIFace(service.chats, service.metrics, ttl=service.settings.cache_ttl)
     everything = [*doors(service), *openai.doors()]
     # Not by orjson: limits of integers are larger than it writes.
     document = json.dumps(describe(everything, version=service.version)).encode()
@@ -85,7 +78,6 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
-        await run_in_threadpool(chats.close)
         await run_in_threadpool(service.close)
 
     hosts = hosts or Hosts("127.0.0.1")
