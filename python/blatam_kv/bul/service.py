@@ -27,6 +27,7 @@ from blatam_kv.bul.chats import Chats
 from blatam_kv.bul.ledger import AlreadyFinished, Asked, Ledger, Overloaded
 from blatam_kv.bul.order import Order, place
 from blatam_kv.bul.pipeline import Answer, Pipeline
+from blatam_kv.bul.press import Press
 from blatam_kv.bul.queue import PriorityQueue, QueueFull
 from blatam_kv.bul.recorder import Recorder
 from blatam_kv.bul.reports import Reports
@@ -45,7 +46,7 @@ from blatam_kv.bul.tasks import (
 from blatam_kv.bul.writers import Job, Writers
 from blatam_kv.cache import Cache
 from blatam_kv.config import Settings
-from blatam_kv.documents.rendering import Rendered, render
+from blatam_kv.documents.rendering import Rendered
 from blatam_kv.errors import Error, InvalidRequest, TierUnavailable
 from blatam_kv.metrics import ServiceMetrics
 from blatam_kv.truthgpt.protocol import TruthGPT
@@ -99,6 +100,7 @@ class Service:
             unsaved=lambda: self.tasks.unsaved_count,
             blocks=lambda: self.reports.blocks_snapshot(),
         )
+        self.press = Press(lambda: self.archive, self.metrics)
         self.queue: PriorityQueue[Job] = PriorityQueue(
             capacity=settings.max_queued_tasks,
             tenant_capacity=settings.max_queued_per_tenant,
@@ -218,6 +220,7 @@ class Service:
             brief=order.brief,
             inferred=order.inferred,
             format=request.format,
+            look=request.look,
             priority=request.priority,
             cache="hit",
             status="completed",
@@ -302,22 +305,14 @@ class Service:
         with self._reading():
             return self.archive.documents(tenant=tenant, **options)
 
-    def document(self, task: Task, format: str | None = None) -> Rendered:
-        """A completed task's document, in its own format or another."""
+    def document(
+        self, task: Task, format: str | None = None, *, style: str | None = None
+    ) -> Rendered:
+        """A completed task's document, in its own format and style or another."""
         if task.written is None:
             raise InvalidRequest(f"task {task.id} is {task.status}; it has no document")
-        return self.render(task.written, format or task.format)
-
-    def render(self, written: Written, format: str) -> Rendered:
-        """A document in a format."""
-        try:
-            with self.metrics.stage("document"):
-                rendered = render(written.document, format)
-        except Exception:
-            self.metrics.document(format, ok=False)
-            raise
-        self.metrics.document(format, ok=True)
-        return rendered
+        look = task.look if style is None else replace(task.look, style=style)
+        return self.press.render(task.written, format or task.format, tenant=task.tenant, look=look)
 
     def clear(self) -> int:
         """Forget every cached answer and prefix; returns how many answers there were. Tasks keep

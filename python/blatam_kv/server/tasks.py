@@ -39,7 +39,7 @@ INDEX = {
     "POST /query": "ask for a document",
     "GET /tasks": "your tasks, newest first; ?page, ?limit, ?status",
     "GET /task/{id}/status": "how far it is, and its place in the queue",
-    "GET /task/{id}/documents": "the document; ?format=markdown|html|txt|json|docx|pdf, ?download=1",
+    "GET /task/{id}/documents": "the document; ?format=markdown|html|txt|json|docx|pdf, ?style, ?download=1",
     "DELETE /task/{id}": "cancel it",
     "GET /tasks/{id}/status": "the same as /task/{id}/status",
     "DELETE /tasks/{id}": "the same as DELETE /task/{id}",
@@ -125,7 +125,7 @@ class TaskDesk:
                 reason = task.error or f"ask again when /task/{task.id}/status says completed"
                 raise Problem(409, f"task {task.id} is {task.status}: {reason}")
             return json_reply(summary(task) | {"documents": []}, headers=headers)
-        rendered = self._service.document(task, options.get("format"))
+        rendered = self._service.document(task, options.get("format"), style=options.get("style"))
         if options.get("download"):
             response = file_reply(rendered)
             response.headers.update(headers)
