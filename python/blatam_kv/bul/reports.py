@@ -16,7 +16,7 @@ from blatam_kv.bul.pipeline import Answer, Pipeline
 from blatam_kv.bul.queue import PriorityQueue
 from blatam_kv.bul.tally import Tallies
 from blatam_kv.bul.tasks import TaskBook
-from blatam_kv.bul.writers import Writers, Writing
+from blatam_kv.bul.writers import Job, Writers
 from blatam_kv.config import Settings
 from blatam_kv.metrics import BlocksSnapshot, CacheSnapshot
 from blatam_kv.shelf import Shelf
@@ -34,7 +34,7 @@ class Reports:
         settings: Settings,
         pipeline: Pipeline,
         tasks: TaskBook,
-        queue: PriorityQueue[Writing],
+        queue: PriorityQueue[Job],
         writers: Writers,
         tallies: Tallies,
         version: str,
