@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -50,7 +51,11 @@ class Prometheus:
     def get(self, path: str, **options: str) -> Any:  # Any: whatever that endpoint answers
         """The data of an answer."""
         query = urllib.parse.urlencode(options)
-        with self._open(f"{self._base}{path}?{query}", timeout=PATIENCE_SECONDS) as reply:
+        try:
+            reply = self._open(f"{self._base}{path}?{query}", timeout=PATIENCE_SECONDS)
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{options}: {error.read().decode()}") from error
+        with reply:
             return json.load(reply)["data"]
 
     def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
@@ -95,11 +100,12 @@ def prometheus(folder: Path, *, target: str, seconds: float = 0.5) -> Iterator[P
         )
     try:
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while not (found := re.search(r'msg="Listening on" address=(\S+)', log.read_text())):
+        while "Server is ready to receive web requests" not in log.read_text():
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.02)
-        yield Prometheus(found[1])
+        address = re.findall(r'msg="Listening on" address=(\S+)', log.read_text())[0]
+        yield Prometheus(address)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=PATIENCE_SECONDS)

@@ -280,6 +280,8 @@ class ServiceMetrics:
             ["operation"],
             registry=registry,
         )
+        for operation in ("add", "save", "read", "retain"):
+            self._storage_errors.labels(operation)
         self._documents = prom.Counter(
             "bul_documents",
             "Documents rendered or failed, by format.",
