@@ -144,6 +144,10 @@ def _run(args: argparse.Namespace) -> int:
                 quiet=args.quiet,
                 as_json=args.json,
             )
+        case "deploy":
+            from blatam_kv.cli.deploy import deploy
+
+            return deploy(args)
         case "bench":
             from blatam_kv.cli.bench import bench
 
