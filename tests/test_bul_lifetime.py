@@ -385,7 +385,7 @@ def test_each_tenant_resumes_under_its_own_salt(gated: Scripted, tmp_path: Path)
     salts = {caller.tenant: caller.salt for caller in callers}
     service = Service(
         Scripted(),
-        Settings(),
+        Settings(cache_persistence=False),
         version="9",
         archive=open_storage(url),
         salt_of=salts.__getitem__,

@@ -43,12 +43,13 @@ FLOORS: tuple[frozenset[str], ...] = (
                 "parameters",
             ),
             *("policy", "probe", "record", "tensors", "traces"),
+            *("model_metrics", "policy_metrics", "tier_metrics"),
         }
     ),
     frozenset({"tiers"}),
     frozenset({"cache", "cached", "blocks", "shelf", "simulation"}),
     frozenset({"", "integrations"}),
-    frozenset({"truthgpt", "backup", "exchange", "migrate"}),
+    frozenset({"truthgpt", "backup", "documents", "exchange", "migrate"}),
     frozenset({"bul"}),
     frozenset({"server"}),
     frozenset({"cli"}),
@@ -62,7 +63,7 @@ ADAPTERS, ADAPTERS_USER = "integrations", "truthgpt.local"
 # Never at module level, whoever imports them: they cost seconds or may be missing.
 HEAVY = frozenset({
     "torch", "transformers", "tokenizers", "redis", "sqlalchemy", "alembic", "psycopg", "pynvml",
-    "typst", "docx", "zstandard", "cryptography", "opentelemetry", "matplotlib", "pandas", "scipy",
+    "typst", "docx", "openpyxl", "zstandard", "cryptography", "opentelemetry", "matplotlib", "pandas", "scipy",
     "triton", "vllm", "sglang", "lmcache",
 })  # fmt: skip
 
@@ -86,9 +87,11 @@ HOUSED: Mapping[str, frozenset[str]] = {
     "pydantic": SERVICE,
     "orjson": SERVICE | {"truthgpt"},
     "httpx": SERVICE | {"truthgpt"},
-    "prometheus_client": SERVICE | {"metrics"},
-    "markdown_it": frozenset({"bul"}),
-    "nh3": frozenset({"bul"}),
+    "prometheus_client": SERVICE | {"metrics", "model_metrics", "policy_metrics", "tier_metrics"},
+    "markdown_it": frozenset({"documents"}),
+    "nh3": frozenset({"documents"}),
+    "typst": frozenset({"documents"}),
+    "docx": frozenset({"documents"}),
     "yaml": SERVICE | {"config", "migrate"},
 }
 

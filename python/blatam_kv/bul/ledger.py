@@ -118,6 +118,7 @@ class Ledger:
                         brief=order.brief,
                         inferred=order.inferred,
                         format=request.format,
+                        look=request.look,
                         priority=request.priority,
                         cache="collapsed" if order.flight in self._writings else "miss",
                         request=request,

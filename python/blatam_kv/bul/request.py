@@ -12,6 +12,8 @@ from blatam_kv.bul.outbound import target
 from blatam_kv.bul.sanitise import clean
 from blatam_kv.bul.wishes import CacheWishes
 from blatam_kv.config import did_you_mean
+from blatam_kv.documents.rendering import FORMATS
+from blatam_kv.documents.styles import STYLES, Look
 from blatam_kv.errors import InvalidRequest, MissingExtra
 from blatam_kv.truthgpt.brief import AREAS, DOCUMENT_TYPES, LANGUAGES
 
@@ -28,20 +30,15 @@ except ImportError as error:
     raise MissingExtra("pydantic", extra="server") from error
 
 # However many are found in a batch, so many are named.
-_MAX_PROBLEMS = 20
+MAX_PROBLEMS = 20
 MAX_QUERY_CHARS = 10_000
 MAX_FIELD_CHARS = 200
-FORMATS = ("markdown", "html", "txt", "json")
 _FORMAT_ALIASES = {"md": "markdown"}
-_LATER_FORMATS = ("docx", "pdf")
 
 
 def canonical_format(value: object) -> object:
-    """``md`` as ``markdown``; raises ValueError for a format that comes later or never."""
-    name = _FORMAT_ALIASES.get(value, value) if isinstance(value, str) else value
-    if name in _LATER_FORMATS:
-        raise ValueError(f"{name} is not in this version; use one of {', '.join(FORMATS)}")
-    return name
+    """``md`` as ``markdown``; anything else as it is."""
+    return _FORMAT_ALIASES.get(value, value) if isinstance(value, str) else value
 
 
 def _query(value: str) -> str:
@@ -71,14 +68,16 @@ def _url(value: str) -> str:
 
 
 CallbackURL = Annotated[str, AfterValidator(_url)]
-Format = Literal["markdown", "html", "txt", "json"]
+Format = Literal["markdown", "html", "txt", "json", "docx", "pdf"]
+Style = Literal["professional", "modern", "minimal", "corporate", "creative"]
 Line = Annotated[str, AfterValidator(_line)]
 
 
 class QueryRequest(BaseModel):
     """One document asked for. What is None is worked out from the query.
 
-    priority: 0 (critical) to 4 (background), lower sooner. deadline_seconds: from now; what is not
+    table_of_contents: None leaves it to the document's length. letterhead: whether the tenant's
+    stands on it. priority: 0 (critical) to 4 (background), lower sooner. deadline_seconds: from now; what is not
     written by then fails. max_length: at most this many tokens.
     seed: leave it out and the same request always gets the same document.
     """
@@ -87,6 +86,9 @@ class QueryRequest(BaseModel):
 
     query: Annotated[str, AfterValidator(_query)]
     format: Annotated[Format, BeforeValidator(canonical_format)] = "markdown"
+    style: Style = "professional"
+    table_of_contents: bool | None = None
+    letterhead: bool = True
     business_area: str | None = None
     document_type: str | None = None
     language: str | None = None
@@ -101,6 +103,11 @@ class QueryRequest(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
     cache: CacheWishes | None = None
     callback_url: CallbackURL | None = None
+
+    @property
+    def look(self) -> Look:
+        """How its document is to look."""
+        return Look(self.style, self.table_of_contents, self.letterhead)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +127,17 @@ class RequestRejected(InvalidRequest):
         self.problems = problems
 
 
+_LISTED = {"format": FORMATS, "style": tuple(STYLES)}
 _NAMED = {"business_area": AREAS, "document_type": DOCUMENT_TYPES, "language": tuple(LANGUAGES)}
 
 
-def parse_request(payload: object) -> QueryRequest:
-    """The request in a decoded JSON value. Raises RequestRejected, never anything else."""
+def parse_request(payload: object, *, typed: bool = True) -> QueryRequest:
+    """The request in a decoded JSON value. typed: False where everything comes as text. Raises
+    RequestRejected, never anything else."""
     if not isinstance(payload, dict):
         raise RequestRejected([FieldProblem("", 'must be an object such as {"query": "..."}')])
     try:
-        request = QueryRequest.model_validate(payload)
+        request = QueryRequest.model_validate(payload, strict=None if typed else False)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False)
         raise RequestRejected([explain(problem, QueryRequest) for problem in found]) from None
@@ -190,10 +199,10 @@ def parse_batch(payload: object) -> BatchRequest:
             for problem in error.problems:
                 field = f"documents.{number}.{problem.field}".rstrip(".")
                 problems.append(FieldProblem(field, problem.detail))
-        if len(problems) >= _MAX_PROBLEMS:
+        if len(problems) >= MAX_PROBLEMS:
             break
     if problems:
-        raise RequestRejected(problems[:_MAX_PROBLEMS])
+        raise RequestRejected(problems[:MAX_PROBLEMS])
     return BatchRequest.model_construct(
         documents=requests, priority=priority, callback_url=callback_url
     )
@@ -216,8 +225,8 @@ def explain(problem: Any, request: type[BaseModel]) -> FieldProblem:
         known = tuple(request.model_fields)
         hint = did_you_mean(name, known) or f"; known fields are {', '.join(known)}"
         return FieldProblem(name, f"is not a known field{hint}")
-    if kind == "literal_error" and name == "format":
-        return FieldProblem(name, one_of(given, FORMATS))
+    if kind == "literal_error" and name in _LISTED:
+        return FieldProblem(name, one_of(given, _LISTED[name]))
     message = str(problem["msg"]).removeprefix("Value error, ")
     if kind == "value_error":
         return FieldProblem(name, message)

@@ -19,7 +19,7 @@ from blatam_kv.bul.caller import Caller, Scope
 from blatam_kv.bul.request import one_of
 from blatam_kv.bul.security.guard import Guard
 from blatam_kv.bul.service import Service
-from blatam_kv.server import documents, tasks
+from blatam_kv.server import batches, documents, letterheads, tasks
 from blatam_kv.server.doors import Doors
 from blatam_kv.server.envelope import Envelope
 from blatam_kv.server.failures import failed
@@ -37,7 +37,9 @@ log = logging.getLogger("blatam_kv.server")
 
 INDEX = {
     **tasks.INDEX,
+    **batches.INDEX,
     **documents.INDEX,
+    **letterheads.INDEX,
     "POST /v1/chat/completions": "OpenAI's, also as a stream; /v1/completions, /v1/models",
     "GET /agents": "business areas and the documents written for them",
     "GET /agents/{area}": "one of them",
@@ -59,7 +61,13 @@ INDEX = {
 
 def doors(service: Service) -> list[Door]:
     """Every endpoint there is."""
-    desks = (tasks.TaskDesk(service), documents.DocumentDesk(service), Face(service))
+    desks = (
+        tasks.TaskDesk(service),
+        batches.BatchDesk(service),
+        documents.DocumentDesk(service),
+        letterheads.LetterheadDesk(service),
+        Face(service),
+    )
     return [door for desk in desks for door in desk.doors()]
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
+from base64 import b64encode
 from collections.abc import Mapping
-from urllib.parse import quote
 
 import orjson
 from starlette.responses import Response
 
-from blatam_kv.bul.document import Rendered
 from blatam_kv.bul.service import Service
 from blatam_kv.bul.tasks import Task, Written
+from blatam_kv.documents.rendering import Rendered
 
 # How OpenAI's streams end if all went well.
 END_OF_STREAM = b"data: [DONE]\n\n"
@@ -42,20 +42,6 @@ def json_reply(
 ) -> Response:
     """A value as JSON."""
     return Ready(orjson.dumps(body), status, headers)
-
-
-def file_reply(rendered: Rendered) -> Response:
-    """A document as a file to keep."""
-    name = quote(rendered.filename, safe="")
-    return Response(
-        rendered.content,
-        headers={
-            "Content-Type": rendered.media_type,
-            "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
-            # Should a browser show it all the same: nothing runs, nothing is fetched.
-            "Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'",
-        },
-    )
 
 
 def cache_status(service: Service, task: Task, key: str | None = None) -> dict[str, str]:
@@ -127,5 +113,12 @@ def with_content(
         },
         "seconds": round(answer.seconds, 6),
         "seconds_to_first_text": round(answer.seconds_to_first_text, 6),
-        "content": rendered.content.decode(),
+        **_content(rendered),
     }
+
+
+def _content(rendered: Rendered) -> dict[str, str]:
+    """The bytes as JSON can hold them."""
+    if rendered.is_text:
+        return {"encoding": "utf-8", "content": rendered.content.decode()}
+    return {"encoding": "base64", "content": b64encode(rendered.content).decode()}

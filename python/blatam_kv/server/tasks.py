@@ -1,8 +1,7 @@
-"""Endpoints of tasks: ask for a document or a batch of them, see how far they are, fetch, cancel."""
+"""Endpoints of tasks: ask for a document, see how far it is, fetch, cancel."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +12,8 @@ from starlette.responses import Response
 from blatam_kv.bul.caller import Caller, Scope
 from blatam_kv.bul.order import Order, place
 from blatam_kv.bul.request import (
-    BatchRequest,
     QueryRequest,
     RequestRejected,
-    parse_batch,
     parse_request,
 )
 from blatam_kv.bul.service import Service
@@ -24,8 +21,9 @@ from blatam_kv.bul.tasks import Task
 from blatam_kv.bul.wanted import Wanted
 from blatam_kv.bul.wishes import wishes_of
 from blatam_kv.errors import InvalidRequest
-from blatam_kv.server.body import Recent, read_json
+from blatam_kv.server.body import Recent
 from blatam_kv.server.fields import field
+from blatam_kv.server.files import file_reply
 from blatam_kv.server.gate import Door
 from blatam_kv.server.options import PAGES, RENDERING, STATUS, read_options
 from blatam_kv.server.outdated import original
@@ -33,7 +31,6 @@ from blatam_kv.server.problem import Problem
 from blatam_kv.server.replies import (
     cache_status,
     describe,
-    file_reply,
     json_reply,
     summary,
     with_content,
@@ -43,13 +40,10 @@ INDEX = {
     "POST /query": "ask for a document",
     "GET /tasks": "your tasks, newest first; ?page, ?limit, ?status",
     "GET /task/{id}/status": "how far it is, and its place in the queue",
-    "GET /task/{id}/documents": "the document; ?format=markdown|html|txt|json, ?download=1",
+    "GET /task/{id}/documents": "the document; ?format=markdown|html|txt|json|docx|pdf, ?style, ?download=1",
     "DELETE /task/{id}": "cancel it",
     "GET /tasks/{id}/status": "the same as /task/{id}/status",
     "DELETE /tasks/{id}": "the same as DELETE /task/{id}",
-    "POST /api/batch": "ask for 1 to 1,000 documents at once",
-    "GET /api/batch/{id}": "how far they are",
-    "DELETE /api/batch/{id}": "cancel those that are not finished",
 }
 
 
@@ -89,11 +83,6 @@ class TaskDesk:
                     ),
                 )
             ),
-            Door(
-                path="/api/batch", answer=self.ask_batch, read=read_batch, body=BatchRequest, **ask
-            ),
-            Door(path="/api/batch/{id}", answer=self.batch, scope=Scope.READ),
-            Door(path="/api/batch/{id}", answer=self.cancel_batch, **cancel),
         ]
 
     async def query(
@@ -149,9 +138,9 @@ class TaskDesk:
                 reason = task.error or f"ask again when /task/{task.id}/status says completed"
                 raise Problem(409, f"task {task.id} is {task.status}: {reason}")
             return json_reply(summary(task) | {"documents": []}, headers=headers)
-        rendered = self._service.document(task, options.get("format"))
+        rendered = self._service.document(task, options.get("format"), style=options.get("style"))
         if options.get("download"):
-            response = file_reply(rendered)
+            response = file_reply(request, rendered, task.written.answer.born)
             response.headers.update(headers)
             return response
         href = f"/task/{task.id}/documents?format={rendered.format}&download=1"
@@ -174,31 +163,6 @@ class TaskDesk:
         task = self._service.cancel(request.path_params["id"], tenant=caller.tenant)
         return json_reply(describe(task))
 
-    def ask_batch(self, request: Request, caller: Caller, wanted: BatchRequest) -> Response:
-        """Ask for many documents: all are taken or none."""
-        check = self._service.outbound.check
-        if wanted.callback_url is not None:
-            check(wanted.callback_url, field="callback_url")
-        for number, each in enumerate(wanted.documents):
-            if each.callback_url is not None:
-                check(each.callback_url, field=f"documents.{number}.callback_url")
-        batch, tasks = self._service.ask_all(
-            wanted.documents, caller, callback_url=wanted.callback_url
-        )
-        headers = {"Location": f"/api/batch/{batch}"}
-        return json_reply(_describe_batch(batch, tasks), status=202, headers=headers)
-
-    def batch(self, request: Request, caller: Caller, wanted: None) -> Response:
-        """How far a batch is."""
-        batch = request.path_params["id"]
-        return json_reply(_describe_batch(batch, self._service.batch(batch, tenant=caller.tenant)))
-
-    def cancel_batch(self, request: Request, caller: Caller, wanted: None) -> Response:
-        """End what is not finished of a batch."""
-        batch, tenant = request.path_params["id"], caller.tenant
-        tasks = self._service.cancel_all(self._service.batch(batch, tenant=tenant))
-        return json_reply(_describe_batch(batch, tasks))
-
     def _described(self, task: Task) -> dict[str, object]:
         """A task, and when it will be done."""
         if task.is_finished:
@@ -212,33 +176,9 @@ class TaskDesk:
         }
 
 
-def _describe_batch(batch: str, tasks: list[Task]) -> dict[str, object]:
-    counts = Counter(task.status for task in tasks)
-    progress = sum(task.progress for task in tasks) / len(tasks)
-    finished = all(task.is_finished for task in tasks)
-    return {
-        "batch_id": batch,
-        "status": "completed" if finished else "processing",
-        "progress": round(progress, 4),
-        "total": len(tasks),
-        **{status: counts[status] for status in ("queued", "processing")},
-        **{status: counts[status] for status in ("completed", "failed", "cancelled")},
-        "tasks": [summary(task) for task in tasks],
-    }
-
-
 def _wanted(payload: object) -> Wanted[QueryRequest, Order]:
     try:
         return Wanted(parse_request(payload), place)
-    except RequestRejected as error:
-        raise rejected(error) from None
-
-
-async def read_batch(request: Request) -> BatchRequest:
-    """The checked batch in a body. Raises Problem."""
-    payload = await read_json(request)
-    try:
-        return parse_batch(payload)
     except RequestRejected as error:
         raise rejected(error) from None
 

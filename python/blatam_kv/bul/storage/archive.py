@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, fields
@@ -15,14 +16,18 @@ from blatam_kv.bul.request import QueryRequest
 from blatam_kv.bul.storage import BatchRow, Callback, Page
 from blatam_kv.bul.storage.callbacks import Callbacks
 from blatam_kv.bul.storage.database import Database
+from blatam_kv.bul.storage.letterheads import Letterheads
 from blatam_kv.bul.storage.replies import Replies
 from blatam_kv.bul.storage.schema import documents, tasks
 from blatam_kv.bul.storage.words import searchable, words
 from blatam_kv.bul.tasks import Status, Task, Written
+from blatam_kv.documents.styles import USUAL, Look
 from blatam_kv.truthgpt.brief import Brief
 from blatam_kv.truthgpt.protocol import Usage
 
 _ASKED = ("language", "document_type", "business_area")
+# Of a brief, what a document shows.
+_SHOWN = ("company_name", "target_audience")
 _USAGE = tuple(field.name for field in fields(Usage))
 _WRITTEN = tuple(field.name for field in fields(Answer) if field.name not in ("usage", "ttl"))
 # Below the least number of parameters that a statement may have anywhere.
@@ -31,7 +36,8 @@ _CHUNK = 500
 
 class Archive:
     """The rows. Safe from any thread; every call may wait for the database, so none belongs on an
-    event loop, and each fails as ``Database`` says. replies, callbacks: what else is kept in it.
+    event loop, and each fails as ``Database`` says. replies, callbacks,
+    letterheads: what else is kept in it.
     """
 
     def __init__(
@@ -41,6 +47,7 @@ class Archive:
         self._node = node
         self.replies = Replies(database, node=node)
         self.callbacks = Callbacks(database, node=node)
+        self.letterheads = Letterheads(database)
         self._add = database.insert(tasks).on_conflict_do_nothing()
         upsert = database.insert(tasks)
         self._save = upsert.on_conflict_do_update(
@@ -248,6 +255,7 @@ class Archive:
             "created": task.created,
             "finished": task.finished,
             "deadline": task.deadline,
+            "look": None if task.look == USUAL else json.dumps(asdict(task.look)),
         }
 
 
@@ -259,7 +267,7 @@ def _document_row(task: Task) -> dict[str, object]:
         "query": brief.query,
         "words": searchable(answer.title, brief.query, answer.text),
         **{name: getattr(answer, name) for name in _WRITTEN},
-        **{name: getattr(brief, name) for name in _ASKED},
+        **{name: getattr(brief, name) for name in (*_ASKED, *_SHOWN)},
         **asdict(answer.usage),
     }
 
@@ -279,8 +287,11 @@ def _task(row: Row[Any]) -> Task:  # Any: columns of two tables
     if values["request"] is not None:
         request = QueryRequest.model_validate_json(values.pop("request"))
     query = document["query"] or (request.query if request is not None else "")
+    look = values.pop("look")
+    shown = {name: document[name] or "" for name in _SHOWN}
     return Task(
-        brief=Brief(query=query, **{name: values.pop(name) for name in _ASKED}),
+        brief=Brief(query=query, **{name: values.pop(name) for name in _ASKED}, **shown),
+        look=USUAL if look is None else Look(**json.loads(look)),
         inferred=tuple(values.pop("inferred").split()),
         answer=answer,
         request=request,
@@ -304,5 +315,6 @@ def _answer(values: dict[str, Any]) -> Answer:  # Any: a row's values
 
 def _written(row: Row[Any]) -> Written:  # Any: a row's values
     values = dict(row._mapping)
-    brief = Brief(query=values["query"], **{name: values[name] for name in _ASKED})
+    known = {name: values[name] for name in (*_ASKED, *_SHOWN)}
+    brief = Brief(query=values["query"], **known)
     return Written(_answer(values), brief)

@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 # The newest migration, and the schema below.
-REVISION = "0002"
+REVISION = "0003"
 
 metadata = MetaData()
 
@@ -48,6 +48,8 @@ documents = Table(
     Column("seconds", Double, nullable=False),  # that the model took
     Column("seconds_to_first_text", Double, nullable=False),
     Column("born", Double, nullable=False),  # Unix time, like all moments here
+    Column("company_name", Text, nullable=False, server_default=""),
+    Column("target_audience", Text, nullable=False, server_default=""),
     Index("documents_by_tenant", "tenant", "born", "id"),
     Index("documents_by_area", "tenant", "business_area", "born", "id"),
 )
@@ -75,6 +77,7 @@ tasks = Table(
     Column("created", Double, nullable=False),
     Column("finished", Double),
     Column("deadline", Double),
+    Column("look", Text),  # JSON, where it is not the usual one
     Index("tasks_by_tenant", "tenant", "created", "id"),
     Index("tasks_by_document", "document_id"),
     Index(
@@ -90,6 +93,20 @@ tasks = Table(
         sqlite_where=text("status = 'queued'"),
         postgresql_where=text("status = 'queued'"),
     ),
+)
+
+# What stands at the head of a tenant's documents.
+letterheads = Table(
+    "letterheads",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("company", Text, nullable=False),
+    Column("lines", Text, nullable=False),  # JSON, a list
+    Column("logo", LargeBinary),
+    Column("logo_format", Text),
+    Column("logo_width", Integer),
+    Column("logo_height", Integer),
+    Column("changed", Double, nullable=False),
 )
 
 # What was answered to a request that may be repeated, by its Idempotency-Key.
