@@ -19,7 +19,7 @@ from blatam_kv.bul.caller import Caller, Scope
 from blatam_kv.bul.request import one_of
 from blatam_kv.bul.security.guard import Guard
 from blatam_kv.bul.service import Service
-from blatam_kv.server import batches, documents, letterheads, tasks
+from blatam_kv.server import batches, documents, letterheads, progress, tasks
 from blatam_kv.server.doors import Doors
 from blatam_kv.server.envelope import Envelope
 from blatam_kv.server.failures import failed
@@ -38,6 +38,7 @@ log = logging.getLogger("blatam_kv.server")
 INDEX = {
     **tasks.INDEX,
     **batches.INDEX,
+    **progress.INDEX,
     **documents.INDEX,
     **letterheads.INDEX,
     "POST /v1/chat/completions": "OpenAI's, also as a stream; /v1/completions, /v1/models",
@@ -60,7 +61,7 @@ INDEX = {
 
 
 def doors(service: Service) -> list[Door]:
-    """Every endpoint there is."""
+    """The endpoints of tasks, batches, documents and the service itself."""
     desks = (
         tasks.TaskDesk(service),
         batches.BatchDesk(service),
@@ -76,7 +77,8 @@ def create_app(
 ) -> ASGIApp:
     """The application for a service; its shutdown closes the service."""
     openai = OpenAIFace(service.chats, service.metrics, ttl=service.settings.cache_ttl)
-    everything = [*doors(service), *openai.doors()]
+    watching = progress.ProgressDesk(service, guard)
+    everything = [*doors(service), *watching.doors(), *openai.doors()]
     # Not by orjson: limits of integers are larger than it writes.
     document = json.dumps(describe(everything, version=service.version)).encode()
 

@@ -12,7 +12,7 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blatam_kv.metrics import ServiceMetrics
-from blatam_kv.server.fields import Fields, fields, new_id
+from blatam_kv.server.fields import WEBSOCKET, Fields, fields, new_id
 from blatam_kv.server.hosts import Hosts
 from blatam_kv.server.problem import problem_response
 
@@ -41,7 +41,11 @@ class Envelope:
         self._life = life
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "websocket":
+            # The same stages and doors; what they refuse is answered as the handshake's response.
+            send = _refusing(scope, send)
+            scope = {**scope, "type": "http", "method": WEBSOCKET}
+        elif scope["type"] != "http":
             await self._life(scope, receive, send)
             return
         start = time.perf_counter()
@@ -77,9 +81,10 @@ class Envelope:
                 )
                 await response(scope, receive, send_with_headers)
         finally:
-            method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
-            route = scope.get("template", "unmatched")
-            self._metrics.http(method, route, status, time.perf_counter() - start)
+            if scope["method"] != WEBSOCKET:  # which lasts as long as it likes
+                method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
+                route = scope.get("template", "unmatched")
+                self._metrics.http(method, route, status, time.perf_counter() - start)
 
     def _refusal(self, found: Fields) -> tuple[int, str] | None:
         names = found.get(b"host", ())
@@ -88,3 +93,19 @@ class Envelope:
         if b"origin" in found and not all(map(self._hosts.take_origin, found[b"origin"])):
             return 403, "pages of other sites may not call this service"
         return None
+
+
+def _refusing(scope: Scope, send: Send) -> Send:
+    """Sends an HTTP response as the refusal of a WebSocket, in words where the server has them."""
+    in_words = "websocket.http.response" in scope.get("extensions", {})
+
+    async def sending(message: Message) -> None:
+        kind = message["type"]
+        if not kind.startswith("http.response."):
+            await send(message)
+        elif in_words:
+            await send({**message, "type": f"websocket.{kind}"})
+        elif kind == "http.response.start":
+            await send({"type": "websocket.close", "code": 1008})
+
+    return sending

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
+# The method of a door that is a WebSocket.
+WEBSOCKET = "WEBSOCKET"
 _MEMO = "blatam_kv.fields"
 Fields = Mapping[bytes, Sequence[str]]
 

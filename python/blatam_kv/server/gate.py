@@ -23,7 +23,7 @@ from blatam_kv.bul.security.guard import Guard, Pending, Refusal, Request
 from blatam_kv.bul.security.keys import Known, Network
 from blatam_kv.metrics import ServiceMetrics
 from blatam_kv.server.body import MAX_BODY_BYTES, read_body
-from blatam_kv.server.fields import fields
+from blatam_kv.server.fields import WEBSOCKET, fields
 from blatam_kv.server.hosts import is_loopback, is_loopback_authority
 from blatam_kv.server.limited import Pairs, limit_fields, violated
 from blatam_kv.server.once import Once
@@ -44,7 +44,8 @@ _KEY = b"idempotency-key"
 class Door:
     """One method of one path. scope: None for what anyone may see.
 
-    policy: the limit it counts against. local: open to this machine without a key. most_bytes: of
+    policy: the limit it counts against. local: open to this machine without a key. ticket: open
+    to a ticket as well. most_bytes: of
     its body. once: whether Idempotency-Key holds for it. outdated: for a path that another has
     taken the place of. body, options, example: what the document of the interface says of the body
     and the query.
@@ -57,6 +58,7 @@ class Door:
     read: Read | None = None
     policy: str = "read"
     local: bool = False
+    ticket: bool = False
     most_bytes: int = MAX_BODY_BYTES
     once: bool = False
     outdated: Outdated | None = None
@@ -94,7 +96,7 @@ class Gate:
         state["most_bytes"] = door.most_bytes
         start = perf_counter()
         try:
-            known = await self._known(request)
+            known = await self._known(door, request)
             authenticated = perf_counter()
             verdict = self._guard.limit(known, door.policy)
             if verdict is not None:
@@ -122,31 +124,20 @@ class Gate:
         told.append(_timing(authenticated - start, sanitised - limited, perf_counter() - sanitised))
         return response
 
-    async def admit(self, door: Door, request: HTTPRequest) -> Caller:
-        """The same for a request without a body whose answer is not a response: who asks."""
-        assert door.scope is not None
-        try:
-            known = await self._known(request)
-            self._guard.limit(known, door.policy)
-            self._guard.allow(known.caller, door.scope, path=request.scope["path"])
-        except Refusal as refusal:
-            raise _problem(refusal, door, self._guard.window) from None
-        return known.caller
-
-    async def _known(self, request: HTTPRequest) -> Known:
-        asked = self._asked(request)
+    async def _known(self, door: Door, request: HTTPRequest) -> Known:
+        asked = self._asked(door, request)
         found = self._guard.identify(asked)
         if isinstance(found, Pending):
             return self._guard.believe(asked, found, await read_body(request))
         return found
 
-    def _asked(self, request: HTTPRequest) -> Request:
+    def _asked(self, door: Door, request: HTTPRequest) -> Request:
         scope = request.scope
         get = fields(scope).get
         path = scope.get("raw_path") or scope["path"].encode()
         hosts = get(b"host")
         return Request(
-            method=scope["method"],
+            method="GET" if scope["method"] == WEBSOCKET else scope["method"],
             authority=hosts[0] if hosts else "",
             path=path.decode("latin-1"),
             query=f"?{scope['query_string'].decode('latin-1')}",
@@ -159,6 +150,7 @@ class Gate:
             content_digests=get(b"content-digest", ()),
             has_body=get(b"content-length", ()) not in ((), ["0"])
             or get(b"transfer-encoding") is not None,
+            ticket=request.query_params.get("ticket") if door.ticket else None,
         )
 
     def _address(self, request: HTTPRequest) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from blatam_kv.server.fields import WEBSOCKET
 from blatam_kv.server.gate import Door
 from blatam_kv.server.problem import MEDIA_TYPE
 
@@ -62,6 +63,8 @@ def describe(doors: Sequence[Door], *, version: str) -> dict[str, Any]:
     schemas: dict[str, Any] = {"Problem": _PROBLEM, "OpenAIError": _OPENAI_ERROR}
     paths: dict[str, dict[str, Any]] = {}
     for door in doors:
+        if door.method == WEBSOCKET:  # which OpenAPI has no words for
+            continue
         path = _PARAMETER.sub(r"{\1}", door.path)
         paths.setdefault(path, {})[door.method.lower()] = _operation(door, schemas)
     return {

@@ -78,6 +78,19 @@ def describe(task: Task) -> dict[str, object]:
     return summary(task) | {"documents": documents}
 
 
+def describe_now(service: Service, task: Task) -> dict[str, object]:
+    """A task, and when it will be done."""
+    if task.is_finished:
+        return describe(task) | {"estimated_time": 0.0}
+    position = service.position(task)
+    seconds = service.estimated_seconds(task, position=position)
+    return describe(task) | {
+        "priority": task.priority,
+        "position": position,
+        "estimated_time": seconds,
+    }
+
+
 def describe_written(
     written: Written, format: str, href: str, inferred: tuple[str, ...] | None = None
 ) -> dict[str, object]:

@@ -105,7 +105,8 @@ def serve(settings: Settings, *, version: str) -> int:
                 create_app(service, guard, hosts=hosts, proxies=settings.trusted_proxies),
                 loop="uvloop",
                 http="httptools",
-                ws="none",
+                ws="websockets-sansio",
+                ws_max_size=4096,  # nothing that a caller says there is listened to
                 lifespan="on",
                 access_log=False,
                 server_header=False,

@@ -17,7 +17,6 @@ from blatam_kv.bul.request import (
     parse_request,
 )
 from blatam_kv.bul.service import Service
-from blatam_kv.bul.tasks import Task
 from blatam_kv.bul.wanted import Wanted
 from blatam_kv.bul.wishes import wishes_of
 from blatam_kv.errors import InvalidRequest
@@ -31,6 +30,7 @@ from blatam_kv.server.problem import Problem
 from blatam_kv.server.replies import (
     cache_status,
     describe,
+    describe_now,
     json_reply,
     summary,
     with_content,
@@ -106,7 +106,7 @@ class TaskDesk:
                 raise Problem(504, "the answer is not in the cache, and only-if-cached was asked")
             task = await run_in_threadpool(self._service.enqueue, order, asked, caller.key_id)
         brief = order.brief
-        body = self._described(task) | {
+        body = describe_now(self._service, task) | {
             "language": brief.language,
             "document_type": brief.document_type,
             "business_area": brief.business_area,
@@ -126,7 +126,9 @@ class TaskDesk:
         task = self._service.tasks.find(key, tenant=tenant)
         if task is None:  # a database knows; it must not hold up the loop
             task = await run_in_threadpool(self._service.task, key, tenant=tenant)
-        return json_reply(self._described(task), headers=cache_status(self._service, task))
+        return json_reply(
+            describe_now(self._service, task), headers=cache_status(self._service, task)
+        )
 
     def documents(self, request: Request, caller: Caller, wanted: None) -> Response:
         """A task's documents; with ``download`` the bytes of one."""
@@ -162,18 +164,6 @@ class TaskDesk:
         """End a task that is not finished."""
         task = self._service.cancel(request.path_params["id"], tenant=caller.tenant)
         return json_reply(describe(task))
-
-    def _described(self, task: Task) -> dict[str, object]:
-        """A task, and when it will be done."""
-        if task.is_finished:
-            return describe(task) | {"estimated_time": 0.0}
-        position = self._service.position(task)
-        seconds = self._service.estimated_seconds(task, position=position)
-        return describe(task) | {
-            "priority": task.priority,
-            "position": position,
-            "estimated_time": seconds,
-        }
 
 
 def _wanted(payload: object) -> Wanted[QueryRequest, Order]:

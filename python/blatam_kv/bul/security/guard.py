@@ -19,6 +19,7 @@ from blatam_kv.bul.security.audit import AuditLog
 from blatam_kv.bul.security.keys import KeyRing, Known, Network
 from blatam_kv.bul.security.limits import Limiter, Verdict
 from blatam_kv.bul.security.nonces import Nonces
+from blatam_kv.bul.security.tickets import Tickets
 from blatam_kv.errors import ConfigError
 from blatam_kv.signature import WINDOW_SECONDS, BadSignature, Claim, Parts, content_digest, keyed
 
@@ -35,6 +36,7 @@ class Cause(StrEnum):
     NO_CREDENTIALS = "no_credentials"
     TWO_CREDENTIALS = "two_credentials"
     BAD_API_KEY = "bad_api_key"
+    BAD_TICKET = "bad_ticket"
     MALFORMED = "malformed_signature"
     UNKNOWN_KEY = "unknown_key"
     STALE = "stale"
@@ -71,7 +73,8 @@ class Refusal(Exception):
 
 class Request(NamedTuple):
     """What of a request the guard looks at. Headers as lists of all their values; query with its
-    ``?``; address: of the client, behind trusted proxies the one they name."""
+    ``?``; address: of the client, behind trusted proxies the one they name. ticket: where a door takes
+    one."""
 
     method: str
     authority: str
@@ -85,6 +88,7 @@ class Request(NamedTuple):
     content_types: Sequence[str]
     content_digests: Sequence[str]
     has_body: bool
+    ticket: str | None = None
 
 
 class Pending(NamedTuple):
@@ -113,6 +117,7 @@ class Guard:
         ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self._keys = keys
+        self.tickets = Tickets(keys.keyed("blatam-kv/ticket/v1"), seconds=seconds, ticks=ticks)
         self._limiter = limiter
         self._audit = audit
         self._count = count
@@ -158,11 +163,20 @@ class Guard:
             return Cause.TWO_CREDENTIALS
         if signed:
             return self._claimed(request)
+        if not given and request.ticket is not None:
+            return self._ticketed(request, request.ticket)
         if not given:
             return Cause.NO_CREDENTIALS
         known = self._keys.by_api_key(_bare_key(given[0]))
         if known is None:
             return Cause.BAD_API_KEY
+        return known if _within(known.networks, request.address) else Cause.NETWORK
+
+    def _ticketed(self, request: Request, ticket: str) -> Known | Cause:
+        key_id = self.tickets.take(ticket)
+        known = None if key_id is None else self._keys.by_id(key_id)
+        if known is None:
+            return Cause.BAD_TICKET
         return known if _within(known.networks, request.address) else Cause.NETWORK
 
     def _claimed(self, request: Request) -> Known | Pending | Cause:

@@ -132,6 +132,10 @@ class KeyRing:
             return None
         return known if known.key.works(self._clock()) else None
 
+    def keyed(self, purpose: str) -> Keyed:
+        """A key of the installation's own for a purpose, ready to make MACs with."""
+        return keyed(self._master.derive(purpose))
+
     def salt_of(self, tenant: str) -> bytes:
         """What keys the digests of a tenant, for work that outlived its request."""
         return self._master.tenant_salt(tenant)
