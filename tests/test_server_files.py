@@ -84,6 +84,19 @@ def test_who_has_it_is_not_sent_it_again(headers: dict[str, str], status: int) -
     assert response.headers["etag"] == tag()
 
 
+@pytest.mark.parametrize("format", ["html", "docx", "pdf"])
+def test_where_a_letterhead_may_change_the_bytes_only_the_tag_counts(format: str) -> None:
+    scope = {"type": "http", "method": "GET", "headers": [(b"if-modified-since", date().encode())]}
+    response = file_reply(Request(scope), Rendered(format, "x/y", "a", CONTENT), BORN)
+    assert response.status_code == 200
+    assert "last-modified" not in response.headers
+    scope["headers"] = [(b"if-range", date().encode()), (b"range", b"bytes=0-0")]
+    scope.pop("blatam_kv.fields")
+    assert (
+        file_reply(Request(scope), Rendered(format, "x/y", "a", CONTENT), BORN).status_code == 200
+    )
+
+
 # ---- ranges -------------------------------------------------------------------------------------
 
 

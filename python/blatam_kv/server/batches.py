@@ -68,6 +68,10 @@ class BatchDesk:
                 answer=self.ask,
                 read=read_batch,
                 body=BatchRequest,
+                example={
+                    "documents": [{"query": "Plan de marketing"}, {"query": "Informe de ventas"}],
+                    "priority": 3,
+                },
                 options=tuple(_OF_A_LIST),
                 once=True,
                 most_bytes=lists.MAX_BYTES,

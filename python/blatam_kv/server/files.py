@@ -18,7 +18,7 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import Response
 
-from blatam_kv.documents.rendering import Rendered
+from blatam_kv.documents.rendering import SHOW_LETTERHEADS, Rendered
 from blatam_kv.server.fields import fields
 
 _TAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
@@ -31,14 +31,17 @@ def file_reply(request: Request, rendered: Rendered, born: float) -> Response:
     """A document as a file to keep, or the part of it that is asked for. born: Unix time."""
     content = rendered.content
     tag = f'"{hashlib.blake2b(content, digest_size=16).hexdigest()}"'
-    modified = datetime.fromtimestamp(int(born), UTC)
+    # A letterhead may change when the document does not: then there is no date to go by.
+    dated = rendered.format not in SHOW_LETTERHEADS
+    modified = datetime.fromtimestamp(int(born), UTC) if dated else None
     headers = {
         "ETag": tag,
-        "Last-Modified": format_datetime(modified, usegmt=True),
         # It may be kept by who asked, and asked for again each time: it may have been deleted.
         "Cache-Control": "private, no-cache",
         "Accept-Ranges": "bytes",
     }
+    if modified is not None:
+        headers["Last-Modified"] = format_datetime(modified, usegmt=True)
     found = fields(request.scope)
     if b"if-match" in found and not _matches(found[b"if-match"], tag, weak=False):
         return Response(status_code=412, headers=headers)
@@ -81,18 +84,18 @@ def _matches(values: Sequence[str], tag: str, *, weak: bool) -> bool:
 
 
 def _has_it(
-    tags: Sequence[str] | None, since: Sequence[str] | None, tag: str, modified: datetime
+    tags: Sequence[str] | None, since: Sequence[str] | None, tag: str, modified: datetime | None
 ) -> bool:
     if tags is not None:  # then the date does not count
         return _matches(tags, tag, weak=True)
     moment = _date(since)
-    return moment is not None and modified <= moment
+    return moment is not None and modified is not None and modified <= moment
 
 
-def _unchanged(values: Sequence[str], tag: str, modified: datetime) -> bool:
+def _unchanged(values: Sequence[str], tag: str, modified: datetime | None) -> bool:
     if len(values) == 1 and '"' in values[0]:
         return values[0].strip() == tag
-    return _date(values) == modified
+    return modified is not None and _date(values) == modified
 
 
 def _date(values: Sequence[str] | None) -> datetime | None:

@@ -68,6 +68,8 @@ class Door:
     is_async: bool = field(init=False)
 
     def __post_init__(self) -> None:
+        if (self.body is None) != (self.example is None):
+            raise ValueError(f"{self.path}: a body needs an example, and an example a body")
         object.__setattr__(self, "is_async", inspect.iscoroutinefunction(self.answer))
 
 

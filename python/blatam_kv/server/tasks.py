@@ -62,6 +62,12 @@ class TaskDesk:
             "answer": self.query,
             "read": Recent(_wanted),
             "body": QueryRequest,
+            "example": {
+                "query": "Plan de negocio para una panadería artesanal",
+                "format": "pdf",
+                "company_name": "Horno La Espiga",
+                "cache": {"ttl": 3600},
+            },
         }
         cancel: dict[str, Any] = {"method": "DELETE"} | write
         return [
