@@ -87,16 +87,9 @@ class Faulty:
     def well(self) -> bool:
         return not self.broken
 
-    @property
-    def replies(self) -> Any:
-        return _Part(self, self.archive.replies)
-
-    @property
-    def callbacks(self) -> Any:
-        return _Part(self, self.archive.callbacks)
-
     def __getattr__(self, name: str) -> Any:  # Any: whatever the archive has by that name
-        return self.watched(getattr(self.archive, name), name)
+        found = getattr(self.archive, name)
+        return self.watched(found, name) if callable(found) else _Part(self, found)
 
     def watched(self, method: Any, name: str) -> Any:
         if name == "close":
