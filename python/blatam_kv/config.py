@@ -294,7 +294,7 @@ _ALIASES = {"KV_CACHE_CACHE_STRATEGY": "KV_CACHE_STRATEGY"}
 # Names the original documents that change nothing in this version.
 _NO_EFFECT_BUL = """
     DEBUG API_WORKERS CACHE_ENABLED API_KEY_REQUIRED API_KEY AUTO_SAVE_INTERVAL MAX_DOCUMENT_SIZE
-    BACKUP_ENABLED COMPRESSION_ENABLED ENABLED_AREAS ENDPOINT
+    BACKUP_ENABLED COMPRESSION_ENABLED ENABLED_AREAS
 """
 _NO_EFFECT_KV_CACHE = """
     ENABLED SIZE MAX_TOKENS COMPRESSION USE_COMPRESSION COMPRESSION_RATIO COMPRESSION_METHOD
@@ -307,6 +307,9 @@ _NO_EFFECT_KV_CACHE = """
 _NO_EFFECT = frozenset(f"BUL_{name}" for name in _NO_EFFECT_BUL.split()) | frozenset(
     f"KV_CACHE_{name}" for name in _NO_EFFECT_KV_CACHE.split()
 )
+
+# Where the service is, for the gateway in front of it.
+_ELSEWHERE = frozenset({"BUL_ENDPOINT"})
 
 # The one name without a prefix that has an effect, where the one with it is not set.
 _DATABASE = "DATABASE_URL"
@@ -358,7 +361,7 @@ def _from_environment(environ: Mapping[str, str], said: dict[str, str]) -> dict[
         variable = VARIABLES[f"BUL_{_DATABASE}"]
         _put(values, variable, environ[_DATABASE], where=f"environment variable {_DATABASE}")
     for name in sorted(environ):
-        if not name.startswith(tuple(_SECTIONS.values())):
+        if not name.startswith(tuple(_SECTIONS.values())) or name in _ELSEWHERE:
             continue
         where = f"environment variable {name}"
         if name in VARIABLES:
@@ -372,7 +375,7 @@ def _from_environment(environ: Mapping[str, str], said: dict[str, str]) -> dict[
 
 
 def _from_file(file: Path, said: dict[str, str]) -> dict[str, object]:
-    document = _parse(file)
+    document = parse_file(file)
     if not isinstance(document, dict):
         raise ConfigError(f"{file}: must hold sections of settings, for example bul: or kv_cache:")
     values: dict[str, object] = {}
@@ -406,7 +409,8 @@ def _file_key(variable: str) -> str:
     raise AssertionError(variable)
 
 
-def _parse(file: Path) -> object:
+def parse_file(file: Path) -> object:
+    """What a YAML or JSON file holds. Raises ConfigError, MissingExtra."""
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
