@@ -291,7 +291,7 @@ def test_the_demo_writes_every_document_twice_the_same_and_ends_with_0(tmp_path:
     assert summary["hit_rate"] == 0.5
     assert summary["seconds_saved"] > 0
     files = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert len(files) == summary["files"] == 4 * len(demo.QUERIES)
+    assert len(files) == summary["files"] == 6 * len(demo.QUERIES)
     assert {name.split("_")[1] for name in files} == {"es", "en"}
     assert all((tmp_path / "out" / name).stat().st_size > 100 for name in files)
     briefing = summary["briefing"]

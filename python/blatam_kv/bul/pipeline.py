@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from blatam_kv.bul.chat import ChatOrder
-from blatam_kv.bul.document import title_of
 from blatam_kv.bul.order import Order
 from blatam_kv.bul.sanitise import clean
 from blatam_kv.cache import Cache
+from blatam_kv.documents.document import title_of
 from blatam_kv.errors import InvalidRequest, ModelError
 from blatam_kv.shelf import Shelf
 from blatam_kv.truthgpt.protocol import Chunk, TruthGPT, Usage

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from blatam_kv.bul.sanitise import clean
 from blatam_kv.config import did_you_mean
+from blatam_kv.documents.rendering import FORMATS
 from blatam_kv.errors import InvalidRequest, MissingExtra
 from blatam_kv.truthgpt.brief import AREAS, DOCUMENT_TYPES, LANGUAGES
 
@@ -29,17 +30,12 @@ except ImportError as error:
 _MAX_PROBLEMS = 20
 MAX_QUERY_CHARS = 10_000
 MAX_FIELD_CHARS = 200
-FORMATS = ("markdown", "html", "txt", "json")
 _FORMAT_ALIASES = {"md": "markdown"}
-_LATER_FORMATS = ("docx", "pdf")
 
 
 def canonical_format(value: object) -> object:
-    """``md`` as ``markdown``; raises ValueError for a format that comes later or never."""
-    name = _FORMAT_ALIASES.get(value, value) if isinstance(value, str) else value
-    if name in _LATER_FORMATS:
-        raise ValueError(f"{name} is not in this version; use one of {', '.join(FORMATS)}")
-    return name
+    """``md`` as ``markdown``; anything else as it is."""
+    return _FORMAT_ALIASES.get(value, value) if isinstance(value, str) else value
 
 
 def _query(value: str) -> str:
@@ -63,7 +59,7 @@ def _line(value: str) -> str:
     return text
 
 
-Format = Literal["markdown", "html", "txt", "json"]
+Format = Literal["markdown", "html", "txt", "json", "docx", "pdf"]
 Line = Annotated[str, AfterValidator(_line)]
 
 

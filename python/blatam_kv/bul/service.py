@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 from blatam_kv.blocks import KVStore
 from blatam_kv.bul.answers import open_shelf
 from blatam_kv.bul.caller import ITSELF, Caller
-from blatam_kv.bul.document import Rendered, render
 from blatam_kv.bul.ledger import AlreadyFinished, Asked, Ledger, Overloaded
+from blatam_kv.bul.observed import Observed
 from blatam_kv.bul.order import Order, place
 from blatam_kv.bul.pipeline import Answer, Pipeline
 from blatam_kv.bul.queue import PriorityQueue, QueueFull
@@ -45,6 +45,7 @@ from blatam_kv.bul.tasks import (
 from blatam_kv.bul.writers import Writers, Writing
 from blatam_kv.cache import Cache
 from blatam_kv.config import Settings
+from blatam_kv.documents.rendering import Rendered, render
 from blatam_kv.errors import Error, InvalidRequest, TierUnavailable
 from blatam_kv.metrics import ServiceMetrics
 from blatam_kv.truthgpt.protocol import TruthGPT
@@ -87,7 +88,6 @@ class Service:
             ttl=settings.cache_ttl,
         )
         self.shelf = open_shelf(cache, settings)
-        self.pipeline = Pipeline(model, cache, shelf=self.shelf)
         self.archive = archive if archive is not None else open_storage("sqlite://")
         self.tasks = TaskBook(max_unfinished=settings.max_unfinished_tasks)
         tallies = Tallies()
@@ -97,7 +97,10 @@ class Service:
             queue_depth=lambda: self.queue.depths(),
             unsaved=lambda: self.tasks.unsaved_count,
             blocks=lambda: self.reports.blocks_snapshot(),
+            tiers=lambda: self.reports.tier_snapshots(),
         )
+        observed = Observed(model, self.metrics, provider=settings.model)
+        self.pipeline = Pipeline(observed, cache, shelf=self.shelf)
         self.queue: PriorityQueue[Writing] = PriorityQueue(
             capacity=settings.max_queued_tasks,
             tenant_capacity=settings.max_queued_per_tenant,

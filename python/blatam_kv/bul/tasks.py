@@ -14,11 +14,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Literal
 
-from blatam_kv.bul.document import Document
 from blatam_kv.bul.pipeline import Answer
 from blatam_kv.bul.request import QueryRequest
+from blatam_kv.documents.document import Document
 from blatam_kv.errors import Error
 from blatam_kv.truthgpt.brief import Brief
 
@@ -79,6 +80,9 @@ class Written:
             language=self.brief.language,
             document_type=self.brief.document_type,
             business_area=self.brief.business_area,
+            company=self.brief.company_name,
+            audience=self.brief.target_audience,
+            date=datetime.fromtimestamp(self.answer.born, UTC).date(),
         )
 
 

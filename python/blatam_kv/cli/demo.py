@@ -24,7 +24,14 @@ from blatam_kv.cli.report import show
 from blatam_kv.cli.started import DemoFailed, service
 from blatam_kv.client import Client, Refused
 
-FORMATS = {"markdown": "md", "html": "html", "txt": "txt", "json": "json"}
+FORMATS = {
+    "markdown": "md",
+    "html": "html",
+    "txt": "txt",
+    "json": "json",
+    "docx": "docx",
+    "pdf": "pdf",
+}
 
 # What a small company asks for in a week. What is not given, the service works out.
 QUERIES: tuple[dict[str, object], ...] = (

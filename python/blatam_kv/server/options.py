@@ -7,10 +7,11 @@ from typing import Any
 
 from starlette.requests import Request
 
-from blatam_kv.bul.request import FORMATS, canonical_format, one_of
+from blatam_kv.bul.request import canonical_format, one_of
 from blatam_kv.bul.storage import MAX_LIMIT
 from blatam_kv.bul.tasks import FINISHED
 from blatam_kv.config import did_you_mean
+from blatam_kv.documents.rendering import FORMATS
 from blatam_kv.server.problem import Problem
 from blatam_kv.truthgpt.brief import AREAS
 

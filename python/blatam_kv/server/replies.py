@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping
 from urllib.parse import quote
 
 import orjson
 from starlette.responses import Response
 
-from blatam_kv.bul.document import Rendered
 from blatam_kv.bul.service import Service
 from blatam_kv.bul.tasks import Task, Written
+from blatam_kv.documents.rendering import Rendered
 
 
 def json_reply(
@@ -99,5 +100,12 @@ def with_content(
         },
         "seconds": round(answer.seconds, 6),
         "seconds_to_first_text": round(answer.seconds_to_first_text, 6),
-        "content": rendered.content.decode(),
+        **_content(rendered),
     }
+
+
+def _content(rendered: Rendered) -> dict[str, str]:
+    """The bytes as JSON can hold them."""
+    if rendered.is_text:
+        return {"encoding": "utf-8", "content": rendered.content.decode()}
+    return {"encoding": "base64", "content": b64encode(rendered.content).decode()}

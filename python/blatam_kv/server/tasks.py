@@ -38,7 +38,7 @@ INDEX = {
     "POST /query": "ask for a document",
     "GET /tasks": "your tasks, newest first; ?page, ?limit, ?status",
     "GET /task/{id}/status": "how far it is, and its place in the queue",
-    "GET /task/{id}/documents": "the document; ?format=markdown|html|txt|json, ?download=1",
+    "GET /task/{id}/documents": "the document; ?format=markdown|html|txt|json|docx|pdf, ?download=1",
     "DELETE /task/{id}": "cancel it",
     "GET /tasks/{id}/status": "the same as /task/{id}/status",
     "DELETE /tasks/{id}": "the same as DELETE /task/{id}",
