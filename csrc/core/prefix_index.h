@@ -101,7 +101,7 @@ class PrefixIndex {
   Slot free_ = kNoSlot;
   uint64_t bytes_ = 0;
   uint64_t told_ = 0;
-  uint64_t request_ = 0;  // its last block
+  uint64_t request_ = 0;    // its last block
   std::vector<Slot> used_;  // by it, of which the policy has not heard; the end of the prompt first
 };
 

@@ -147,6 +147,11 @@ class Packing:
         return not self.lossless and small >= raw
 
 
+def copied(payload: Bytes) -> memoryview:
+    """The same bytes in memory of their own, in large pages where they fill any."""
+    return np.frombuffer(payload, np.uint8).copy().data
+
+
 @cache
 def is_lossless(codec: str) -> bool:
     """Whether this codec keeps every bit. codec: one of ``codecs.NAMES``."""
