@@ -16,7 +16,7 @@ import numpy as np
 from blatam_kv import _core
 from blatam_kv.blocks.below import Below
 from blatam_kv.blocks.counts import Counts
-from blatam_kv.blocks.payload import Packing, copied
+from blatam_kv.blocks.payload import Packing
 from blatam_kv.blocks.prompt import Prompt
 from blatam_kv.blocks.residents import Block, Residents
 from blatam_kv.errors import CorruptBlob, Unsupported
@@ -26,8 +26,26 @@ from blatam_kv.tensors import STORAGE
 # How much is encoded, or read from a tier, before it is handed on: what a call holds in memory
 # beyond the store's bound.
 PORTION_BYTES = 16 << 20
+# Of what was let go as much stays warm, for the next portion.
+SPARE_BYTES = 16 << 20
+# Addresses for each byte of memory, so that a block finds its place in one piece, and for what is
+# on its way. The most that are asked for.
+_ADDRESSES, _ON_THE_WAY, _MOST_ADDRESSES = 4, 1 << 30, 1 << 44
 # Saves of the same prompt take the same lock, others mostly not.
 _SAVE_LOCKS = 16
+
+
+def arena_for(capacity_bytes: int) -> _core.Arena:
+    """The memory of a store of so many bytes. Raises MemoryError."""
+    spare = min(SPARE_BYTES, capacity_bytes // 16)
+    size = min(_ADDRESSES * capacity_bytes + _ON_THE_WAY, _MOST_ADDRESSES)
+    while True:
+        try:
+            return _core.Arena(size, spare)
+        except MemoryError:  # a limit on addresses
+            size //= 2
+            if size < min(capacity_bytes, _ON_THE_WAY):
+                raise
 
 
 class Levels:
@@ -212,12 +230,12 @@ class Levels:
             names = prompt.names(first, min(first + self.portion, last))
             known = self.below.known(names)
             wanted = names[: known.index(False)] if False in known else names
+            with self.below.borrowed(wanted) as lent:
+                blocks = self._read(prompt, first, wanted, lent, out)
+                # What is only decoded is not copied.
+                own = self._owned(blocks, out) if room or out is None else []
             if out is None:
-                own = blocks = self._read(prompt, first, wanted, self.below.fetch(wanted), None)
-            else:  # what is only decoded is not copied
-                with self.below.borrowed(wanted) as lent:
-                    blocks = self._read(prompt, first, wanted, lent, out)
-                    own = self._owned(blocks, *out) if room else []
+                blocks = own
             # What continues a block that memory refused could not be found there.
             room = room and self.admit(prompt.last, own, promoted=True) == len(blocks)
             if blocks:
@@ -271,18 +289,18 @@ class Levels:
             return False
         return True
 
-    def _owned(self, blocks: list[Block], keys: Any, values: Any) -> list[Block]:
-        """Lent blocks as memory wants them, as far as there is any; their values are in the tensors
-        already."""
+    def _owned(self, blocks: list[Block], out: tuple[Any, Any] | None) -> list[Block]:
+        """Lent blocks as memory wants them, as far as there is any; out: their values, if they are
+        there already."""
         own: list[Block] = []
         size, codec = self.packing.layout.block_tokens, self.packing.codec
         with suppress(MemoryError):
             for block in blocks:
-                if self._heats:
-                    payload = self.packing.encode(keys, values, block.position * size)
+                if self._heats and out is not None:
+                    payload = self.packing.encode(*out, block.position * size)
                     own.append(block.packed(payload, codec))
                 else:
-                    own.append(block.packed(copied(block.payload), block.codec))
+                    own.append(block.packed(self.packing.own(block.payload), block.codec))
         return own
 
     def _believed(self, record: Record | None, prompt: Prompt, position: int) -> Block | None:

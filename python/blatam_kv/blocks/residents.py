@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from blatam_kv._core import PrefixIndex
+from blatam_kv._core import Arena, PrefixIndex
 from blatam_kv.blocks.events import BlockEvent, News
 from blatam_kv.blocks.prompt import Prompt, common_tokens
 from blatam_kv.cache import byte_count
@@ -80,7 +80,7 @@ class Block:
 
 def block_weight(payload_bytes: int, tokens_bytes: int) -> int:
     """Bytes of memory that a block takes."""
-    return payload_bytes + 2 * tokens_bytes + BLOCK_OVERHEAD_BYTES
+    return Arena.rounded(payload_bytes) + 2 * tokens_bytes + BLOCK_OVERHEAD_BYTES
 
 
 @dataclass(frozen=True, slots=True)

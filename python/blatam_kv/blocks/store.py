@@ -20,7 +20,7 @@ from blatam_kv.blocks.events import Listener, News
 from blatam_kv.blocks.fork import Fork
 from blatam_kv.blocks.layers import LayerLoad
 from blatam_kv.blocks.layout import KVLayout
-from blatam_kv.blocks.levels import Levels
+from blatam_kv.blocks.levels import Levels, arena_for
 from blatam_kv.blocks.payload import Packing
 from blatam_kv.blocks.prompt import Prompt, token_ids
 from blatam_kv.blocks.residents import Block, Residents, block_weight
@@ -85,8 +85,9 @@ class KVStore:
         if not isinstance(layout, KVLayout):
             raise TypeError(f"layout must be a KVLayout, not {type(layout).__name__}")
         auto = codec == "auto"
-        packing = Packing(layout, "raw" if auto else codec, threads=threads)
-        cold = Packing(layout, COLD_CODEC, threads=threads) if auto else None
+        arena = arena_for(byte_count("capacity_bytes", capacity_bytes))
+        packing = Packing(layout, "raw" if auto else codec, arena, threads=threads)
+        cold = Packing(layout, COLD_CODEC, arena, threads=threads) if auto else None
         fidelity = "lossless" if packing.lossless else codec
         words: dict[str, Words] = {"model": model, "tokenizer": tokenizer, "lora": lora}
         tags = tags_of(layout, fidelity, salt=salt, rope=rope, **words)
