@@ -28,6 +28,9 @@ def test_every_field_is_taken() -> None:
     fields: dict[str, Any] = {
         "query": "q",
         "format": "html",
+        "style": "modern",
+        "table_of_contents": False,
+        "letterhead": False,
         "business_area": "legal",
         "document_type": "legal_contract",
         "language": "en",
@@ -83,6 +86,7 @@ def test_honest_text_stays_as_it_is(honest: str) -> None:
         ({"query": None}, "query", "valid string"),
         ({"query": ["a"]}, "query", "not a list"),
         ({"query": "q", "format": "odt"}, "format", "'odt' is not one of markdown, html"),
+        ({"query": "q", "style": "modem"}, "style", "did you mean modern"),
         ({"query": "q", "format": "htlm"}, "format", "did you mean html?"),
         ({"query": "q", "format": None}, "format", "is not one of"),
         ({"query": "q", "language": "fr"}, "language", "is not one of es, en"),

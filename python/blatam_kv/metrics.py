@@ -161,6 +161,19 @@ class BlocksSnapshot:
     raw_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupsSnapshot:
+    """The backups that the service makes. last_timestamp: seconds since 1970 of the last whole one, 0
+    before the first; last_seconds and last_bytes: what the last one took, of those since the start,
+    as are made and failed."""
+
+    last_timestamp: float
+    last_seconds: float
+    last_bytes: int
+    made: int
+    failed: int
+
+
 _CACHE_BUCKETS = (
     *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005),
     *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
@@ -201,9 +214,9 @@ _ERRORS = ("internal", "model", "storage", "timeout")
 class ServiceMetrics:
     """The Prometheus registry of one service. Safe from any thread; needs the extra ``server``.
 
-    cache, queue_depth, unsaved, blocks and tiers are asked at each scrape, so a gauge can never be
-    stale; blocks answers None where no prompts are kept. No label holds anything a caller chooses:
-    the number of series is bounded by the code, to less than a thousand lines.
+    cache, queue_depth, unsaved, blocks, tiers and backups are asked at each scrape, so a gauge can never
+    be stale; blocks answers None where no prompts are kept, backups where none are made. No label holds
+    anything a caller chooses: the number of series is bounded by the code, to less than a thousand lines.
     """
 
     def __init__(
@@ -215,6 +228,7 @@ class ServiceMetrics:
         unsaved: Callable[[], int] = lambda: 0,
         blocks: Callable[[], BlocksSnapshot | None] = lambda: None,
         tiers: Callable[[], Iterable[TierSnapshot]] = lambda: (),
+        backups: Callable[[], BackupsSnapshot | None] = lambda: None,
     ) -> None:
         try:
             import prometheus_client as prom
@@ -224,6 +238,7 @@ class ServiceMetrics:
         prom.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._cache = cache
         self._blocks = blocks
+        self._backups = backups
         self._queue_depth = queue_depth
         self._unsaved = unsaved
         self._tiers = tiers
@@ -419,6 +434,8 @@ class ServiceMetrics:
                 ratio.add_metric([blocks.codec], blocks.raw_bytes / blocks.memory_bytes)
             yield ratio
         yield from families(self._tiers())
+        if (backups := self._backups()) is not None:
+            yield from _backed_up(backups)
         depth = GaugeMetricFamily("bul_queue_depth", "Tasks waiting.", labels=["priority"])
         for priority, waiting in sorted(self._queue_depth().items()):
             depth.add_metric([str(priority)], waiting)
@@ -431,3 +448,18 @@ class ServiceMetrics:
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+
+def _backed_up(backups: BackupsSnapshot) -> Iterator[Metric]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    name = "kv_cache_last_backup_timestamp_seconds"
+    text = "When the last whole backup was made, 0 before the first."
+    yield GaugeMetricFamily(name, text, value=backups.last_timestamp)
+    name, text = "kv_cache_last_backup_duration_seconds", "What it took."
+    yield GaugeMetricFamily(name, text, value=backups.last_seconds)
+    yield GaugeMetricFamily("kv_cache_last_backup_bytes", "Its size.", value=backups.last_bytes)
+    made = CounterMetricFamily("kv_cache_backups", "Backups tried.", labels=["outcome"])
+    made.add_metric(["ok"], backups.made)
+    made.add_metric(["error"], backups.failed)
+    yield made

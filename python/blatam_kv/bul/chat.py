@@ -179,24 +179,6 @@ def parse(payload: object, kind: type[ChatRequest] | type[CompletionRequest]) ->
     return asked
 
 
-class Wanted:
-    """A checked request, and the orders it comes to, worked out once for the same model."""
-
-    __slots__ = ("_made", "asked")
-
-    def __init__(self, asked: Asked) -> None:
-        self.asked = asked
-        self._made: tuple[bytes, str, list[ChatOrder]] | None = None
-
-    def orders(self, model: TruthGPT, caller: Caller) -> list[ChatOrder]:
-        """One order for each of the n answers."""
-        made, fingerprint = self._made, model.fingerprint
-        if made is None or made[0] != caller.salt or made[1] != fingerprint:
-            made = (caller.salt, fingerprint, orders(self.asked, model, caller))
-            self._made = made
-        return made[2]
-
-
 def orders(asked: Asked, model: TruthGPT, caller: Caller) -> list[ChatOrder]:
     """One order for each of the n answers; they differ in their seeds.
 

@@ -11,16 +11,20 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Self
 
 from blatam_kv.bul.chat import ChatOrder
 from blatam_kv.bul.pipeline import Answer, Pipeline
+from blatam_kv.bul.queue import Priority, PriorityQueue, QueueFull, Ticket
 from blatam_kv.bul.tasks import CacheResult
+from blatam_kv.bul.writers import Job, Why
 from blatam_kv.errors import Error, ModelError
 
 log = logging.getLogger("blatam_kv.bul")
+
+PRIORITY = Priority.HIGH  # that of a document which does not say otherwise
+_STOPPING = "the service is stopping; ask again when it is back"
 
 
 class TooManyChats(Error, RuntimeError):
@@ -139,26 +143,44 @@ class Listener:
             self._telling._wake.pop(self, None)
 
 
+class Saying:
+    """One answer that waits for a writer, or is being said by one."""
+
+    def __init__(self, chats: Chats, order: ChatOrder, telling: Telling, *, keep: bool) -> None:
+        self.order, self.telling, self.keep = order, telling, keep
+        self.ticket: Ticket[Job] | None = None
+        self.tries = 0
+        self.began: float | None = None
+        self.why: Why | None = None
+        self._chats = chats
+
+    def run(self) -> None:
+        """Say it. Called by the writer whose turn it is."""
+        self._chats._say(self)
+
+    def interrupt(self, why: Why) -> None:
+        """End it at its next piece. The first reason holds."""
+        self.why = self.why or why
+
+
 class Chats:
-    """The pipeline for conversations. writers: answers written at a time; most_waiting:
-    answers that may wait for a writer."""
+    """The pipeline for conversations. They wait in the queue that documents wait in, as urgent as a
+    single one, and are written by the same writers: tenants take turns, and batches come later."""
 
     def __init__(
         self,
         pipeline: Pipeline,
+        queue: PriorityQueue[Job],
         *,
-        writers: int,
-        most_waiting: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.model = pipeline.model
         self._pipeline = pipeline
+        self._queue = queue
         self._clock = clock
-        self._most = writers + most_waiting
-        self._pool = ThreadPoolExecutor(writers, thread_name_prefix="bul-chat")
         self._lock = threading.Lock()
         self._tellings: dict[bytes, Telling] = {}
-        self._under_way = 0
+        self._under_way: set[Saying] = set()
         self._stopping = False
 
     def lookup(self, order: ChatOrder) -> Answer | None:
@@ -181,44 +203,52 @@ class Chats:
                 return telling, "collapsed"
             if join and (answer := self._pipeline.recall(order.digest)) is not None:
                 return Telling.of(answer), "hit"  # written since the caller looked
-            if self._stopping or self._under_way >= self._most:
-                raise TooManyChats(f"{self._under_way} answers are being written or wait already")
+            if self._stopping:
+                raise TooManyChats("the service is stopping")
+            if self._queue.paused:  # nobody should hold a line for as long as an operator likes
+                raise TooManyChats("writing is paused")
             telling = Telling()
+            saying = Saying(self, order, telling, keep=keep)
+            try:
+                saying.ticket = self._queue.push(saying, tenant=order.tenant, priority=PRIORITY)
+            except QueueFull as error:
+                raise TooManyChats(str(error)) from None
+            self._under_way.add(saying)
             if join and keep:
                 self._tellings[order.digest] = telling
-            self._under_way += 1
-            self._pool.submit(self._write, order, telling, keep)
         return telling, "miss"
 
-    def _write(self, order: ChatOrder, telling: Telling, keep: bool) -> None:
+    def _say(self, saying: Saying) -> None:
         answer: Answer | None = None
         error: Exception | None = None
         try:
-            answer = self._written(order, telling)
-            if keep:
-                self._pipeline.keep(order.digest, answer)
+            answer = self._said(saying)
+            if saying.keep:
+                self._pipeline.keep(saying.order.digest, answer)
         except Error as problem:
             error = problem
         except Exception as problem:
             log.exception("the model failed")
             error = ModelError(f"the model failed ({type(problem).__name__}); try again")
-        with self._lock:
-            self._under_way -= 1
-            # From here on who asks the same looks into the cache, or begins another.
-            if self._tellings.get(order.digest) is telling:
-                del self._tellings[order.digest]
-        telling.end(answer, error)
+        self._end(saying, answer, error)
 
-    def _written(self, order: ChatOrder, telling: Telling) -> Answer:
+    def _end(self, saying: Saying, answer: Answer | None, error: Exception | None = None) -> None:
+        with self._lock:
+            self._under_way.discard(saying)
+            # From here on who asks the same looks into the cache, or begins another.
+            if self._tellings.get(saying.order.digest) is saying.telling:
+                del self._tellings[saying.order.digest]
+        saying.telling.end(answer, error)
+
+    def _said(self, saying: Saying) -> Answer:
+        order, telling = saying.order, saying.telling
         start = time.perf_counter()
         first = 0.0
         pieces: list[str] = []
+        self._check_wanted(saying)  # before the model reads the prompt
         chunks = self.model.stream(order.messages, sampling=order.sampling, salt=order.salt)
         for chunk in chunks:
-            if self._stopping:
-                raise ModelError("the service is stopping; ask again when it is back")
-            if telling.give_up():
-                raise ModelError("nobody listens any more")
+            self._check_wanted(saying)
             if chunk.text:
                 first = first or time.perf_counter() - start
                 pieces.append(chunk.text)
@@ -236,8 +266,20 @@ class Chats:
                 )
         raise ModelError(f"{self.model.model_id} broke off in the middle of the answer")
 
-    def close(self) -> None:
-        """Let what is being written fail, and wait for the writers."""
+    def _check_wanted(self, saying: Saying) -> None:
+        if saying.why is Why.TIMEOUT:
+            raise ModelError("was not written in time; BUL_TASK_TIMEOUT allows more")
+        if self._stopping or saying.why is not None:
+            raise ModelError(_STOPPING)
+        if saying.telling.give_up():
+            raise ModelError("nobody listens any more")
+
+    def stop(self) -> None:
+        """Take nothing new; what waits fails now, what is being written at its next piece."""
         with self._lock:
             self._stopping = True
-        self._pool.shutdown(wait=True, cancel_futures=False)
+            waiting = [each for each in self._under_way if each.ticket is not None]
+        for saying in waiting:
+            assert saying.ticket is not None
+            if self._queue.remove(saying.ticket):
+                self._end(saying, None, ModelError(_STOPPING))

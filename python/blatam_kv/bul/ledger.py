@@ -22,7 +22,7 @@ from blatam_kv.bul.request import QueryRequest
 from blatam_kv.bul.storage import StorageUnavailable
 from blatam_kv.bul.tally import Tallies
 from blatam_kv.bul.tasks import Status, Task, TaskBook
-from blatam_kv.bul.writers import Why, Writing
+from blatam_kv.bul.writers import Job, Why, Writing
 from blatam_kv.errors import Error
 from blatam_kv.metrics import ServiceMetrics
 
@@ -67,7 +67,7 @@ class Ledger:
 
     def __init__(
         self,
-        queue: PriorityQueue[Writing],
+        queue: PriorityQueue[Job],
         book: TaskBook,
         rows: TaskRows,
         pipeline: Pipeline,
@@ -107,6 +107,7 @@ class Ledger:
                         brief=order.brief,
                         inferred=order.inferred,
                         format=request.format,
+                        look=request.look,
                         priority=request.priority,
                         cache="collapsed" if order.digest in self._writings else "miss",
                         request=request,
@@ -244,7 +245,7 @@ class Ledger:
 
     def tick(self) -> None:
         """End what has passed its deadline."""
-        expired = self._queue.expired()
+        expired = [job for job in self._queue.expired() if isinstance(job, Writing)]
         now = time.monotonic()
         late = []
         with self._lock:

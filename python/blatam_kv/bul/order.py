@@ -36,27 +36,6 @@ class Order:
     salt: bytes = field(repr=False)
 
 
-class Wanted:
-    """A checked request, and the order it comes to, worked out once for the same model and caller."""
-
-    __slots__ = ("_made", "request")
-
-    def __init__(self, request: QueryRequest) -> None:
-        self.request = request
-        self._made: tuple[str, Order] | None = None
-
-    def order(self, model: TruthGPT, caller: Caller) -> Order:
-        """The order of a caller."""
-        made, fingerprint = self._made, model.fingerprint
-        if (
-            made is None
-            or made[0] != fingerprint
-            or (made[1].salt, made[1].tenant) != (caller.salt, caller.tenant)
-        ):
-            self._made = made = (fingerprint, place(self.request, model, caller))
-        return made[1]
-
-
 def place(request: QueryRequest, model: TruthGPT, caller: Caller = ITSELF) -> Order:
     """The order for a checked request: guesses made, seed derived, digest computed."""
     inferred: list[str] = []

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from blatam_kv.blocks import KVStore
+from blatam_kv.bul.backups import Backups
 from blatam_kv.bul.caller import ITSELF, Caller, Scope
 from blatam_kv.bul.pipeline import Answer, Pipeline
 from blatam_kv.bul.queue import PriorityQueue
 from blatam_kv.bul.tally import Tallies
 from blatam_kv.bul.tasks import TaskBook
-from blatam_kv.bul.writers import Writers, Writing
+from blatam_kv.bul.writers import Job, Writers
 from blatam_kv.config import Settings
 from blatam_kv.metrics import BlocksSnapshot, CacheSnapshot
 from blatam_kv.shelf import Shelf
@@ -33,12 +34,13 @@ class Reports:
         settings: Settings,
         pipeline: Pipeline,
         tasks: TaskBook,
-        queue: PriorityQueue[Writing],
+        queue: PriorityQueue[Job],
         writers: Writers,
         tallies: Tallies,
         version: str,
         blocks: KVStore | None,
         shelf: Shelf[Answer] | None,
+        backups: Backups,
         database_is_well: Callable[[], bool],
     ) -> None:
         self._model = model
@@ -51,6 +53,7 @@ class Reports:
         self._version = version
         self._blocks = blocks
         self._shelf = shelf
+        self._backups = backups
         self._database_is_well = database_is_well
 
     def stats(self, caller: Caller = ITSELF) -> dict[str, object]:
@@ -221,6 +224,7 @@ class Reports:
                 "writers": "healthy" if alive else "stopped",
                 "gpu": "not used in this version",
                 "persistence": self._persistence(),
+                "backups": self._backups.health(),
             },
             "metrics": {
                 "memory_usage": now.memory_bytes,

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from blatam_kv.bul.sanitise import clean
 from blatam_kv.config import did_you_mean
 from blatam_kv.documents.rendering import FORMATS
+from blatam_kv.documents.styles import STYLES, Look
 from blatam_kv.errors import InvalidRequest, MissingExtra
 from blatam_kv.truthgpt.brief import AREAS, DOCUMENT_TYPES, LANGUAGES
 
@@ -60,13 +61,15 @@ def _line(value: str) -> str:
 
 
 Format = Literal["markdown", "html", "txt", "json", "docx", "pdf"]
+Style = Literal["professional", "modern", "minimal", "corporate", "creative"]
 Line = Annotated[str, AfterValidator(_line)]
 
 
 class QueryRequest(BaseModel):
     """One document asked for. What is None is worked out from the query.
 
-    priority: 0 (critical) to 4 (background), lower sooner. deadline_seconds: from now; what is not
+    table_of_contents: None leaves it to the document's length. letterhead: whether the tenant's
+    stands on it. priority: 0 (critical) to 4 (background), lower sooner. deadline_seconds: from now; what is not
     written by then fails. max_length: at most this many tokens.
     seed: leave it out and the same request always gets the same document.
     """
@@ -75,6 +78,9 @@ class QueryRequest(BaseModel):
 
     query: Annotated[str, AfterValidator(_query)]
     format: Annotated[Format, BeforeValidator(canonical_format)] = "markdown"
+    style: Style = "professional"
+    table_of_contents: bool | None = None
+    letterhead: bool = True
     business_area: str | None = None
     document_type: str | None = None
     language: str | None = None
@@ -87,6 +93,11 @@ class QueryRequest(BaseModel):
     max_length: Annotated[int, Field(ge=1, le=10_000)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
+
+    @property
+    def look(self) -> Look:
+        """How its document is to look."""
+        return Look(self.style, self.table_of_contents, self.letterhead)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +117,7 @@ class RequestRejected(InvalidRequest):
         self.problems = problems
 
 
+_LISTED = {"format": FORMATS, "style": tuple(STYLES)}
 _NAMED = {"business_area": AREAS, "document_type": DOCUMENT_TYPES, "language": tuple(LANGUAGES)}
 
 
@@ -192,8 +204,8 @@ def explain(problem: Any, request: type[BaseModel]) -> FieldProblem:
         known = tuple(request.model_fields)
         hint = did_you_mean(name, known) or f"; known fields are {', '.join(known)}"
         return FieldProblem(name, f"is not a known field{hint}")
-    if kind == "literal_error" and name == "format":
-        return FieldProblem(name, one_of(given, FORMATS))
+    if kind == "literal_error" and name in _LISTED:
+        return FieldProblem(name, one_of(given, _LISTED[name]))
     message = str(problem["msg"]).removeprefix("Value error, ")
     if kind == "value_error":
         return FieldProblem(name, message)

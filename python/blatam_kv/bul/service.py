@@ -22,11 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 from blatam_kv.blocks import KVStore
 from blatam_kv.bul.answers import open_shelf
+from blatam_kv.bul.backups import Backups, folders_of
 from blatam_kv.bul.caller import ITSELF, Caller
+from blatam_kv.bul.chats import Chats
 from blatam_kv.bul.ledger import AlreadyFinished, Asked, Ledger, Overloaded
 from blatam_kv.bul.observed import Observed
 from blatam_kv.bul.order import Order, place
 from blatam_kv.bul.pipeline import Answer, Pipeline
+from blatam_kv.bul.press import Press
 from blatam_kv.bul.queue import PriorityQueue, QueueFull
 from blatam_kv.bul.recorder import Recorder
 from blatam_kv.bul.reports import Reports
@@ -42,10 +45,10 @@ from blatam_kv.bul.tasks import (
     UnknownTask,
     Written,
 )
-from blatam_kv.bul.writers import Writers, Writing
+from blatam_kv.bul.writers import Job, Writers
 from blatam_kv.cache import Cache
 from blatam_kv.config import Settings
-from blatam_kv.documents.rendering import Rendered, render
+from blatam_kv.documents.rendering import Rendered
 from blatam_kv.errors import Error, InvalidRequest, TierUnavailable
 from blatam_kv.metrics import ServiceMetrics
 from blatam_kv.truthgpt.protocol import TruthGPT
@@ -88,6 +91,7 @@ class Service:
             ttl=settings.cache_ttl,
         )
         self.shelf = open_shelf(cache, settings)
+        self.backups = Backups(settings, folders_of(settings, shelf=self.shelf, blocks=blocks))
         self.archive = archive if archive is not None else open_storage("sqlite://")
         self.tasks = TaskBook(max_unfinished=settings.max_unfinished_tasks)
         tallies = Tallies()
@@ -98,14 +102,17 @@ class Service:
             unsaved=lambda: self.tasks.unsaved_count,
             blocks=lambda: self.reports.blocks_snapshot(),
             tiers=lambda: self.reports.tier_snapshots(),
+            backups=lambda: self.backups.snapshot(),
         )
         observed = Observed(model, self.metrics, provider=settings.model)
         self.pipeline = Pipeline(observed, cache, shelf=self.shelf)
-        self.queue: PriorityQueue[Writing] = PriorityQueue(
+        self.press = Press(lambda: self.archive, self.metrics)
+        self.queue: PriorityQueue[Job] = PriorityQueue(
             capacity=settings.max_queued_tasks,
             tenant_capacity=settings.max_queued_per_tenant,
             ageing_seconds=settings.queue_ageing,
         )
+        self.chats = Chats(self.pipeline, self.queue)
         self._ledger = Ledger(
             self.queue, self.tasks, self.archive, self.pipeline, tallies, self.metrics
         )
@@ -137,6 +144,7 @@ class Service:
             version,
             blocks,
             self.shelf,
+            self.backups,
             lambda: self.archive.well,
         )
         if not settings.continuous_mode:
@@ -146,6 +154,7 @@ class Service:
         self._resume(salt_of)
         self.writers.start()
         self._recorder.start()
+        self.backups.start()
 
     def _resume(self, salt_of: Callable[[str], bytes]) -> None:
         left = self.archive.unfinished()
@@ -219,6 +228,7 @@ class Service:
             brief=order.brief,
             inferred=order.inferred,
             format=request.format,
+            look=request.look,
             priority=request.priority,
             cache="hit",
             status="completed",
@@ -303,22 +313,14 @@ class Service:
         with self._reading():
             return self.archive.documents(tenant=tenant, **options)
 
-    def document(self, task: Task, format: str | None = None) -> Rendered:
-        """A completed task's document, in its own format or another."""
+    def document(
+        self, task: Task, format: str | None = None, *, style: str | None = None
+    ) -> Rendered:
+        """A completed task's document, in its own format and style or another."""
         if task.written is None:
             raise InvalidRequest(f"task {task.id} is {task.status}; it has no document")
-        return self.render(task.written, format or task.format)
-
-    def render(self, written: Written, format: str) -> Rendered:
-        """A document in a format."""
-        try:
-            with self.metrics.stage("document"):
-                rendered = render(written.document, format)
-        except Exception:
-            self.metrics.document(format, ok=False)
-            raise
-        self.metrics.document(format, ok=True)
-        return rendered
+        look = task.look if style is None else replace(task.look, style=style)
+        return self.press.render(task.written, format or task.format, tenant=task.tenant, look=look)
 
     def clear(self) -> int:
         """Forget every cached answer and prefix; returns how many answers there were. Tasks keep
@@ -346,6 +348,7 @@ class Service:
         self._draining_since = self._draining_since or time.monotonic()
         self._ledger.stop()
         self.writers.drain()
+        self.chats.stop()
 
     def close(self, *, seconds: float | None = None) -> None:
         """Drain for at most ``seconds`` (``drain_seconds``) since that began, write the rows that are
@@ -362,6 +365,7 @@ class Service:
         self.writers.close(seconds=max(0.0, seconds * (1.0 - _FLUSH_SHARE) - passed))
         self._recorder.close()
         self.archive.close()
+        self.backups.close()
         if self.shelf is not None:
             try:
                 self.shelf.close()

@@ -20,6 +20,8 @@ from typing import Literal
 from blatam_kv.bul.pipeline import Answer
 from blatam_kv.bul.request import QueryRequest
 from blatam_kv.documents.document import Document
+from blatam_kv.documents.letterhead import Letterhead
+from blatam_kv.documents.styles import USUAL, Look
 from blatam_kv.errors import Error
 from blatam_kv.truthgpt.brief import Brief
 
@@ -71,8 +73,7 @@ class Written:
     answer: Answer
     brief: Brief
 
-    @property
-    def document(self) -> Document:
+    def document(self, look: Look = USUAL, letterhead: Letterhead | None = None) -> Document:
         """The document as it can be rendered."""
         return Document(
             title=self.answer.title,
@@ -83,6 +84,9 @@ class Written:
             company=self.brief.company_name,
             audience=self.brief.target_audience,
             date=datetime.fromtimestamp(self.answer.born, UTC).date(),
+            style=look.style,
+            contents=look.contents,
+            letterhead=letterhead,
         )
 
 
@@ -99,6 +103,7 @@ class Task:
     brief: Brief
     inferred: tuple[str, ...]
     format: str
+    look: Look = USUAL
     priority: int
     cache: CacheResult
     status: Status = "queued"

@@ -156,6 +156,10 @@ def _run(args: argparse.Namespace) -> int:
                 quiet=args.quiet,
                 as_json=args.json,
             )
+        case "deploy":
+            from blatam_kv.cli.deploy import deploy
+
+            return deploy(args)
         case "bench":
             from blatam_kv.cli.bench import bench
 
@@ -203,6 +207,7 @@ def _migrate(args: argparse.Namespace) -> int:
         case "up":
             return migrate.migrate_up(
                 args.folder,
+                database=args.database,
                 dry_run=args.dry_run,
                 disk_bytes=args.disk_bytes,
                 quiet=args.quiet,

@@ -31,6 +31,8 @@ examples:
   blatam-kv quality --plot codecs.png  what each codec costs in bits and keeps in quality
   blatam-kv backup create DIR BACKUPS  a verified copy of a cache, while it is in use
   blatam-kv migrate up DIR --dry-run   what a cache of the original becomes
+  blatam-kv deploy nginx --nodes 10.0.0.1:8002,10.0.0.2:8002
+                                       a configuration of nginx in front of them
   blatam-kv bench                      the speed tables
   blatam-kv doctor                     what this machine has and lacks
 
@@ -71,11 +73,18 @@ def make_parser() -> argparse.ArgumentParser:
     serve.add_argument("--kv-codec", metavar="NAME", help=f"one of {', '.join(CODECS)} (raw)")
     serve.add_argument("--kv-policy", metavar="NAME", help="what leaves memory first (adaptive)")
     serve.add_argument(
-        "--cache-persistence", metavar="on|off", help="whether answers outlive the service (off)"
+        "--cache-persistence", metavar="on|off", help="whether answers outlive the service (on)"
     )
     serve.add_argument(
         "--cache-persistence-path", metavar="DIR", help="where (answers in the data directory)"
     )
+    serve.add_argument(
+        "--backup-enabled", metavar="on|off", help="back up what is kept on disk (off)"
+    )
+    serve.add_argument("--backup-dir", metavar="DIR", help="where (backups in the data directory)")
+    serve.add_argument("--backup-interval-hours", metavar="N", help="how often (6)")
+    serve.add_argument("--backup-keep", metavar="N", help="how many to keep (120)")
+    serve.add_argument("--backup-retention-days", metavar="N", help="and how long (30)")
     serve.add_argument("--max-concurrent-tasks", help="documents written at a time (2)")
     serve.add_argument("--max-queued-tasks", help="documents that may wait (4000)")
     serve.add_argument(
@@ -196,6 +205,8 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument("--quiet", action="store_true", help="no progress bar")
         _json_flag(command)
 
+    _deploy_commands(commands.add_parser("deploy", help="configurations for the servers around it"))
+
     bench = commands.add_parser("bench", help="run the speed tables of the source checkout")
     bench.add_argument("names", nargs="*", metavar="NAME", help="tables to run (all)")
 
@@ -278,8 +289,47 @@ def _migrate_commands(parser: argparse.ArgumentParser) -> None:
         _json_flag(command)
     for command in (up, down):
         command.add_argument("--dry-run", action="store_true", help="change nothing")
+    up.add_argument(
+        "--database",
+        metavar="URL",
+        help="PostgreSQL whose table cache_entries comes along; its password belongs into PGPASSWORD "
+        "or ~/.pgpass, since command lines are seen by everyone on the machine",
+    )
     up.add_argument("--disk-bytes", type=int, metavar="N", help="the new cache's bound")
     up.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _deploy_commands(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="SERVER")
+    nginx = actions.add_parser("nginx", help="in front of nodes, a gateway and other services")
+    nginx.add_argument(
+        "--nodes",
+        required=True,
+        metavar="HOST:PORT,...",
+        help="the services, each `blatam-kv serve`",
+    )
+    nginx.add_argument("--gateway", metavar="HOST:PORT", help="what answers /api/v1/ (the nodes)")
+    nginx.add_argument(
+        "--service",
+        action="append",
+        metavar="NAME=HOST:PORT",
+        help="what answers /NAME/; may be repeated",
+    )
+    nginx.add_argument("--listen", default="80", metavar="[ADDRESS:]PORT", help="for HTTP (80)")
+    nginx.add_argument("--server-name", metavar="NAME,...", help="its host names (any)")
+    nginx.add_argument(
+        "--certificate", type=Path, metavar="FILE", help="for TLS on port 443, as a PEM chain"
+    )
+    nginx.add_argument("--certificate-key", type=Path, metavar="FILE", help="its private key")
+    nginx.add_argument(
+        "--affinity",
+        default="tenant",
+        metavar="NAME",
+        help="what leads to the same node: tenant, prefix (X-Prefix-Key) or none (tenant)",
+    )
+    nginx.add_argument(
+        "--rate", type=int, default=100, metavar="N", help="requests a second of an address (100)"
+    )
 
 
 def _model_flags(command: argparse.ArgumentParser) -> None:

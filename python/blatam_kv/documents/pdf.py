@@ -31,7 +31,7 @@ from blatam_kv.documents.form import (
     Table,
 )
 from blatam_kv.documents.styles import STYLES
-from blatam_kv.errors import MissingExtra
+from blatam_kv.errors import Error, MissingExtra
 
 if TYPE_CHECKING:
     import typst
@@ -43,6 +43,10 @@ TEMPLATE = HERE / "paper.typ"
 _LONG_WORD = 36
 _STEP = 24
 _ZERO_WIDTH_SPACE = "\u200b"
+
+
+class NotDrawn(Error, RuntimeError):
+    """The document could not be laid out; that should not happen, whatever it holds."""
 
 
 def pdf(document: Document) -> bytes:
@@ -70,7 +74,10 @@ def _compiled(compiler: typst.Compiler, files: Mapping[str, bytes], moment: int)
     try:
         return compiled(["ua-1"])
     except typst.TypstError:
-        return compiled([])
+        try:
+            return compiled([])
+        except typst.TypstError as error:
+            raise NotDrawn(f"the document could not be laid out: {error}") from error
 
 
 def pages(document: Document, *, dots_per_inch: float = 72.0) -> list[bytes]:

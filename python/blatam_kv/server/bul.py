@@ -16,11 +16,10 @@ from starlette.types import ASGIApp
 
 from blatam_kv.bul.analyse import AREA_OF_TYPE
 from blatam_kv.bul.caller import Caller, Scope
-from blatam_kv.bul.chats import Chats
 from blatam_kv.bul.request import one_of
 from blatam_kv.bul.security.guard import Guard
 from blatam_kv.bul.service import Service
-from blatam_kv.server import documents, tasks
+from blatam_kv.server import documents, letterheads, tasks
 from blatam_kv.server.doors import Doors
 from blatam_kv.server.envelope import Envelope
 from blatam_kv.server.failures import failed
@@ -40,6 +39,7 @@ MOUNT = "/api/v1/bul"
 INDEX = {
     **tasks.INDEX,
     **documents.INDEX,
+    **letterheads.INDEX,
     "POST /v1/chat/completions": "OpenAI's, also as a stream; /v1/completions, /v1/models",
     "GET /agents": "business areas and the documents written for them",
     "GET /agents/{area}": "one of them",
@@ -60,7 +60,12 @@ INDEX = {
 
 def doors(service: Service) -> list[Door]:
     """Every endpoint there is."""
-    desks = (tasks.TaskDesk(service), documents.DocumentDesk(service), Face(service))
+    desks = (
+        tasks.TaskDesk(service),
+        documents.DocumentDesk(service),
+        letterheads.LetterheadDesk(service),
+        Face(service),
+    )
     return [door for desk in desks for door in desk.doors()]
 
 
@@ -68,13 +73,7 @@ def create_app(
     service: Service, guard: Guard, *, hosts: Hosts | None = None, proxies: Sequence[str] = ()
 ) -> ASGIApp:
     """The application for a service; its shutdown closes the service."""
-    settings = service.settings
-    chats = Chats(
-        service.pipeline,
-        writers=settings.max_concurrent_tasks,
-        most_waiting=settings.max_queued_tasks,
-    )
-    openai = OpenAIFace(chats, service.metrics, ttl=settings.cache_ttl)
+    openai = OpenAIFace(service.chats, service.metrics, ttl=service.settings.cache_ttl)
     everything = [*doors(service), *openai.doors()]
     # Not by orjson: limits of integers are larger than it writes.
     document = json.dumps(describe(everything, version=service.version)).encode()
@@ -88,7 +87,6 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
-        await run_in_threadpool(chats.close)
         await run_in_threadpool(service.close)
 
     hosts = hosts or Hosts("127.0.0.1")

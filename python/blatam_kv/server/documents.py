@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from blatam_kv.bul.caller import Caller, Scope
 from blatam_kv.bul.service import Service
+from blatam_kv.documents.styles import USUAL, Look
 from blatam_kv.server.gate import Door
 from blatam_kv.server.options import AREA, PAGES, RENDERING, read_options, search_text
 from blatam_kv.server.problem import Problem
@@ -16,7 +17,7 @@ from blatam_kv.server.replies import describe_written, file_reply, json_reply, w
 
 INDEX = {
     "GET /documents": "your documents, newest first; ?page, ?limit, ?business_area",
-    "GET /documents/{id}": "one of them; ?format, ?download=1",
+    "GET /documents/{id}": "one of them; ?format, ?style, ?download=1",
     "GET /search": "documents with all words of ?q; ?page, ?limit",
 }
 
@@ -65,7 +66,9 @@ class DocumentDesk:
         options = read_options(request, RENDERING)
         key = request.path_params["id"]
         written = self._service.written(key, tenant=caller.tenant)
-        rendered = self._service.render(written, options.get("format", "markdown"))
+        look = Look(style=options.get("style", USUAL.style))
+        format = options.get("format", "markdown")
+        rendered = self._service.press.render(written, format, tenant=caller.tenant, look=look)
         if options.get("download"):
             return file_reply(rendered)
         href = f"/documents/{key}?format={rendered.format}&download=1"

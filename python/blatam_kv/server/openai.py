@@ -24,13 +24,14 @@ from blatam_kv.bul.chat import (
     ChatOrder,
     ChatRequest,
     CompletionRequest,
-    Wanted,
+    orders,
     parse,
 )
 from blatam_kv.bul.chats import Chats, Listener, Telling, TooManyChats
 from blatam_kv.bul.pipeline import Answer
 from blatam_kv.bul.request import RequestRejected
 from blatam_kv.bul.tasks import CacheResult
+from blatam_kv.bul.wanted import Wanted
 from blatam_kv.errors import InvalidRequest, ModelError
 from blatam_kv.metrics import ServiceMetrics
 from blatam_kv.server.body import Recent
@@ -40,6 +41,8 @@ from blatam_kv.server.replies import json_reply
 
 # Proxies and clients give up on a connection that is silent for longer.
 _SILENCE_SECONDS = 15.0
+Chat = Wanted[Asked, list[ChatOrder]]
+
 _NO_BUFFER = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
 
 
@@ -104,11 +107,11 @@ class OpenAIFace:
             Door(path="/v1/models/{id:path}", answer=self.model, scope=Scope.CHAT),
         ]
 
-    async def chat(self, request: Request, caller: Caller, wanted: Wanted) -> Response:
+    async def chat(self, request: Request, caller: Caller, wanted: Chat) -> Response:
         """Answer a conversation."""
         return await self._answer(request, caller, wanted, _CHAT)
 
-    async def completion(self, request: Request, caller: Caller, wanted: Wanted) -> Response:
+    async def completion(self, request: Request, caller: Caller, wanted: Chat) -> Response:
         """Answer a prompt."""
         return await self._answer(request, caller, wanted, _COMPLETION)
 
@@ -124,24 +127,24 @@ class OpenAIFace:
     # ---- an answer ------------------------------------------------------------------------------
 
     async def _answer(
-        self, request: Request, caller: Caller, wanted: Wanted, dialect: Dialect
+        self, request: Request, caller: Caller, wanted: Chat, dialect: Dialect
     ) -> Response:
         arrived = time.perf_counter()
-        asked = wanted.asked
+        asked = wanted.request
         name = self._known(asked.model)
-        orders = wanted.orders(self._chats.model, caller)
+        wished = wanted.order(self._chats.model, caller)
         look, keep = _wishes(request, asked)
-        found = [self._chats.lookup(order) if look else None for order in orders]
+        found = [self._chats.lookup(order) if look else None for order in wished]
         answers = [answer for answer in found if answer is not None]
         head = {"id": dialect.prefix + secrets.token_hex(12), "model": name}
-        if len(answers) == len(orders):
+        if len(answers) == len(wished):
             self._count("hit", arrived)
             if asked.stream:
                 heard = [Telling.of(answer).listener() for answer in answers]
                 status = self._cache_status("hit", answers[0])
                 return self._streamed(head, asked, dialect, heard, "hit", status, arrived)
             return self._whole(head, answers, dialect, "hit")
-        heard, how = await self._listen(orders, join=look, keep=keep)
+        heard, how = await self._listen(wished, join=look, keep=keep)
         if asked.stream:
             status = self._cache_status(how, None)
             return self._streamed(head, asked, dialect, heard, how, status, arrived)
@@ -156,13 +159,13 @@ class OpenAIFace:
         return self._whole(head, answers, dialect, how)
 
     async def _listen(
-        self, orders: Sequence[ChatOrder], *, join: bool, keep: bool
+        self, wished: Sequence[ChatOrder], *, join: bool, keep: bool
     ) -> tuple[list[Listener], CacheResult]:
         """Listeners to all answers, begun by now, and what the cache knew of the first."""
         heard: list[Listener] = []
         results: list[CacheResult] = []
         try:
-            for order in orders:
+            for order in wished:
                 telling, how = await run_in_threadpool(self._chats.ask, order, join=join, keep=keep)
                 heard.append(telling.listener())
                 results.append(how)
@@ -283,9 +286,9 @@ class OpenAIFace:
         return f"blatam-kv; hit; ttl={max(0, int(answer.born + self._ttl - time.time()))}"
 
 
-def _wanted(payload: object, kind: type[ChatRequest] | type[CompletionRequest]) -> Wanted:
+def _wanted(payload: object, kind: type[ChatRequest] | type[CompletionRequest]) -> Chat:
     try:
-        return Wanted(parse(payload, kind))
+        return Wanted(parse(payload, kind), orders)
     except RequestRejected as error:
         fields = [(problem.field, problem.detail) for problem in error.problems]
         raise Problem(400, str(error), errors=fields) from None

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from blatam_kv.bul.caller import Caller, Scope
-from blatam_kv.bul.order import Wanted
+from blatam_kv.bul.order import Order, place
 from blatam_kv.bul.request import (
     BatchRequest,
     QueryRequest,
@@ -20,6 +20,7 @@ from blatam_kv.bul.request import (
 )
 from blatam_kv.bul.service import Service
 from blatam_kv.bul.tasks import Task
+from blatam_kv.bul.wanted import Wanted
 from blatam_kv.errors import InvalidRequest
 from blatam_kv.server.body import Recent, read_json
 from blatam_kv.server.gate import Door
@@ -38,7 +39,7 @@ INDEX = {
     "POST /query": "ask for a document",
     "GET /tasks": "your tasks, newest first; ?page, ?limit, ?status",
     "GET /task/{id}/status": "how far it is, and its place in the queue",
-    "GET /task/{id}/documents": "the document; ?format=markdown|html|txt|json|docx|pdf, ?download=1",
+    "GET /task/{id}/documents": "the document; ?format=markdown|html|txt|json|docx|pdf, ?style, ?download=1",
     "DELETE /task/{id}": "cancel it",
     "GET /tasks/{id}/status": "the same as /task/{id}/status",
     "DELETE /tasks/{id}": "the same as DELETE /task/{id}",
@@ -84,7 +85,9 @@ class TaskDesk:
             Door(path="/api/batch/{id}", answer=self.cancel_batch, **cancel),
         ]
 
-    async def query(self, request: Request, caller: Caller, wanted: Wanted) -> Response:
+    async def query(
+        self, request: Request, caller: Caller, wanted: Wanted[QueryRequest, Order]
+    ) -> Response:
         """Ask for a document: 200 with a finished task on a hit, 202 with a queued one if not."""
         order = wanted.order(self._service.model, caller)
         task = self._service.answer_from_cache(order, wanted.request)
@@ -122,7 +125,7 @@ class TaskDesk:
                 reason = task.error or f"ask again when /task/{task.id}/status says completed"
                 raise Problem(409, f"task {task.id} is {task.status}: {reason}")
             return json_reply(summary(task) | {"documents": []}, headers=headers)
-        rendered = self._service.document(task, options.get("format"))
+        rendered = self._service.document(task, options.get("format"), style=options.get("style"))
         if options.get("download"):
             response = file_reply(rendered)
             response.headers.update(headers)
@@ -192,9 +195,9 @@ def _describe_batch(batch: str, tasks: list[Task]) -> dict[str, object]:
     }
 
 
-def _wanted(payload: object) -> Wanted:
+def _wanted(payload: object) -> Wanted[QueryRequest, Order]:
     try:
-        return Wanted(parse_request(payload))
+        return Wanted(parse_request(payload), place)
     except RequestRejected as error:
         raise rejected(error) from None
 
