@@ -70,7 +70,7 @@ class Packing:
         layout = self.layout
         last = first + layout.block_tokens
         piece = self._arena.take(self.most_bytes)
-        room = np.frombuffer(piece, np.uint8)
+        room = np.frombuffer(memoryview(piece), np.uint8)
         at = 0
         for layer in range(layout.layers):
             for x, key in ((keys, True), (values, False)):
@@ -78,7 +78,7 @@ class Packing:
                 size = self._encode(part, key, room[at:])
                 if at + size > len(room):  # NaN or infinities take more
                     piece = self._arena.take(at + size + self.most_bytes)
-                    more = np.frombuffer(piece, np.uint8)
+                    more = np.frombuffer(memoryview(piece), np.uint8)
                     more[:at] = room[:at]
                     room = more
                     size = self._encode(part, key, room[at:])
