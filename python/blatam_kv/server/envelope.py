@@ -9,31 +9,40 @@ from __future__ import annotations
 import os
 import re
 import time
+from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from blatam_kv.metrics import ServiceMetrics
 from blatam_kv.server.hosts import Hosts
 from blatam_kv.server.problem import problem_response
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _NO_SNIFF = (b"x-content-type-options", b"nosniff")
 _NO_STORE = (b"cache-control", b"no-store")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
+class Stopwatch(Protocol):
+    """What is told how long each exchange took."""
+
+    def http(self, method: str, route: str, status: int, seconds: float) -> None: ...
+
+
 class Envelope:
-    """Wraps an application. life: what hears of start and end in its place."""
+    """Wraps an application. life: what hears of start and end in its place. mount: a path under which
+    all of it is served as well, as gateways do; what was signed is the path as it came."""
 
     def __init__(
         self,
         app: ASGIApp,
         *,
         life: ASGIApp,
-        metrics: ServiceMetrics,
+        metrics: Stopwatch,
         hosts: Hosts,
+        mount: str = "",
     ) -> None:
         self._app = app
+        self._mount = f"{mount}/"
         self._metrics = metrics
         self._hosts = hosts
         self._life = life
@@ -44,12 +53,14 @@ class Envelope:
             return
         start = time.perf_counter()
         status = 500
+        if self._mount != "/" and scope["path"].startswith(self._mount):
+            scope["path"] = scope["path"][len(self._mount) - 1 :]
         found: dict[bytes, list[str]] = {b"host": [], b"origin": [], b"x-request-id": []}
         for name, value in scope["headers"]:
             if name in found:
                 found[name].append(value.decode("latin-1"))
         claimed = found[b"x-request-id"][0] if found[b"x-request-id"] else ""
-        request_id = claimed if _REQUEST_ID.fullmatch(claimed) else os.urandom(16).hex()
+        request_id = claimed if REQUEST_ID.fullmatch(claimed) else os.urandom(16).hex()
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def send_with_headers(message: Message) -> None:

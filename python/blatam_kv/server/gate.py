@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
@@ -22,7 +22,6 @@ from blatam_kv.bul.caller import ITSELF, Caller, Scope
 from blatam_kv.bul.security.guard import Guard, Pending, Refusal, Request
 from blatam_kv.bul.security.keys import Known, Network
 from blatam_kv.bul.security.limits import Verdict
-from blatam_kv.metrics import ServiceMetrics
 from blatam_kv.server.body import read_body
 from blatam_kv.server.hosts import is_loopback, is_loopback_authority
 from blatam_kv.server.problem import Problem
@@ -59,12 +58,16 @@ class Door:
     options: tuple[str, ...] = ()
 
 
+class Stopwatch(Protocol):
+    """What is told how long each stage took."""
+
+    def stage_took(self, name: str, seconds: float) -> None: ...
+
+
 class Gate:
     """Takes requests through doors. proxies: networks whose X-Forwarded-For is believed."""
 
-    def __init__(
-        self, guard: Guard, metrics: ServiceMetrics, *, proxies: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, guard: Guard, metrics: Stopwatch, *, proxies: Sequence[str] = ()) -> None:
         self._guard = guard
         self._metrics = metrics
         self._proxies = tuple(ip_network(text) for text in proxies)
@@ -75,7 +78,7 @@ class Gate:
             return await _call(door.answer, request, ITSELF, None)
         start = perf_counter()
         try:
-            known = await self._known(request)
+            known = await self.known(request)
             authenticated = perf_counter()
             verdict = self._guard.limit(known, door.policy)
             limited = perf_counter()
@@ -84,7 +87,7 @@ class Gate:
             sanitised = perf_counter()
             self._guard.allow(known.caller, door.scope, path=request.scope["path"])
         except Refusal as refusal:
-            raise _problem(refusal) from None
+            raise problem_of(refusal) from None
         # The limit and the right to enter take less time than noting it would.
         self._metrics.stage_took("authenticate", authenticated - start)
         self._metrics.stage_took("sanitise", sanitised - limited)
@@ -93,7 +96,8 @@ class Gate:
             _tell_limit(response, verdict, door.policy, self._guard.window)
         return response
 
-    async def _known(self, request: HTTPRequest) -> Known:
+    async def known(self, request: HTTPRequest) -> Known:
+        """Who asks. Raises Refusal."""
         asked = self._asked(request)
         found = self._guard.identify(asked)
         if isinstance(found, Pending):
@@ -162,7 +166,8 @@ def _is_in(address: str, networks: Sequence[Network]) -> bool:
         return False
 
 
-def _problem(refusal: Refusal) -> Problem:
+def problem_of(refusal: Refusal) -> Problem:
+    """A refusal as it is answered."""
     headers = {}
     if refusal.status == 401:
         headers = {"WWW-Authenticate": 'Bearer realm="blatam-kv"', "Accept-Signature": ACCEPT}

@@ -39,7 +39,9 @@ _OPENAI = {
     404: ("invalid_request_error", "model_not_found"),
     429: ("rate_limit_error", "rate_limit_exceeded"),
     500: ("server_error", "internal_error"),
+    502: ("server_error", "bad_gateway"),
     503: ("server_error", "overloaded"),
+    504: ("server_error", "gateway_timeout"),
 }
 
 
@@ -82,8 +84,9 @@ def problem_response(
     errors: Sequence[tuple[str, str]] = (),
     headers: Mapping[str, str] | None = None,
     code: str | None = None,
+    more: Mapping[str, object] | None = None,
 ) -> Response:
-    """The problem document as a response; under ``/v1/`` in OpenAI's form."""
+    """The problem document as a response; under ``/v1/`` in OpenAI's form. more: further members."""
     if path.startswith("/v1/"):
         body = _openai_body(status, detail, errors)
         return Response(orjson.dumps(body), status, headers=headers, media_type="application/json")
@@ -95,6 +98,7 @@ def problem_response(
         "instance": path[:200],
         "code": code or _CODES.get(status, BAD_REQUEST),
         "request_id": request_id,
+        **(more or {}),
     }
     if errors:
         body["errors"] = [{"field": field, "detail": text} for field, text in errors]
