@@ -52,6 +52,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"truthgpt", "backup", "documents", "exchange", "migrate"}),
     frozenset({"bul"}),
     frozenset({"server"}),
+    frozenset({"gateway"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
@@ -78,12 +79,14 @@ BEHIND_DOORS: Mapping[str, frozenset[str]] = {
 ADAPTED: Mapping[str, frozenset[str]] = {"integrations": frozenset({"torch", "transformers"})}
 
 # The libraries of the service, and the rooms that may name them.
-SERVICE = frozenset({"bul", "server", "cli"})
+SERVICE = frozenset({"bul", "server", "gateway", "cli"})
 HOUSED: Mapping[str, frozenset[str]] = {
     "starlette": SERVICE,
     "fastapi": SERVICE,
     "uvicorn": SERVICE,
     "uvloop": SERVICE,
+    "httptools": frozenset({"server", "gateway"}),
+    "websockets": frozenset({"gateway"}),
     "pydantic": SERVICE,
     "orjson": SERVICE | {"truthgpt"},
     "httpx": SERVICE | {"truthgpt"},

@@ -10,9 +10,7 @@ import pytest
 from bul_fakes import Scripted
 from server_browser import Browser, browsing
 
-from blatam_kv.bul.caller import Scope
 from blatam_kv.server.bul import INDEX
-from blatam_kv.server.gate import Door
 
 
 @pytest.fixture
@@ -93,11 +91,3 @@ def test_every_route_is_described_with_its_scope_and_a_summary(browser: Browser)
     listed = set(INDEX) - {"GET /openapi.json"}  # which is this document
     known = {f"{method} {path}" for method, path, _ in described}
     assert listed <= known
-
-
-def test_a_body_without_an_example_is_no_door() -> None:
-    async def answer(*_: Any) -> Any:
-        raise AssertionError
-
-    with pytest.raises(ValueError, match="needs an example"):
-        Door(path="/x", answer=answer, scope=Scope.READ, example={"a": 1})

@@ -123,7 +123,7 @@ def test_only_if_cached_is_504_without_one_and_the_model_is_not_asked(
     if ask is query:
         check_problem(missing, 504, "A003", "only-if-cached")
     else:
-        assert missing.json()["error"]["code"] == "not_cached"
+        assert missing.json()["error"]["code"] == "gateway_timeout"
     assert model.calls == []
     ask(browser)
     assert is_hit(ask(browser, None, "only-if-cached"))

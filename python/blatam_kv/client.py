@@ -77,9 +77,10 @@ class Client:
             port = parts.port
         except ValueError:
             port = -1
-        if parts.scheme != "http" or not parts.hostname or port == -1 or parts.path.strip("/"):
+        if parts.scheme != "http" or not parts.hostname or port == -1 or parts.query:
             raise InvalidRequest(f"--url must look like http://127.0.0.1:8002, not {url!r}")
         self.url = url.rstrip("/")
+        self._prefix = parts.path.rstrip("/")  # that a gateway has the service under
         self._api_key = api_key
         self._key_id, self._signing_key = key_id, signing_key
         self._connection = http.client.HTTPConnection(parts.hostname, port, timeout=timeout)
@@ -129,7 +130,9 @@ class Client:
     def download(self, path: str, file: BinaryIO) -> None:
         """Write what is there into a file, a piece at a time. Raises Refused, Unreachable."""
         try:
-            self._connection.request("GET", path, headers=self._headers("GET", path, None))
+            self._connection.request(
+                "GET", self._prefix + path, headers=self._headers("GET", path, None)
+            )
             response = self._connection.getresponse()
             if response.status != 200:
                 Reply(response.status, response.headers, response.read()).json("never")
@@ -140,7 +143,7 @@ class Client:
     def _once(
         self, method: str, path: str, content: bytes | None, headers: Mapping[str, str]
     ) -> Reply:
-        self._connection.request(method, path, content, dict(headers))
+        self._connection.request(method, self._prefix + path, content, dict(headers))
         response = self._connection.getresponse()
         return Reply(response.status, response.headers, response.read())
 

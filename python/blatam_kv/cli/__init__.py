@@ -50,6 +50,18 @@ def _run(args: argparse.Namespace) -> int:
             from blatam_kv.server.serve import serve
 
             return serve(_settings(args), version=__version__)
+        case "gateway":
+            from blatam_kv.cli.gateway import gateway
+
+            settings = load(flags={"data_dir": args.data_dir})
+            return gateway(
+                settings,
+                file=args.config,
+                host=args.host,
+                port=args.port,
+                check=args.check,
+                as_json=args.json,
+            )
         case "demo":
             from blatam_kv.cli.demo import demo
 

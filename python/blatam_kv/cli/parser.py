@@ -21,6 +21,7 @@ examples:
                                        the service in front of a model server
   blatam-kv serve --model local --local-model models/writer
                                        the service with a transformers model of this machine
+  blatam-kv gateway --config FILE      one address in front of the service and other systems
   blatam-kv keys create --tenant acme   who may ask: an API key and a signing key
   blatam-kv config --show-origin        what the service would run with, and why
   blatam-kv stats --json               what the running service has done
@@ -93,6 +94,16 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _model_flags(serve)
     serve.add_argument("--log-level", help=f"one of {', '.join(LOG_LEVELS)} (info)")
+
+    gateway = commands.add_parser("gateway", help="one address in front of BUL and other systems")
+    gateway.add_argument("--config", type=Path, metavar="FILE", help="YAML or JSON: the systems")
+    gateway.add_argument("--host", metavar="ADDRESS", help="address to listen on (127.0.0.1)")
+    gateway.add_argument("--port", type=int, metavar="N", help="port; 0 takes a free one (8000)")
+    gateway.add_argument(
+        "--check", action="store_true", help="read the configuration, show it, and serve nothing"
+    )
+    _data_dir_flag(gateway)
+    _json_flag(gateway)
 
     demo = commands.add_parser("demo", help="write documents through the cache, twice")
     _config_flag(demo)

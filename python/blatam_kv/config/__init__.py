@@ -16,7 +16,7 @@ from blatam_kv.config.settings import (
     Settings,
     default_data_dir,
 )
-from blatam_kv.config.sources import described, load
+from blatam_kv.config.sources import described, load, parse_file
 from blatam_kv.config.variables import VARIABLES
 
 __all__ = [
@@ -31,4 +31,5 @@ __all__ = [
     "described",
     "did_you_mean",
     "load",
+    "parse_file",
 ]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from blatam_kv.config.readers import did_you_mean
 from blatam_kv.config.settings import Secret, Settings
-from blatam_kv.config.variables import ALIASES, NO_EFFECT, VARIABLES, Variable
+from blatam_kv.config.variables import ALIASES, ELSEWHERE, NO_EFFECT, VARIABLES, Variable
 from blatam_kv.errors import ConfigError, MissingExtra
 
 # The one name without a prefix that has an effect, where the one with it is not set.
@@ -62,7 +62,7 @@ def _from_environment(environ: Mapping[str, str], said: dict[str, str]) -> dict[
         variable = VARIABLES[f"BUL_{_DATABASE}"]
         _put(values, variable, environ[_DATABASE], where=f"environment variable {_DATABASE}")
     for name in sorted(environ):
-        if not name.startswith(tuple(_SECTIONS.values())):
+        if not name.startswith(tuple(_SECTIONS.values())) or name in ELSEWHERE:
             continue
         where = f"environment variable {name}"
         if name in VARIABLES:
@@ -76,7 +76,7 @@ def _from_environment(environ: Mapping[str, str], said: dict[str, str]) -> dict[
 
 
 def _from_file(file: Path, said: dict[str, str]) -> dict[str, object]:
-    document = _parse(file)
+    document = parse_file(file)
     if not isinstance(document, dict):
         raise ConfigError(f"{file}: must hold sections of settings, for example bul: or kv_cache:")
     values: dict[str, object] = {}
@@ -110,7 +110,8 @@ def _file_key(variable: str) -> str:
     raise AssertionError(variable)
 
 
-def _parse(file: Path) -> object:
+def parse_file(file: Path) -> object:
+    """What a YAML or JSON file holds. Raises ConfigError, MissingExtra."""
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:

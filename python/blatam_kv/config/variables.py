@@ -102,7 +102,7 @@ ALIASES = {"KV_CACHE_CACHE_STRATEGY": "KV_CACHE_STRATEGY"}
 # Names the original documents that change nothing in this version.
 _NO_EFFECT_BUL = """
     DEBUG API_WORKERS CACHE_ENABLED API_KEY_REQUIRED API_KEY AUTO_SAVE_INTERVAL MAX_DOCUMENT_SIZE
-    COMPRESSION_ENABLED ENABLED_AREAS ENDPOINT
+    COMPRESSION_ENABLED ENABLED_AREAS
 """
 _NO_EFFECT_KV_CACHE = """
     ENABLED SIZE MAX_TOKENS COMPRESSION USE_COMPRESSION COMPRESSION_RATIO COMPRESSION_METHOD
@@ -115,3 +115,6 @@ _NO_EFFECT_KV_CACHE = """
 NO_EFFECT = frozenset(f"BUL_{name}" for name in _NO_EFFECT_BUL.split()) | frozenset(
     f"KV_CACHE_{name}" for name in _NO_EFFECT_KV_CACHE.split()
 )
+
+# Where the service is, for the gateway in front of it.
+ELSEWHERE = frozenset({"BUL_ENDPOINT"})

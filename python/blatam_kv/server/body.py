@@ -93,7 +93,7 @@ def parsed(body: bytes) -> object:
 async def read_body(request: Request) -> bytes:
     """The body, read once, of at most ``state["most_bytes"]`` (MAX_BODY_BYTES). Raises Problem 408 or
     413, ClientDisconnect."""
-    state = request.scope["state"]
+    state = request.scope.setdefault("state", {})
     kept: bytes | None = state.get("body")
     if kept is not None:
         return kept

@@ -35,6 +35,9 @@ from blatam_kv.truthgpt.brief import AREAS
 
 log = logging.getLogger("blatam_kv.server")
 
+# Where the gateway has it. A client signs the path it asks for, so the gateway leaves it as it is.
+MOUNT = "/api/v1/bul"
+
 INDEX = {
     **tasks.INDEX,
     **batches.INDEX,
@@ -98,7 +101,7 @@ def create_app(
     hosts = hosts or Hosts("127.0.0.1")
     app = Doors(gate, everything, failed=failed)
     life = Starlette(lifespan=lifespan)
-    return Envelope(app, life=life, metrics=service.metrics, hosts=hosts)
+    return Envelope(app, life=life, metrics=service.metrics, hosts=hosts, mount=MOUNT)
 
 
 class Face:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 import time
+from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from blatam_kv.metrics import ServiceMetrics
 from blatam_kv.server.fields import WEBSOCKET, Fields, fields, new_id
 from blatam_kv.server.hosts import Hosts
 from blatam_kv.server.problem import problem_response
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _NO_SNIFF = (b"x-content-type-options", b"nosniff")
 _NO_STORE = (b"cache-control", b"no-store")
 # Of the interface, not of the program: it changes when clients must.
@@ -24,18 +24,27 @@ _VERSION = (b"api-version", b"1")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
+class Stopwatch(Protocol):
+    """What is told how long each exchange took."""
+
+    def http(self, method: str, route: str, status: int, seconds: float) -> None: ...
+
+
 class Envelope:
-    """Wraps an application. life: what hears of start and end in its place."""
+    """Wraps an application. life: what hears of start and end in its place. mount: a path under which
+    all of it is served as well, as gateways do; what was signed is the path as it came."""
 
     def __init__(
         self,
         app: ASGIApp,
         *,
         life: ASGIApp,
-        metrics: ServiceMetrics,
+        metrics: Stopwatch,
         hosts: Hosts,
+        mount: str = "",
     ) -> None:
         self._app = app
+        self._mount = f"{mount}/"
         self._metrics = metrics
         self._hosts = hosts
         self._life = life
@@ -50,9 +59,11 @@ class Envelope:
             return
         start = time.perf_counter()
         status = 500
+        if self._mount != "/" and scope["path"].startswith(self._mount):
+            scope["path"] = scope["path"][len(self._mount) - 1 :]
         found = fields(scope)
         claimed = found.get(b"x-request-id")
-        request_id = claimed[0] if claimed and _REQUEST_ID.fullmatch(claimed[0]) else new_id(16)
+        request_id = claimed[0] if claimed and REQUEST_ID.fullmatch(claimed[0]) else new_id(16)
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
@@ -21,7 +21,6 @@ from starlette.responses import Response
 from blatam_kv.bul.caller import ITSELF, Caller, Scope
 from blatam_kv.bul.security.guard import Guard, Pending, Refusal, Request
 from blatam_kv.bul.security.keys import Known, Network
-from blatam_kv.metrics import ServiceMetrics
 from blatam_kv.server.body import MAX_BODY_BYTES, read_body
 from blatam_kv.server.fields import WEBSOCKET, fields
 from blatam_kv.server.hosts import is_loopback, is_loopback_authority
@@ -68,16 +67,26 @@ class Door:
     is_async: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        if (self.body is None) != (self.example is None):
-            raise ValueError(f"{self.path}: a body needs an example, and an example a body")
         object.__setattr__(self, "is_async", inspect.iscoroutinefunction(self.answer))
 
 
+class Stopwatch(Protocol):
+    """What is told how long each stage took."""
+
+    def stage_took(self, name: str, seconds: float) -> None: ...
+
+
 class Gate:
-    """Takes requests through doors. proxies: networks whose X-Forwarded-For is believed."""
+    """Takes requests through doors. proxies: networks whose X-Forwarded-For is believed. once:
+    what keeps answers under Idempotency-Key, where doors want that."""
 
     def __init__(
-        self, guard: Guard, metrics: ServiceMetrics, once: Once, *, proxies: Sequence[str] = ()
+        self,
+        guard: Guard,
+        metrics: Stopwatch,
+        once: Once | None = None,
+        *,
+        proxies: Sequence[str] = (),
     ) -> None:
         self._guard = guard
         self._metrics = metrics
@@ -98,7 +107,8 @@ class Gate:
         state["most_bytes"] = door.most_bytes
         start = perf_counter()
         try:
-            known = await self._known(door, request)
+            ticket = request.query_params.get("ticket") if door.ticket else None
+            known = await self.known(request, ticket=ticket)
             authenticated = perf_counter()
             verdict = self._guard.limit(known, door.policy)
             if verdict is not None:
@@ -109,11 +119,11 @@ class Gate:
             sanitised = perf_counter()
             self._guard.allow(caller, door.scope, path=request.scope["path"])
         except Refusal as refusal:
-            raise _problem(refusal, door, self._guard.window) from None
+            raise problem_of(refusal, door, self._guard.window) from None
         # The limit and the right to enter take less time than noting it would.
         self._metrics.stage_took("authenticate", authenticated - start)
         self._metrics.stage_took("sanitise", sanitised - limited)
-        if door.once and _KEY in fields(request.scope):
+        if door.once and self._once is not None and _KEY in fields(request.scope):
             response = await self._once.through(
                 fields(request.scope)[_KEY],
                 caller.tenant,
@@ -126,14 +136,15 @@ class Gate:
         told.append(_timing(authenticated - start, sanitised - limited, perf_counter() - sanitised))
         return response
 
-    async def _known(self, door: Door, request: HTTPRequest) -> Known:
-        asked = self._asked(door, request)
+    async def known(self, request: HTTPRequest, *, ticket: str | None = None) -> Known:
+        """Who asks. ticket: one that may stand for a key. Raises Refusal."""
+        asked = self._asked(request, ticket)
         found = self._guard.identify(asked)
         if isinstance(found, Pending):
             return self._guard.believe(asked, found, await read_body(request))
         return found
 
-    def _asked(self, door: Door, request: HTTPRequest) -> Request:
+    def _asked(self, request: HTTPRequest, ticket: str | None) -> Request:
         scope = request.scope
         get = fields(scope).get
         path = scope.get("raw_path") or scope["path"].encode()
@@ -152,7 +163,7 @@ class Gate:
             content_digests=get(b"content-digest", ()),
             has_body=get(b"content-length", ()) not in ((), ["0"])
             or get(b"transfer-encoding") is not None,
-            ticket=request.query_params.get("ticket") if door.ticket else None,
+            ticket=ticket,
         )
 
     def _address(self, request: HTTPRequest) -> str:
@@ -199,14 +210,15 @@ def _is_in(address: str, networks: Sequence[Network]) -> bool:
         return False
 
 
-def _problem(refusal: Refusal, door: Door, window: float) -> Problem:
+def problem_of(refusal: Refusal, door: Door | None = None, window: float = 0.0) -> Problem:
+    """A refusal as it is answered. door, window: whose limit it was, where that is to be told."""
     headers: dict[str, str] = {}
     more: dict[str, object] = {}
     if refusal.status == 401:
         headers = {"WWW-Authenticate": 'Bearer realm="blatam-kv"', "Accept-Signature": ACCEPT}
     elif refusal.retry_after:
         headers = {"Retry-After": str(refusal.retry_after)}
-    if refusal.verdict is not None:
+    if refusal.verdict is not None and door is not None:
         headers |= violated(door.path, refusal.verdict, door.policy, window)
         more = {"violated-policies": [door.policy]}
     return Problem(refusal.status, refusal.detail, headers=headers, more=more)

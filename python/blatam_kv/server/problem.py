@@ -40,8 +40,9 @@ _OPENAI = {
     404: ("invalid_request_error", "model_not_found"),
     429: ("rate_limit_error", "rate_limit_exceeded"),
     500: ("server_error", "internal_error"),
+    502: ("server_error", "bad_gateway"),
     503: ("server_error", "overloaded"),
-    504: ("server_error", "not_cached"),
+    504: ("server_error", "gateway_timeout"),
 }
 
 
@@ -89,7 +90,7 @@ def problem_response(
     code: str | None = None,
     more: Mapping[str, object] | None = None,
 ) -> Response:
-    """The problem document as a response; under ``/v1/`` in OpenAI's form."""
+    """The problem document as a response; under ``/v1/`` in OpenAI's form. more: further members."""
     if path.startswith("/v1/"):
         compatible = orjson.dumps(_openai_body(status, detail, errors))
         return Response(compatible, status, headers=headers, media_type="application/json")
@@ -101,6 +102,7 @@ def problem_response(
         "instance": path[:200],
         "code": code or _CODES.get(status, BAD_REQUEST),
         "request_id": request_id,
+        **(more or {}),
     }
     if errors:
         body["errors"] = [{"field": field, "detail": text} for field, text in errors]

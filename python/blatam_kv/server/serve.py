@@ -115,7 +115,7 @@ def serve(settings: Settings, *, version: str) -> int:
                 use_colors=False if os.environ.get("NO_COLOR") else None,
                 timeout_graceful_shutdown=max(1, round(_REQUESTS_SHARE * settings.drain_seconds)),
             )
-            with _signals_swallowed():
+            with signals_swallowed():
                 Server(config).run(sockets=[listener])
         finally:
             courier.close()
@@ -143,7 +143,7 @@ def database_url(settings: Settings) -> str:
 
 
 @contextmanager
-def _signals_swallowed() -> Iterator[None]:
+def signals_swallowed() -> Iterator[None]:
     """For the body, a stop signal that nobody handles is ignored.
 
     uvicorn handles them while it runs, and raises them again when it has stopped; that second
