@@ -161,6 +161,36 @@ class Crowd:
             return (cpu_seconds(pid) - before) / (turns * CONNECTIONS) * 1e6
 
 
+def first_bytes(url: str, path: str, body: bytes, headers: Headers, n: int) -> list[float]:
+    """Milliseconds from a request on a kept connection to the first byte of its answer's body."""
+    parts = urlsplit(url)
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    )
+    took = []
+    with socket.create_connection((parts.hostname or "", parts.port or 0)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(n):
+            lines = "".join(f"{name}: {text}\r\n" for name, text in headers().items())
+            request = f"{head}{lines}\r\n".encode() + body
+            began = time.perf_counter()
+            connection.sendall(request)
+            answer = b""
+            while (end := answer.find(b"\r\n\r\n")) < 0 or len(answer) == end + 4:
+                answer += _received(connection)
+            took.append((time.perf_counter() - began) * 1e3)
+            if b"chunked" in answer[:end]:
+                while not answer.endswith(b"0\r\n\r\n"):
+                    answer += _received(connection)
+            else:
+                found = re.search(rb"(?i)content-length: (\d+)", answer[:end])
+                assert found
+                while len(answer) < end + 4 + int(found[1]):
+                    answer += _received(connection)
+    return took
+
+
 def _response(connection: socket.socket) -> bytes:
     response = b""
     while (end := response.find(b"\r\n\r\n")) < 0:
