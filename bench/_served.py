@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 from urllib.parse import urlsplit
 
 from blatam_kv.bul.security.keys import KeyRing, NewKey
@@ -73,20 +73,26 @@ def running(
 ) -> Iterator[tuple[int, str]]:
     """A server that prints its URL: its process id and that URL. Stopped at the end."""
     pipe, environment = subprocess.PIPE, {**os.environ, **(environ or {})}
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment) as server:
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, env=environment
+    ) as server:
         assert server.stdin is not None
         assert server.stdout is not None
         try:
             server.stdin.write(stdin)
             server.stdin.flush()
-            found = re.findall(r"http://\S+", server.stdout.readline().decode())
-            if not found:
-                raise SystemExit("a server did not start")
+            while not (found := re.search(r"http://[\d.]+:\d+", line := _line(server.stdout))):
+                if not line:
+                    raise SystemExit("a server did not start")
             yield server.pid, found[0]
             server.send_signal(signal.SIGTERM)
             server.wait(60)
         finally:
             server.kill()
+
+
+def _line(output: IO[bytes]) -> str:
+    return output.readline().decode()
 
 
 @contextmanager
