@@ -16,7 +16,7 @@ from tier_fakes import KEYS, SEGMENT_BYTES, FastFiles, contents, key_of, open_ti
 from tier_recorder import RecordingFiles, replay
 
 from blatam_kv import InvalidRequest, TierUnavailable
-from blatam_kv.record import Record
+from blatam_kv.record import Kind, Record
 
 # Some that several segments are needed for, some that fill one, and one that fits none.
 SIZES = st.sampled_from([0, 1, 64, 200, 500, SEGMENT_BYTES - 192, SEGMENT_BYTES])
@@ -54,7 +54,7 @@ def test_an_iterator_may_hand_out_one_buffer_again_and_again(tmp_path: Path) -> 
     def filled() -> Iterator[Record]:
         for number in range(8):
             buffer[:] = bytes([number]) * 100
-            yield record_of(number, memoryview(buffer))
+            yield Record(key_of(number), Kind.RESPONSE, memoryview(buffer))
 
     with open_tier(tmp_path) as tier:
         assert tier.put_many(filled()) == 8
@@ -86,7 +86,7 @@ def test_a_batch_takes_few_writes(tmp_path: Path) -> None:
 
 def test_a_wrong_record_in_a_batch_leaves_those_before_it(tmp_path: Path) -> None:
     with open_tier(tmp_path) as tier:
-        wrong = Record(b"short", record_of(1, b"").kind)
+        wrong = Record(b"short", Kind.RESPONSE)
         with pytest.raises(InvalidRequest, match="key"):
             tier.put_many([record_of(1, b"one"), wrong, record_of(2, b"two")])
         assert contents(tier, KEYS) == {key_of(1): b"one"}

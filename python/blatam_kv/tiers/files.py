@@ -29,7 +29,8 @@ class Mapped(Protocol):
     """A file in memory, for as long as a view of it lives."""
 
     def view(self, offset: int, size: int) -> memoryview | None:
-        """Bytes of it that can be read now; None if a call of ``Files.read`` must say why not."""
+        """Bytes of it, which the file must have, if they can be read now; None if a call of
+        ``Files.read`` must say why not."""
         ...
 
 
