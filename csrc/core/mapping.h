@@ -3,10 +3,10 @@
 // renamed, removed or grow meanwhile. Safe from any thread.
 //
 // Touching a mapped byte that the file does not have, or that the device cannot deliver, is a bus
-// error. So whoever reads makes sure that the file has the bytes, and calls populate(), which asks the
-// second question as a system call. It does not answer the first: of a file that was cut, the kernel
-// may keep pages behind the end and call them resident. What is cut off after the two kills the
-// process. A writer of segments cuts only what no reader was shown; nobody else may.
+// error. So whoever reads makes sure that the file has the bytes, and calls populate(), which asks
+// the second question as a system call. It does not answer the first: of a file that was cut, the
+// kernel may keep pages behind the end and call them resident. What is cut off after the two kills
+// the process. A writer of segments cuts only what no reader was shown; nobody else may.
 #pragma once
 
 #include <cstddef>
