@@ -439,13 +439,14 @@ PEERS: tuple[Peer, ...] = (
 # ---- reading and judging ------------------------------------------------------------------------
 
 
-def in_child(work: Callable[[], object]) -> Any:
-    """What the work returns, as JSON has it, in a process of its own; None if that died or hung."""
+def in_child(work: Callable[[], object], *, seconds: int = READER_SECONDS) -> Any:
+    """What the work returns, as JSON has it, in a process of its own; None if that died or took
+    longer (0: as long as it likes)."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        signal.alarm(READER_SECONDS)
+        signal.alarm(seconds)
         quiet()
         with suppress(BaseException), os.fdopen(writing, "w") as pipe:
             json.dump(work(), pipe)
@@ -589,10 +590,10 @@ def prepared(peer: Peer, folder: Path) -> tuple[Path, Path, list[set[str]], list
 
     changed = range(0, KEYS, 2) if peer.overwrites else ()
     if in_child(lambda: write(before, 0, range(KEYS))) is None:
-        raise SystemExit(f"{peer.name} could not write its store")
+        raise Unusable("it could not write its store")
     shutil.copytree(before, after)
     if changed and in_child(lambda: write(after, 1, changed)) is None:
-        raise SystemExit(f"{peer.name} could not write into its store again")
+        raise Unusable("it could not write into its store again")
     first = [{digest(value_of(key, 0, peer.size))} for key in range(KEYS)]
     second = [{digest(value_of(key, 1, peer.size))} for key in range(KEYS)]
     right = [second[key] if key in changed else first[key] for key in range(KEYS)]
@@ -600,12 +601,33 @@ def prepared(peer: Peer, folder: Path) -> tuple[Path, Path, list[set[str]], list
     return before, after, right, older
 
 
+class Unusable(Exception):
+    """A store that does not work here at all."""
+
+
+def tried(peer: Peer, counts: dict[str, int], seed: int) -> dict[str, Counter[str]]:
+    """As ``damaged``, in a process that has loaded nothing for the stores before."""
+
+    def work() -> object:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                return damaged(peer, counts, Path(folder), seed)
+            except Exception as error:
+                return {"unusable": f"{type(error).__name__}: {error}"}
+
+    found = in_child(work, seconds=0)
+    if found is None or "unusable" in found:
+        why = "the process ended" if found is None else found["unusable"]
+        raise SystemExit(f"{peer.name} cannot be tried: {why}")
+    return {case: Counter(outcomes) for case, outcomes in found.items()}
+
+
 def damaged(peer: Peer, counts: dict[str, int], folder: Path, seed: int) -> dict[str, Counter[str]]:
     """How often each case ended how."""
     before, after, right, older = prepared(peer, folder)
     whole = judged(in_child(lambda: read_all(peer, after, range(KEYS))), right, older)
     if whole != "harmless":
-        raise SystemExit(f"{peer.name}: a store without damage is judged {whole}")
+        raise Unusable(f"a store without damage is judged {whole}")
     chance = random.Random(seed)
     cases = {
         "flip": flips(after, counts["flip"], chance),
@@ -703,8 +725,7 @@ def main() -> None:
         if installed(peer.package) is None:
             missing.append(peer.package)
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            results[peer.name] = damaged(peer, counts, Path(folder), options.seed)
+        results[peer.name] = tried(peer, counts, options.seed)
         print(f"{peer.name}: done", file=sys.stderr, flush=True)
     if options.json:
         print(json.dumps(results))
