@@ -76,9 +76,10 @@ class Client:
             port = parts.port
         except ValueError:
             port = -1
-        if parts.scheme != "http" or not parts.hostname or port == -1 or parts.path.strip("/"):
+        if parts.scheme != "http" or not parts.hostname or port == -1 or parts.query:
             raise InvalidRequest(f"--url must look like http://127.0.0.1:8002, not {url!r}")
         self.url = url.rstrip("/")
+        self._prefix = parts.path.rstrip("/")  # that a gateway has the service under
         self._api_key = api_key
         self._key_id, self._signing_key = key_id, signing_key
         self._connection = http.client.HTTPConnection(parts.hostname, port, timeout=timeout)
@@ -116,7 +117,7 @@ class Client:
 
     def _once(self, method: str, path: str, content: bytes | None) -> Reply:
         headers = self._headers(method, path, content)
-        self._connection.request(method, path, content, headers)
+        self._connection.request(method, self._prefix + path, content, headers)
         response = self._connection.getresponse()
         return Reply(response.status, response.headers, response.read())
 
