@@ -483,7 +483,9 @@ def test_the_rights_on_the_page_are_enough_and_no_more_than_that(server: Redis) 
         one, two = made
         finished(one, asked(one))
         assert asked(two).cache == "hit"
-        one.ask_all([parse_request({"query": f"plan {number}"}) for number in range(3)])
+        _, tasks = one.ask_all([parse_request({"query": f"plan {number}"}) for number in range(3)])
+        for task in tasks:
+            finished(one, task)
         two.clear()
         eventually(lambda: len(one.pipeline.cache) == 0)
         assert [service.reports.readiness()["redis"] for service in made] == ["ok", "ok"]
