@@ -197,6 +197,10 @@ class Chats:
         """
         room = self._pipeline.check_room(order, field="messages")
         order = replace(order, sampling=replace(order.sampling, max_tokens=room))
+        if join and order.digest not in self._tellings:
+            (found,) = self._pipeline.elsewhere([order])
+            if found is not None:
+                return Telling.of(found), "hit"
         with self._lock:
             telling = self._tellings.get(order.digest) if join else None
             if telling is not None and telling.join():
@@ -222,9 +226,17 @@ class Chats:
         answer: Answer | None = None
         error: Exception | None = None
         try:
-            answer = self._said(saying)
             if saying.keep:
+                answer, said = self._pipeline.once(
+                    saying.order,
+                    lambda: self._said(saying),
+                    check=lambda: self._check_wanted(saying),
+                )
+                if not said:  # another node did, and is heard when it has
+                    saying.telling.say(answer.text)
                 self._pipeline.keep(saying.order.digest, answer)
+            else:
+                answer = self._said(saying)
         except Error as problem:
             error = problem
         except Exception as problem:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from blatam_kv.bul.chat import ChatOrder
 from blatam_kv.bul.order import Order
@@ -20,10 +21,14 @@ from blatam_kv.errors import InvalidRequest, ModelError
 from blatam_kv.shelf import Shelf
 from blatam_kv.truthgpt.protocol import Chunk, TruthGPT, Usage
 
+if TYPE_CHECKING:
+    from blatam_kv.bul.shared import Shared
+
 # An answer shorter than this is not worth starting; the caller should shorten the query instead.
 MIN_ANSWER_TOKENS = 32
 
 Progress = Callable[[float], None]
+_STOPPING = "the service is stopping; ask again when it is back"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +57,8 @@ class Stopped(ModelError):
 
 
 class Pipeline:
-    """The cache in front of the model."""
+    """The cache in front of the model. shared: what the nodes beside this one know, None if alone;
+    ttl: how long an answer lives from its birth."""
 
     def __init__(
         self,
@@ -60,11 +66,15 @@ class Pipeline:
         cache: Cache[bytes, Answer],
         *,
         shelf: Shelf[Answer] | None = None,
+        shared: Shared | None = None,
+        ttl: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.model = model
         self.cache = cache
         self.shelf = shelf
+        self.shared = shared
+        self._ttl = ttl
         self._clock = clock
 
     def lookup(self, order: Order) -> Answer | None:
@@ -75,11 +85,43 @@ class Pipeline:
         """The answer under a digest, or None."""
         return self.cache.get(digest) if self.shelf is None else self.shelf.get(digest)
 
+    def elsewhere(self, orders: Sequence[Order | ChatOrder]) -> list[Answer | None]:
+        """The answers of other nodes, for those whose own cache has none; they come into it. Asks
+        the network, so no event loop may wait for it."""
+        if self.shared is None or not orders:
+            return [None] * len(orders)
+        found = self.shared.fetch([(order.digest, order.salt) for order in orders])
+        for order, answer in zip(orders, found, strict=True):
+            if answer is not None:
+                self._remember(order.digest, answer)
+        return found
+
+    def once(
+        self,
+        order: Order | ChatOrder,
+        compute: Callable[[], Answer],
+        *,
+        check: Callable[[], object],
+    ) -> tuple[Answer, bool]:
+        """The answer, and whether it was computed here: of all nodes one computes it.
+
+        check: called while another node does; what it raises ends the waiting.
+        """
+        if self.shared is None:
+            return compute(), True
+        return self.shared.once(order.digest, order.salt, compute, check=check)
+
     def keep(self, digest: bytes, answer: Answer) -> None:
         """Put an answer that was written elsewhere under a digest."""
-        self.cache.put(digest, answer)
+        self._remember(digest, answer)
         if self.shelf is not None:
             self.shelf.keep(digest, answer)
+
+    def _remember(self, digest: bytes, answer: Answer) -> None:
+        if self._ttl is None:
+            self.cache.put(digest, answer)
+        elif (left := answer.born + self._ttl - self._clock()) > 0:
+            self.cache.put(digest, answer, ttl=left)
 
     def check_room(self, order: Order | ChatOrder, *, field: str = "query") -> int:
         """Tokens the answer may have. Raises InvalidRequest, naming the field that the prompt came
@@ -110,17 +152,29 @@ class Pipeline:
         """
         wrote = False
 
+        came = False
+
+        def check() -> None:
+            if stop is not None and stop.is_set():
+                raise Stopped(_STOPPING)
+
+        def write_it() -> Answer:
+            return self._compute(order, progress or (lambda share: None), check)
+
         def compute() -> Answer:
-            nonlocal wrote
-            wrote = True
-            return self._compute(order, progress or (lambda share: None), stop)
+            nonlocal wrote, came
+            answer, wrote = self.once(order, write_it, check=check)
+            came = not wrote
+            return answer
 
         answer = self.cache.get_or_compute(order.digest, compute)
+        if came:  # with the time that is left of its life, not with a new one
+            self._remember(order.digest, answer)
         if wrote and self.shelf is not None:
             self.shelf.keep(order.digest, answer)
         return answer, wrote
 
-    def _compute(self, order: Order, progress: Progress, stop: threading.Event | None) -> Answer:
+    def _compute(self, order: Order, progress: Progress, check: Callable[[], None]) -> Answer:
         start = time.perf_counter()
         room = self.check_room(order)
         sampling = replace(order.sampling, max_tokens=room)
@@ -128,8 +182,7 @@ class Pipeline:
         first_text: float | None = None
         last: Chunk | None = None
         for last in self.model.stream(order.messages, sampling=sampling, salt=order.salt):
-            if stop is not None and stop.is_set():
-                raise Stopped("the service is stopping; ask again when it is back")
+            check()
             pieces.append(last.text)
             if first_text is None:
                 first_text = time.perf_counter() - start

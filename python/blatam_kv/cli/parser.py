@@ -85,6 +85,12 @@ def make_parser() -> argparse.ArgumentParser:
     serve.add_argument("--backup-interval-hours", metavar="N", help="how often (6)")
     serve.add_argument("--backup-keep", metavar="N", help="how many to keep (120)")
     serve.add_argument("--backup-retention-days", metavar="N", help="and how long (30)")
+    serve.add_argument(
+        "--redis-url",
+        metavar="URL",
+        help="where nodes share answers (nowhere); with a password better in BUL_REDIS_URL, since "
+        "every user of the machine can read command lines",
+    )
     serve.add_argument("--max-concurrent-tasks", help="documents written at a time (2)")
     serve.add_argument("--max-queued-tasks", help="documents that may wait (4000)")
     serve.add_argument(

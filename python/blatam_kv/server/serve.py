@@ -49,6 +49,7 @@ def serve(settings: Settings, *, version: str) -> int:
         raise MissingExtra(error.name or "uvicorn", extra="server") from error
     from blatam_kv.bul.security import make_guard, open_keys
     from blatam_kv.bul.service import Service
+    from blatam_kv.bul.shared import open_redis
     from blatam_kv.bul.storage import open_storage
     from blatam_kv.server.bul import create_app
     from blatam_kv.truthgpt import load
@@ -87,6 +88,7 @@ def serve(settings: Settings, *, version: str) -> int:
             settings,
             version=version,
             blocks=blocks,
+            redis=open_redis(settings, mac_key=keys.mac_key("redis")),
             archive=archive,
             salt_of=keys.salt_of,
         )

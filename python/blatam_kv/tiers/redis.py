@@ -242,9 +242,14 @@ class RedisTier:
         """A Lua script, sent once and called by its digest: ``script(keys=…, args=…)``."""
         return self._client.register_script(text)
 
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        """What a subscription may raise."""
+        return (self._redis.exceptions.RedisError, OSError, ValueError)
+
     def listen(self) -> Any:
         """A subscription of redis-py, on a connection of its own."""
-        return self._client.pubsub(ignore_subscribe_messages=True)
+        return self._client.pubsub()
 
     def stats(self) -> RedisStats:
         """Exact counters."""

@@ -134,6 +134,10 @@ class KeyRing:
         """What keys the digests of a tenant, for work that outlived its request."""
         return self._master.tenant_salt(tenant)
 
+    def mac_key(self, purpose: str) -> bytes:
+        """What authenticates records that nodes of one installation share."""
+        return self._master.derive("blatam-kv/mac-key/v1", purpose)
+
     def all(self) -> list[Key]:
         """Every key ever made that is still on file, the oldest first."""
         keys = [known.key for known in self._current().values() if known.key.key_id != LOCAL_KEY_ID]
