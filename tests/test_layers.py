@@ -42,6 +42,7 @@ FLOORS: tuple[frozenset[str], ...] = (
                 "parameters",
             ),
             *("policy", "probe", "record", "tensors", "traces"),
+            *("model_metrics", "policy_metrics", "tier_metrics"),
         }
     ),
     frozenset({"tiers"}),
@@ -85,7 +86,7 @@ HOUSED: Mapping[str, frozenset[str]] = {
     "pydantic": SERVICE,
     "orjson": SERVICE | {"truthgpt"},
     "httpx": SERVICE | {"truthgpt"},
-    "prometheus_client": SERVICE | {"metrics"},
+    "prometheus_client": SERVICE | {"metrics", "model_metrics", "policy_metrics", "tier_metrics"},
     "markdown_it": frozenset({"documents"}),
     "nh3": frozenset({"documents"}),
     "typst": frozenset({"documents"}),

@@ -10,13 +10,15 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blatam_kv.errors import MissingExtra
 from blatam_kv.policy import PolicyReport
+from blatam_kv.policy_metrics import learned
+from blatam_kv.tier_metrics import TierSnapshot, families
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -138,13 +140,15 @@ class CacheSnapshot:
     memory_bytes: int
     memory_limit_bytes: int
     evictions: Mapping[str, int]
+    hits: int = 0
     learned: PolicyReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlocksSnapshot:
     """The blocks of prompts at one moment. tokens_asked: of whole blocks that were looked up;
-    tokens_found: how many of them were there, by tier."""
+    tokens_found: how many of them were there, by tier. codec: how they are encoded; raw_bytes: what
+    those in memory would take without it."""
 
     entries: int
     memory_bytes: int
@@ -153,6 +157,8 @@ class BlocksSnapshot:
     tokens_asked: int
     tokens_found: Mapping[str, int]
     damaged: int
+    codec: str = "raw"
+    raw_bytes: int = 0
 
 
 _CACHE_BUCKETS = (
@@ -175,19 +181,29 @@ _WAIT_BUCKETS = (
     900.0,
     3600.0,
 )
-# OpenTelemetry's buckets, with finer ones below: a hit takes less than their first.
-_HTTP_BUCKETS = (
-    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075),
-    *(0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+# A stage takes microseconds or, where it is the model's, seconds.
+_STAGE_BUCKETS = (
+    *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.001, 0.005, 0.025),
+    *(0.1, 0.5, 1.0, 2.5, 10.0),
 )
+# OpenTelemetry's buckets without every third, and finer ones below: a hit takes less than their first.
+_HTTP_BUCKETS = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+
+
+# Of an exchange that got no series of its own, the class of its status is what is left.
+_MOST_EXCHANGES = 16
+_ERRORS = ("internal", "model", "storage", "timeout")
 
 
 class ServiceMetrics:
     """The Prometheus registry of one service. Safe from any thread; needs the extra ``server``.
 
-    cache, queue_depth, unsaved and blocks are asked at each scrape, so a gauge can never be stale;
-    blocks answers None where no prompts are kept. No label holds
-    anything a caller chooses: the number of series is fixed by the code.
+    cache, queue_depth, unsaved, blocks and tiers are asked at each scrape, so a gauge can never be
+    stale; blocks answers None where no prompts are kept. No label holds anything a caller chooses:
+    the number of series is bounded by the code, to less than a thousand lines.
     """
 
     def __init__(
@@ -198,6 +214,7 @@ class ServiceMetrics:
         queue_depth: Callable[[], Mapping[int, int]],
         unsaved: Callable[[], int] = lambda: 0,
         blocks: Callable[[], BlocksSnapshot | None] = lambda: None,
+        tiers: Callable[[], Iterable[TierSnapshot]] = lambda: (),
     ) -> None:
         try:
             import prometheus_client as prom
@@ -209,14 +226,24 @@ class ServiceMetrics:
         self._blocks = blocks
         self._queue_depth = queue_depth
         self._unsaved = unsaved
-        self._registry = registry = prom.CollectorRegistry()
+        self._tiers = tiers
+        self.registry = registry = prom.CollectorRegistry()
+        prom.ProcessCollector(registry=registry)
         self._requests = prom.Counter(
             "kv_cache_requests",
             "Requests by what the cache knew and by the tier that answered.",
             ["status", "tier"],
             registry=registry,
         )
-        self._request_children: dict[tuple[str, str], prom.Counter] = {}
+        # Counters begin at zero: the first increase is then one.
+        self._request_children = {
+            (status, tier): self._requests.labels(status, tier)
+            for status, tier in (("hit", "memory"), ("miss", "none"), ("collapsed", "none"))
+        }
+        errors = prom.Counter(
+            "kv_cache_errors", "What went wrong, by its kind.", ["error_type"], registry=registry
+        )
+        self._errors = {kind: errors.labels(kind) for kind in _ERRORS}
         self._latency = prom.Histogram(
             "kv_cache_latency_seconds",
             "Time from a valid request to its answer, cached or computed.",
@@ -227,7 +254,7 @@ class ServiceMetrics:
             "bul_stage_duration_seconds",
             "Time spent in one stage of the pipeline.",
             ["stage"],
-            buckets=_CACHE_BUCKETS,
+            buckets=_STAGE_BUCKETS,
             registry=registry,
         )
         self._stage_children: dict[str, prom.Histogram] = {}
@@ -253,6 +280,8 @@ class ServiceMetrics:
             ["operation"],
             registry=registry,
         )
+        for operation in ("add", "save", "read", "retain"):
+            self._storage_errors.labels(operation)
         self._documents = prom.Counter(
             "bul_documents",
             "Documents rendered or failed, by format.",
@@ -303,6 +332,10 @@ class ServiceMetrics:
         """Count one request that a stage refused."""
         self._rejected.labels(stage, reason).inc()
 
+    def failed(self, kind: str) -> None:
+        """Count one error: kind is model, timeout, storage or internal."""
+        self._errors[kind].inc()
+
     def waited(self, priority: int, seconds: float) -> None:
         """Time the wait of one answer for a writer."""
         self._waits.labels(str(int(priority))).observe(seconds)
@@ -314,18 +347,29 @@ class ServiceMetrics:
     def storage_failed(self, operation: str) -> None:
         """Count one failure of the database: operation is add, save, read or retain."""
         self._storage_errors.labels(operation).inc()
+        self.failed("storage")
 
     def document(self, format: str, *, ok: bool) -> None:
         """Count one document."""
         self._documents.labels(format, "ok" if ok else "error").inc()
 
     def http(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Time one HTTP exchange; ``route`` is the template, never the path."""
+        """Time one HTTP exchange; ``route`` is the template, never the path.
+
+        Each kind of exchange has a series of its own, up to a number; those that come later share
+        one for each class of status, so that nobody can make a scrape large.
+        """
         child = self._http_children.get((method, route, status))
         if child is None:
-            child = self._http.labels(method, route, str(status))
+            known = len(set(self._http_children.values()))
+            names = (method, route, str(status))
+            if known >= _MOST_EXCHANGES:
+                names = ("_OTHER", "_OTHER", f"{status // 100}xx")
+            child = self._http.labels(*names)
             self._http_children[method, route, status] = child
         child.observe(seconds)
+        if status == 500:
+            self.failed("internal")
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry at each scrape: the gauges and counters that live elsewhere."""
@@ -345,7 +389,7 @@ class ServiceMetrics:
             evictions.add_metric([now.policy, reason], count)
         yield evictions
         if now.learned is not None:
-            yield from _learned(now.learned)
+            yield from learned(now.learned, hits=now.hits)
         if (blocks := self._blocks()) is not None:
             for name, text, value in (
                 ("kv_blocks_entries", "Blocks of prompts in memory.", blocks.entries),
@@ -366,6 +410,15 @@ class ServiceMetrics:
             yield CounterMetricFamily(
                 "kv_blocks_damaged", "Blocks that failed verification.", value=blocks.damaged
             )
+            ratio = GaugeMetricFamily(
+                "kv_cache_compression_ratio",
+                "Bytes of keys and values for each byte that holds them.",
+                labels=["codec"],
+            )
+            if blocks.memory_bytes:
+                ratio.add_metric([blocks.codec], blocks.raw_bytes / blocks.memory_bytes)
+            yield ratio
+        yield from families(self._tiers())
         depth = GaugeMetricFamily("bul_queue_depth", "Tasks waiting.", labels=["priority"])
         for priority, waiting in sorted(self._queue_depth().items()):
             depth.add_metric([str(priority)], waiting)
@@ -377,44 +430,4 @@ class ServiceMetrics:
         """The text Prometheus scrapes, and its media type."""
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-        return generate_latest(self._registry), CONTENT_TYPE_LATEST
-
-
-def _learned(report: PolicyReport) -> Iterator[Metric]:
-    """What the policy estimates; no counter could tell these ratios."""
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
-    shadows = GaugeMetricFamily(
-        "kv_cache_shadow_hit_ratio",
-        "What this order of eviction alone would have hit of late.",
-        labels=["policy"],
-    )
-    leads = GaugeMetricFamily(
-        "kv_cache_policy_leader", "1 for the order that is followed.", labels=["policy"]
-    )
-    for name, ratio in (report.recent_shadow_hit_ratios or {report.leader: math.nan}).items():
-        leads.add_metric([name], float(name == report.leader))
-        if not math.isnan(ratio):
-            shadows.add_metric([name], ratio)
-    yield shadows
-    yield leads
-    patterns = GaugeMetricFamily(
-        "kv_cache_access_pattern", "1 for what the requests look like.", labels=["pattern"]
-    )
-    for pattern in ("mixed", "random", "sequential"):
-        patterns.add_metric([pattern], float(pattern == report.pattern))
-    yield patterns
-    yield CounterMetricFamily(
-        "kv_cache_policy_switches", "Changes of leader.", value=report.switched
-    )
-    yield GaugeMetricFamily(
-        "kv_cache_optimum_hit_ratio",
-        "About what nobody could have bettered, knowing the future.",
-        value=report.optimum_hit_ratio,
-    )
-    if report.gain_if_larger is not None:
-        yield GaugeMetricFamily(
-            "kv_cache_gain_if_larger",
-            "Hit ratio that a quarter more memory would add.",
-            value=report.gain_if_larger,
-        )
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST

@@ -19,6 +19,8 @@ from blatam_kv.bul.writers import Job, Writers
 from blatam_kv.config import Settings
 from blatam_kv.metrics import BlocksSnapshot, CacheSnapshot
 from blatam_kv.shelf import Shelf
+from blatam_kv.tier_metrics import TierSnapshot
+from blatam_kv.tiers import DiskStats
 from blatam_kv.truthgpt.protocol import TruthGPT
 
 
@@ -95,6 +97,7 @@ class Reports:
             memory_bytes=stats.bytes,
             memory_limit_bytes=self._settings.cache_max_memory_mb << 20,
             evictions=dict(stats.evictions),
+            hits=stats.hits,
             learned=stats.learned,
         )
 
@@ -127,7 +130,44 @@ class Reports:
             tokens_asked=now.tokens_asked,
             tokens_found={"memory": now.tokens_from_memory, "disk": now.tokens_from_tier},
             damaged=now.damaged,
+            codec=self._blocks.codec,
+            raw_bytes=now.blocks * self._blocks.layout.block_bytes,
         )
+
+    def tier_snapshots(self) -> list[TierSnapshot]:
+        """The places where answers and blocks lie, as the exporter shows them."""
+        cache = self._pipeline.cache.stats()
+        found = [
+            TierSnapshot(
+                store="answers",
+                tier="memory",
+                entries=cache.entries,
+                bytes=cache.bytes,
+                limit_bytes=self._settings.cache_max_memory_mb << 20,
+                lookups={"hit": cache.hits, "miss": cache.misses},
+                evicted=cache.evictions["capacity"],
+            )
+        ]
+        if self._shelf is not None:
+            failing = self._shelf.failing is not None
+            found.append(_on_disk("answers", self._shelf.stats(), failing=failing))
+        if self._blocks is not None:
+            blocks = self._blocks.stats()
+            found.append(
+                TierSnapshot(
+                    store="blocks",
+                    tier="memory",
+                    entries=blocks.blocks,
+                    bytes=blocks.bytes,
+                    limit_bytes=blocks.capacity_bytes,
+                    evicted=blocks.evicted,
+                    damaged=blocks.damaged,
+                )
+            )
+            if blocks.tier is not None:
+                failing = blocks.tier.failing is not None
+                found.append(_on_disk("blocks", blocks.tier, failing=failing))
+        return found
 
     def _blocks_stats(self) -> dict[str, object] | None:
         now = self.blocks_snapshot()
@@ -193,3 +233,18 @@ class Reports:
 def _visible(caller: Caller) -> str | None:
     """The tenant whose figures the caller may see, None for all."""
     return None if caller.may(Scope.ADMIN) else caller.tenant
+
+
+def _on_disk(store: str, stats: DiskStats, *, failing: bool) -> TierSnapshot:
+    return TierSnapshot(
+        store=store,
+        tier="disk",
+        entries=stats.entries,
+        bytes=stats.bytes,
+        limit_bytes=stats.disk_bytes,
+        lookups={"hit": stats.hits, "miss": stats.misses},
+        evicted=stats.evicted,
+        damaged=stats.damaged,
+        failures=stats.failures,
+        failing=failing,
+    )

@@ -25,6 +25,7 @@ from blatam_kv.bul.answers import open_shelf
 from blatam_kv.bul.caller import ITSELF, Caller
 from blatam_kv.bul.chats import Chats
 from blatam_kv.bul.ledger import AlreadyFinished, Asked, Ledger, Overloaded
+from blatam_kv.bul.observed import Observed
 from blatam_kv.bul.order import Order, place
 from blatam_kv.bul.pipeline import Answer, Pipeline
 from blatam_kv.bul.press import Press
@@ -89,7 +90,6 @@ class Service:
             ttl=settings.cache_ttl,
         )
         self.shelf = open_shelf(cache, settings)
-        self.pipeline = Pipeline(model, cache, shelf=self.shelf)
         self.archive = archive if archive is not None else open_storage("sqlite://")
         self.tasks = TaskBook(max_unfinished=settings.max_unfinished_tasks)
         tallies = Tallies()
@@ -99,8 +99,11 @@ class Service:
             queue_depth=lambda: self.queue.depths(),
             unsaved=lambda: self.tasks.unsaved_count,
             blocks=lambda: self.reports.blocks_snapshot(),
+            tiers=lambda: self.reports.tier_snapshots(),
         )
         self.press = Press(lambda: self.archive, self.metrics)
+        observed = Observed(model, self.metrics, provider=settings.model)
+        self.pipeline = Pipeline(observed, cache, shelf=self.shelf)
         self.queue: PriorityQueue[Job] = PriorityQueue(
             capacity=settings.max_queued_tasks,
             tenant_capacity=settings.max_queued_per_tenant,

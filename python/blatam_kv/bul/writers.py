@@ -231,6 +231,7 @@ class Writers:
 
     def _end(self, writing: Writing, why: Why) -> None:
         if why is Why.TIMEOUT:
+            self._metrics.failed("timeout")
             reason = f"was not written within {self._timeout:g} s; BUL_TASK_TIMEOUT allows more"
             self._owner.settle(writing, error=reason)
         elif why is Why.STOPPING:
