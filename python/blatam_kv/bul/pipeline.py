@@ -9,21 +9,19 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from blatam_kv.bul.chat import ChatOrder
+from blatam_kv.bul.drafts import Progress, Turn, Writer
 from blatam_kv.bul.order import Order
-from blatam_kv.bul.sanitise import clean
 from blatam_kv.cache import Cache
 from blatam_kv.documents.document import title_of
-from blatam_kv.errors import InvalidRequest, ModelError
+from blatam_kv.errors import InvalidRequest
 from blatam_kv.shelf import Shelf
-from blatam_kv.truthgpt.protocol import Chunk, TruthGPT, Usage
+from blatam_kv.truthgpt.protocol import TruthGPT, Usage
 
 # An answer shorter than this is not worth starting; the caller should shorten the query instead.
 MIN_ANSWER_TOKENS = 32
-
-Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +43,6 @@ class Answer:
     def size_bytes(self) -> int:
         """Bytes charged to the cache: the text as UTF-8 and a flat sum for the rest."""
         return len(self.text.encode()) + len(self.title.encode()) + 256
-
-
-class Stopped(ModelError):
-    """The service stopped while the model was writing."""
 
 
 class Pipeline:
@@ -100,12 +94,14 @@ class Pipeline:
         order: Order,
         *,
         progress: Progress | None = None,
+        turn: Turn | None = None,
         stop: threading.Event | None = None,
     ) -> tuple[Answer, bool]:
         """The answer, and whether the model had to write it.
 
         Concurrent calls for one digest run the model once. A failure reaches every one of them
-        and is not cached. progress: told the share written, 0 to 1. stop: when set, the writing
+        and is not cached. progress: told the share written, 0 to 1. turn:
+        told of each section when it begins, if it is written so. stop: when set, the writing
         ends with Stopped at the next piece of text.
         """
         wrote = False
@@ -113,40 +109,28 @@ class Pipeline:
         def compute() -> Answer:
             nonlocal wrote
             wrote = True
-            return self._compute(order, progress or (lambda share: None), stop)
+            nothing: Callable[[object], None] = lambda told: None  # noqa: E731
+            return self._compute(order, progress or nothing, turn or nothing, stop)
 
         answer = self.cache.get_or_compute(order.digest, compute)
         if wrote and self.shelf is not None:
             self.shelf.keep(order.digest, answer)
         return answer, wrote
 
-    def _compute(self, order: Order, progress: Progress, stop: threading.Event | None) -> Answer:
+    def _compute(
+        self, order: Order, progress: Progress, turn: Turn, stop: threading.Event | None
+    ) -> Answer:
         start = time.perf_counter()
         room = self.check_room(order)
-        sampling = replace(order.sampling, max_tokens=room)
-        pieces: list[str] = []
-        first_text: float | None = None
-        last: Chunk | None = None
-        for last in self.model.stream(order.messages, sampling=sampling, salt=order.salt):
-            if stop is not None and stop.is_set():
-                raise Stopped("the service is stopping; ask again when it is back")
-            pieces.append(last.text)
-            if first_text is None:
-                first_text = time.perf_counter() - start
-            progress(min(len(pieces) / room, 0.99))
-        if last is None or last.finish_reason is None or last.usage is None:
-            raise ModelError(f"{self.model.model_id} broke off in the middle of the answer")
-        text = clean("".join(pieces))
-        if not text:
-            raise ModelError(f"{self.model.model_id} returned an empty answer")
+        draft = Writer(self.model, order, room, progress=progress, turn=turn, stop=stop).write()
         seconds = time.perf_counter() - start
         return Answer(
-            title=title_of(text) or " ".join(order.brief.query.split())[:80],
-            text=text,
-            finish_reason=last.finish_reason,
-            usage=last.usage,
+            title=title_of(draft.text) or " ".join(order.brief.query.split())[:80],
+            text=draft.text,
+            finish_reason=draft.finish_reason,
+            usage=draft.usage,
             seconds=seconds,
-            seconds_to_first_text=seconds if first_text is None else first_text,
+            seconds_to_first_text=seconds if draft.first_text is None else draft.first_text,
             born=self._clock(),
             model=self.model.model_id,
         )
