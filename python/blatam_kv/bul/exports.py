@@ -300,4 +300,5 @@ class _Reader:
         href = value.get("href", "")
         if not isinstance(href, str) or (href and not href.lower().startswith(SCHEMES)):
             raise _wrong(f"{place}.href", f"must begin with {', '.join(SCHEMES)}")
-        return Span(visible(value["text"]), *(value.get(name, False) for name in looks), href)
+        bold, italic, code = (value.get(name, False) for name in looks)
+        return Span(visible(value["text"]), bold, italic, code, href)
