@@ -91,10 +91,29 @@ class Faulty:
         method = getattr(self.archive, name)
         if name == "close":
             return method
+        if not callable(method) and name != "well":
+            return _Part(self, method)
 
         def call(*arguments: Any, **options: Any) -> Any:
             self.calls.append(name)
             if self.broken:
+                raise StorageUnavailable("the database is away")
+            return method(*arguments, **options)
+
+        return call
+
+
+class _Part:
+    """What else is kept in a faulty archive; it fails with it."""
+
+    def __init__(self, archive: Faulty, part: object) -> None:
+        self._archive, self._part = archive, part
+
+    def __getattr__(self, name: str) -> Any:  # Any: whatever the part has by that name
+        method = getattr(self._part, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            if self._archive.broken:
                 raise StorageUnavailable("the database is away")
             return method(*arguments, **options)
 

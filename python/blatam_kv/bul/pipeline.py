@@ -9,17 +9,17 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from blatam_kv.bul.chat import ChatOrder
+from blatam_kv.bul.drafts import Progress, Stopped, Turn, Writer
 from blatam_kv.bul.order import Order
-from blatam_kv.bul.sanitise import clean
 from blatam_kv.cache import Cache
 from blatam_kv.documents.document import title_of
-from blatam_kv.errors import InvalidRequest, ModelError
+from blatam_kv.errors import InvalidRequest
 from blatam_kv.shelf import Shelf
-from blatam_kv.truthgpt.protocol import Chunk, TruthGPT, Usage
+from blatam_kv.truthgpt.protocol import TruthGPT, Usage
 
 if TYPE_CHECKING:
     from blatam_kv.bul.shared import Shared
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 # An answer shorter than this is not worth starting; the caller should shorten the query instead.
 MIN_ANSWER_TOKENS = 32
 
-Progress = Callable[[float], None]
 _STOPPING = "the service is stopping; ask again when it is back"
 
 
@@ -50,10 +49,6 @@ class Answer:
     def size_bytes(self) -> int:
         """Bytes charged to the cache: the text as UTF-8 and a flat sum for the rest."""
         return len(self.text.encode()) + len(self.title.encode()) + 256
-
-
-class Stopped(ModelError):
-    """The service stopped while the model was writing."""
 
 
 class Pipeline:
@@ -142,24 +137,25 @@ class Pipeline:
         order: Order,
         *,
         progress: Progress | None = None,
+        turn: Turn | None = None,
         stop: threading.Event | None = None,
     ) -> tuple[Answer, bool]:
         """The answer, and whether the model had to write it.
 
         Concurrent calls for one digest run the model once. A failure reaches every one of them
-        and is not cached. progress: told the share written, 0 to 1. stop: when set, the writing
+        and is not cached. progress: told the share written, 0 to 1. turn:
+        told of each section when it begins, if it is written so. stop: when set, the writing
         ends with Stopped at the next piece of text.
         """
-        wrote = False
-
-        came = False
+        wrote = came = False
 
         def check() -> None:
             if stop is not None and stop.is_set():
                 raise Stopped(_STOPPING)
 
         def write_it() -> Answer:
-            return self._compute(order, progress or (lambda share: None), check)
+            nothing: Callable[[object], None] = lambda told: None  # noqa: E731
+            return self._compute(order, progress or nothing, turn or nothing, check)
 
         def compute() -> Answer:
             nonlocal wrote, came
@@ -174,32 +170,20 @@ class Pipeline:
             self.shelf.keep(order.digest, answer)
         return answer, wrote
 
-    def _compute(self, order: Order, progress: Progress, check: Callable[[], None]) -> Answer:
+    def _compute(
+        self, order: Order, progress: Progress, turn: Turn, check: Callable[[], None]
+    ) -> Answer:
         start = time.perf_counter()
         room = self.check_room(order)
-        sampling = replace(order.sampling, max_tokens=room)
-        pieces: list[str] = []
-        first_text: float | None = None
-        last: Chunk | None = None
-        for last in self.model.stream(order.messages, sampling=sampling, salt=order.salt):
-            check()
-            pieces.append(last.text)
-            if first_text is None:
-                first_text = time.perf_counter() - start
-            progress(min(len(pieces) / room, 0.99))
-        if last is None or last.finish_reason is None or last.usage is None:
-            raise ModelError(f"{self.model.model_id} broke off in the middle of the answer")
-        text = clean("".join(pieces))
-        if not text:
-            raise ModelError(f"{self.model.model_id} returned an empty answer")
+        draft = Writer(self.model, order, room, progress=progress, turn=turn, check=check).write()
         seconds = time.perf_counter() - start
         return Answer(
-            title=title_of(text) or " ".join(order.brief.query.split())[:80],
-            text=text,
-            finish_reason=last.finish_reason,
-            usage=last.usage,
+            title=title_of(draft.text) or " ".join(order.brief.query.split())[:80],
+            text=draft.text,
+            finish_reason=draft.finish_reason,
+            usage=draft.usage,
             seconds=seconds,
-            seconds_to_first_text=seconds if first_text is None else first_text,
+            seconds_to_first_text=seconds if draft.first_text is None else draft.first_text,
             born=self._clock(),
             model=self.model.model_id,
         )

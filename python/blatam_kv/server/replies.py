@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping
+from dataclasses import asdict
 from urllib.parse import quote
 
 import orjson
@@ -51,6 +52,8 @@ def summary(task: Task) -> dict[str, object]:
         "status": task.status,
         "progress": round(task.progress, 2),
     }
+    if task.part is not None and not task.is_finished:
+        body["section"] = asdict(task.part)
     if task.error is not None:
         body["error"] = {"code": "S001", "detail": task.error}
     return body
