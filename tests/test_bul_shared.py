@@ -23,6 +23,8 @@ from test_server_process import serve, serving
 from blatam_kv.bul.caller import ITSELF, Caller
 from blatam_kv.bul.chat import ChatRequest, orders, parse
 from blatam_kv.bul.request import parse_request
+from blatam_kv.bul.security.limits import Limiter
+from blatam_kv.bul.security.shared_limits import SharedLimiter
 from blatam_kv.bul.service import Service
 from blatam_kv.bul.shared import Shared
 from blatam_kv.bul.tasks import Task
@@ -490,4 +492,9 @@ def test_the_rights_on_the_page_are_enough_and_no_more_than_that(server: Redis) 
         eventually(lambda: len(one.pipeline.cache) == 0)
         assert [service.reports.readiness()["redis"] for service in made] == ["ok", "ok"]
         assert all(not service.shared.stats().failures for service in made if service.shared)
+        tier = RedisTier(f"unix://bul:PASSWORD@{path}", timeout=10.0)
+        limiter = SharedLimiter(Limiter(10, 60.0), tier)
+        assert limiter.take("a").allowed
+        limiter.close()
+        assert not tier.stats().failures
     assert [entry["object"] for entry in client.acl_log()] == []

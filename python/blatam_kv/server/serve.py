@@ -93,16 +93,17 @@ def serve(settings: Settings, *, version: str) -> int:
         blocks = _blocks(model, settings)
         if blocks is not None:
             opened.enter_context(blocks)
+        redis = open_redis(settings, mac_key=keys.mac_key("redis"))
         service = Service(
             model,
             settings,
             version=version,
             blocks=blocks,
-            redis=open_redis(settings, mac_key=keys.mac_key("redis")),
+            redis=redis,
             archive=archive,
             salt_of=keys.salt_of,
         )
-        guard = make_guard(settings, keys, count=service.metrics.rejected)
+        guard = make_guard(settings, keys, count=service.metrics.rejected, redis=redis)
         try:
             app = create_app(service, guard, hosts=hosts, proxies=settings.trusted_proxies)
             with signals_swallowed():

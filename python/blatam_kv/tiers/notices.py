@@ -40,7 +40,7 @@ class Notices:
     ) -> None:
         self._tier = tier
         self._heard, self._missed = heard, missed
-        self._channel = f"{tier.namespace}:notices".encode()
+        self._channel = tier.channel
         self._node = secrets.token_bytes(_NODE_BYTES)
         self._stopped = threading.Event()
         self.listening = threading.Event()

@@ -111,6 +111,7 @@ class RedisTier:
             raise ConfigError(f"timeout must be from 0.001 to 60 seconds, not {timeout}")
         self.place = _place(url)
         self.namespace = namespace
+        self.channel = f"{namespace}:notices".encode()  # where nodes tell one another
         self._ttl, self._timeout = ttl, timeout
         self._mac_key = None if mac_key is None else checked_mac_key(mac_key)
         self._record_bytes = record_bytes
