@@ -88,7 +88,10 @@ class Faulty:
         return not self.broken
 
     def __getattr__(self, name: str) -> Any:  # Any: whatever the archive has by that name
-        method = getattr(self.archive, name)
+        found = getattr(self.archive, name)
+        return self.watched(found, name) if callable(found) else _Part(self, found)
+
+    def watched(self, method: Any, name: str) -> Any:
         if name == "close":
             return method
         if not callable(method) and name != "well":
@@ -104,20 +107,13 @@ class Faulty:
 
 
 class _Part:
-    """What else is kept in a faulty archive; it fails with it."""
+    """What else is kept in the database, failing with it."""
 
-    def __init__(self, archive: Faulty, part: object) -> None:
-        self._archive, self._part = archive, part
+    def __init__(self, faulty: Faulty, part: Any) -> None:
+        self._faulty, self._part = faulty, part
 
-    def __getattr__(self, name: str) -> Any:  # Any: whatever the part has by that name
-        method = getattr(self._part, name)
-
-        def call(*arguments: Any, **options: Any) -> Any:
-            if self._archive.broken:
-                raise StorageUnavailable("the database is away")
-            return method(*arguments, **options)
-
-        return call
+    def __getattr__(self, name: str) -> Any:
+        return self._faulty.watched(getattr(self._part, name), name)
 
 
 @contextmanager

@@ -94,6 +94,8 @@ def _run(args: argparse.Namespace) -> int:
             origins: dict[str, str] = {}
             settings = _settings(args, origins)
             return config(settings, origins, show_origin=args.show_origin, as_json=args.json)
+        case "batch":
+            return _batch(args)
         case "keys":
             return _keys(args)
         case "sign":
@@ -214,6 +216,30 @@ def _migrate(args: argparse.Namespace) -> int:
             )
         case _:
             return migrate.migrate_down(args.folder, dry_run=args.dry_run, as_json=args.json)
+
+
+def _batch(args: argparse.Namespace) -> int:
+    from blatam_kv.cli import batch
+
+    settings = _settings(args)
+    match args.action:
+        case "submit":
+            return batch.submit(
+                args.url,
+                settings,
+                args.file,
+                priority=args.priority,
+                callback_url=args.callback_url,
+                output=args.output,
+                wait=not args.no_wait,
+                as_json=args.json,
+            )
+        case "follow":
+            return batch.follow(
+                args.url, settings, args.batch, output=args.output, as_json=args.json
+            )
+        case _:
+            return batch.cancel(args.url, settings, args.batch, as_json=args.json)
 
 
 def _keys(args: argparse.Namespace) -> int:
