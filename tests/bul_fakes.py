@@ -94,6 +94,8 @@ class Faulty:
     def watched(self, method: Any, name: str) -> Any:
         if name == "close":
             return method
+        if not callable(method) and name != "well":
+            return _Part(self, method)
 
         def call(*arguments: Any, **options: Any) -> Any:
             self.calls.append(name)
@@ -115,11 +117,15 @@ class _Part:
 
 
 @contextmanager
-def running(model: Scripted, *, archive: Any = None, **settings: Any) -> Iterator[Service]:
+def running(
+    model: Scripted, *, archive: Any = None, redis: Any = None, **settings: Any
+) -> Iterator[Service]:
     """A service with this model and these settings, closed at the end. It retries nothing, and keeps
     answers in memory unless the settings name a folder of the test's own."""
     options = {"retry_attempts": 0, "cache_persistence": "data_dir" in settings} | settings
-    service = Service(model, replace(Settings(), **options), version=VERSION, archive=archive)
+    service = Service(
+        model, replace(Settings(), **options), version=VERSION, redis=redis, archive=archive
+    )
     try:
         yield service
     finally:

@@ -296,7 +296,7 @@ def test_the_demo_writes_every_document_twice_the_same_and_ends_with_0(tmp_path:
     assert all((tmp_path / "out" / name).stat().st_size > 100 for name in files)
     briefing = summary["briefing"]
     assert briefing["documents"] == 3
-    assert briefing["cached_tokens"] == 2 * 128
+    assert briefing["cached_tokens"] >= 2 * 128
     assert briefing["first_text_ms"].keys() == {"computed", "memory", "disk"}
     assert f"{2 * len(demo.QUERIES)}/{2 * len(demo.QUERIES)}  cached" in done.stderr
     assert "\x1b" not in done.stderr

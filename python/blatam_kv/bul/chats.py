@@ -191,10 +191,15 @@ class Chats:
     def ask(self, order: ChatOrder, wishes: Wishes = USUAL) -> tuple[Telling, CacheResult]:
         """An answer being written, or written by now, and what the cache had to do with it.
 
-        Who wants to look hears one that is being written already, too. Raises InvalidRequest if the conversation leaves no room to answer, TooManyChats.
+        Who wants to look hears one that is being written already, too. Raises InvalidRequest if the
+        conversation leaves no room to answer, TooManyChats.
         """
         room = self._pipeline.check_room(order, field="messages")
         order = replace(order, sampling=replace(order.sampling, max_tokens=room))
+        if order.digest not in self._tellings:
+            (found,) = self._pipeline.elsewhere([(order, wishes)])
+            if found is not None:
+                return Telling.of(found), "hit"
         with self._lock:
             telling = self._tellings.get(order.digest) if wishes.take(0.0) else None
             if telling is not None and telling.join():
@@ -220,9 +225,19 @@ class Chats:
         answer: Answer | None = None
         error: Exception | None = None
         try:
-            answer = self._said(saying)
-            if saying.wishes.keep:
-                self._pipeline.keep(saying.order.digest, answer)
+            if saying.wishes.shared:
+                answer, said = self._pipeline.once(
+                    saying.order,
+                    lambda: self._said(saying),
+                    check=lambda: self._check_wanted(saying),
+                )
+                if not said:  # another node did, and is heard when it has
+                    saying.telling.say(answer.text)
+                self._pipeline.keep(saying.order, answer)
+            else:
+                answer = self._said(saying)
+                if saying.wishes.keep:
+                    self._pipeline.keep(saying.order, answer, tell=True)
         except Error as problem:
             error = problem
         except Exception as problem:

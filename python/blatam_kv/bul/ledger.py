@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from blatam_kv.bul.caller import ITSELF
+from blatam_kv.bul.drafts import Part
 from blatam_kv.bul.order import Order
 from blatam_kv.bul.pipeline import Answer, Pipeline
 from blatam_kv.bul.queue import PriorityQueue, QueueFull
@@ -256,6 +257,10 @@ class Ledger:
     def progress(self, writing: Writing, share: float) -> None:
         """The share written, 0 to 1; below 0, that the writing waits again."""
         self._book.progress(tuple(writing.task_ids), share)
+
+    def turn(self, writing: Writing, part: Part) -> None:
+        """Another section is being written."""
+        self._book.turn(tuple(writing.task_ids), part)
 
     def tick(self) -> None:
         """End what has passed its deadline."""

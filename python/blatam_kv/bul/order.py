@@ -17,17 +17,24 @@ from blatam_kv.bul import analyse
 from blatam_kv.bul.caller import ITSELF, Caller
 from blatam_kv.bul.request import QueryRequest
 from blatam_kv.bul.wishes import USUAL, Wishes, cache_key, wishes_of
+from blatam_kv.documents.templates import VERSION, template
 from blatam_kv.truthgpt.brief import Brief
-from blatam_kv.truthgpt.protocol import Message, Sampling, TruthGPT
+from blatam_kv.truthgpt.protocol import Continues, Message, Sampling, TruthGPT
 
 _ANSWER = b"blatamkv-resp-v1"
 _SEED = b"blatamkv-seed-v1"
+# Of a document along an outline, if the request does not say.
+LONG_TOKENS = 3072
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
     """What is to be written, and for which tenant. inferred: fields guessed from the query. key: the
-    tenant's name for the answer in the cache."""
+    tenant's name for the answer in the cache.
+
+    outline: the headings to write under, one after the other; empty where the model cannot, or is to
+    find its own.
+    """
 
     brief: Brief
     messages: tuple[Message, ...]
@@ -36,6 +43,7 @@ class Order:
     digest: bytes
     tenant: str
     salt: bytes = field(repr=False)
+    outline: tuple[str, ...] = ()
     key: str = ""
     wishes: Wishes = USUAL
 
@@ -70,9 +78,12 @@ def place(request: QueryRequest, model: TruthGPT, caller: Caller = ITSELF) -> Or
         target_audience=request.target_audience or "",
     )
     messages = tuple(brief.messages())
-    sampling = _sampling(request, messages)
+    outline = _outline(request, model, brief)
+    sampling = _sampling(request, messages, long=bool(outline))
     namespace = None if request.cache is None else request.cache.namespace
-    digest = answer_digest(model, messages, sampling, salt=caller.salt, namespace=namespace)
+    digest = answer_digest(
+        model, messages, sampling, outline=outline, salt=caller.salt, namespace=namespace
+    )
     return Order(
         brief=brief,
         messages=messages,
@@ -80,6 +91,7 @@ def place(request: QueryRequest, model: TruthGPT, caller: Caller = ITSELF) -> Or
         inferred=tuple(inferred),
         digest=digest,
         tenant=caller.tenant,
+        outline=outline,
         salt=caller.salt,
         key=cache_key(digest, caller.salt),
         wishes=wishes_of(request.cache, ""),
@@ -91,14 +103,15 @@ def answer_digest(
     messages: Sequence[Message],
     sampling: Sampling,
     *,
+    outline: Sequence[str] = (),
     salt: bytes,
     person: bytes = _ANSWER,
     namespace: str | None = None,
 ) -> bytes:
     """The 32-byte key of the answer: BLAKE2b-256, keyed by the salt, over length-framed fields.
 
-    person: keeps apart what is made of the same words for another use; namespace: what the caller
-    keeps apart.
+    outline: counts with the version of how documents are written along one. person: keeps apart
+    what is made of the same words for another use; namespace: what the caller keeps apart.
     """
     fields = [
         *_texts(model.model_id, model.fingerprint),
@@ -108,6 +121,8 @@ def answer_digest(
         *_texts(str(len(sampling.stop)), *sampling.stop),
         *_texts(*([] if namespace is None else ["namespace", namespace])),
     ]
+    if outline:
+        fields += _texts(f"outline {VERSION}", *outline)
     return framed_digest(fields, key=salt, person=person)
 
 
@@ -125,8 +140,16 @@ def _guess_type(request: QueryRequest) -> str:
     return analyse.DEFAULT_TYPE
 
 
-def _sampling(request: QueryRequest, messages: Sequence[Message]) -> Sampling:
-    usual = Sampling()
+def _outline(request: QueryRequest, model: TruthGPT, brief: Brief) -> tuple[str, ...]:
+    if not isinstance(model, Continues):
+        return ()
+    if request.outline is not None:
+        return tuple(request.outline)
+    return template(brief.document_type, brief.language).sections
+
+
+def _sampling(request: QueryRequest, messages: Sequence[Message], *, long: bool) -> Sampling:
+    usual = Sampling(max_tokens=LONG_TOKENS) if long else Sampling()
     seed = request.seed
     if seed is None:
         seed = seed_of(messages)

@@ -33,6 +33,7 @@ except ImportError as error:
 MAX_PROBLEMS = 20
 MAX_QUERY_CHARS = 10_000
 MAX_FIELD_CHARS = 200
+MAX_OUTLINE = 20
 _FORMAT_ALIASES = {"md": "markdown"}
 
 
@@ -62,6 +63,13 @@ def _line(value: str) -> str:
     return text
 
 
+def _heading(value: str) -> str:
+    text = _line(value).strip("# ")
+    if not text:
+        raise ValueError("is empty; a heading has words")
+    return text
+
+
 def _url(value: str) -> str:
     target(value)
     return value
@@ -73,10 +81,14 @@ Style = Literal["professional", "modern", "minimal", "corporate", "creative"]
 Line = Annotated[str, AfterValidator(_line)]
 
 
+Heading = Annotated[str, AfterValidator(_heading)]
+
+
 class QueryRequest(BaseModel):
     """One document asked for. What is None is worked out from the query.
 
-    table_of_contents: None leaves it to the document's length. letterhead: whether the tenant's
+    outline: the headings to write under; None takes those of the document's type, an empty list
+    leaves them to the model. table_of_contents: None leaves it to the document's length. letterhead: whether the tenant's
     stands on it. priority: 0 (critical) to 4 (background), lower sooner. deadline_seconds: from now; what is not
     written by then fails. max_length: at most this many tokens.
     seed: leave it out and the same request always gets the same document.
@@ -88,6 +100,7 @@ class QueryRequest(BaseModel):
     format: Annotated[Format, BeforeValidator(canonical_format)] = "markdown"
     style: Style = "professional"
     table_of_contents: bool | None = None
+    outline: Annotated[list[Heading], Field(max_length=MAX_OUTLINE)] | None = None
     letterhead: bool = True
     business_area: str | None = None
     document_type: str | None = None

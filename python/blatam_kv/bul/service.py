@@ -35,6 +35,7 @@ from blatam_kv.bul.queue import PriorityQueue, QueueFull
 from blatam_kv.bul.recorder import Recorder
 from blatam_kv.bul.reports import Reports
 from blatam_kv.bul.request import QueryRequest
+from blatam_kv.bul.shared import Shared
 from blatam_kv.bul.storage import BatchRow, Page, StorageUnavailable, open_storage
 from blatam_kv.bul.tally import Tallies
 from blatam_kv.bul.tasks import (
@@ -57,6 +58,7 @@ from blatam_kv.truthgpt.protocol import TruthGPT
 
 if TYPE_CHECKING:
     from blatam_kv.bul.storage.archive import Archive
+    from blatam_kv.tiers.redis import RedisTier
 
 log = logging.getLogger("blatam_kv.bul")
 
@@ -68,6 +70,7 @@ class Service:
     """The pipeline, its tasks and its writers. Safe from any thread; close it when done.
 
     blocks: where the model keeps prefixes, to be told of and cleared; closed by who opened it.
+    redis: where nodes share answers, closed with the service; None for a node that is alone.
     archive: where tasks and documents are kept, closed with the service; None keeps them in memory.
     salt_of: the salt of a tenant, for tasks that an earlier process left unfinished.
     """
@@ -79,6 +82,7 @@ class Service:
         *,
         version: str,
         blocks: KVStore | None = None,
+        redis: RedisTier | None = None,
         archive: Archive | None = None,
         salt_of: Callable[[str], bytes] = lambda tenant: ITSELF.salt,
     ) -> None:
@@ -92,6 +96,7 @@ class Service:
             policy=settings.cache_strategy,
             ttl=settings.cache_ttl,
         )
+        self._cache = cache
         self.shelf = open_shelf(cache, settings)
         self.backups = Backups(settings, folders_of(settings, shelf=self.shelf, blocks=blocks))
         self.archive = archive if archive is not None else open_storage("sqlite://")
@@ -107,7 +112,17 @@ class Service:
             backups=lambda: self.backups.snapshot(),
         )
         observed = Observed(model, self.metrics, provider=settings.model)
-        self.pipeline = Pipeline(observed, cache, shelf=self.shelf)
+        self.shared: Shared | None = None
+        if redis is not None:
+            self.shared = Shared(
+                redis,
+                ttl=settings.cache_ttl,
+                cleared=self._clear_here,
+                dropped=lambda digest: self.pipeline.forget_here(digest),
+            )
+        self.pipeline = Pipeline(
+            observed, cache, shelf=self.shelf, shared=self.shared, ttl=settings.cache_ttl
+        )
         self.press = Press(lambda: self.archive, self.metrics)
         self.queue: PriorityQueue[Job] = PriorityQueue(
             capacity=settings.max_queued_tasks,
@@ -147,6 +162,7 @@ class Service:
             version,
             blocks,
             self.shelf,
+            self.shared,
             self.backups,
             lambda: self.archive.well,
         )
@@ -192,12 +208,20 @@ class Service:
         return self._hit(Asked(order, request, time.time()), answer, arrived)
 
     def enqueue(self, order: Order, request: QueryRequest, key_id: str = ITSELF.key_id) -> Task:
-        """A durable task for an answer that is not cached. Waits for the database.
+        """A task for an answer that is not cached here: finished if another node has it, durable if
+        not. Waits for Redis and the database.
 
         Raises InvalidRequest if the query is too long for the model, Overloaded if too much waits
         already or the service is stopping, StorageUnavailable.
         """
-        return self._begin([Asked(order, request, time.time(), key_id)])[0]
+        arrived, asked = time.monotonic(), Asked(order, request, time.time(), key_id)
+        (answer,) = self.pipeline.elsewhere([(order, order.wishes)])
+        if answer is not None:
+            task = self._hit(asked, answer, arrived, tier="redis")
+            if request.callback_url is not None:
+                self.tell(task, request.callback_url, key_id)
+            return task
+        return self._begin([asked])[0]
 
     def tell(self, task: Task, url: str, key_id: str) -> None:
         """Have a URL told of a task that ended at once. Waits for the database."""
@@ -221,11 +245,20 @@ class Service:
             for number, request in enumerate(requests)
         ]
         answers = [self.pipeline.lookup(each.order) for each in asked]
+        others = [at for at, answer in enumerate(answers) if answer is None]
+        found = self.pipeline.elsewhere(
+            [(asked[at].order, asked[at].order.wishes) for at in others]
+        )
+        tiers = dict.fromkeys(others, "redis")
+        for at, answer in zip(others, found, strict=True):
+            answers[at] = answer
         missing = [each for each, answer in zip(asked, answers, strict=True) if answer is None]
         begun = iter(self._begin(missing, batch=batch))
         tasks = [
-            next(begun) if answer is None else self._hit(each, answer, arrived, batch=batch)
-            for each, answer in zip(asked, answers, strict=True)
+            next(begun)
+            if answer is None
+            else self._hit(each, answer, arrived, batch=batch, tier=tiers.get(at, "memory"))
+            for at, (each, answer) in enumerate(zip(asked, answers, strict=True))
         ]
         self._recorder.flush()
         told = [
@@ -243,7 +276,13 @@ class Service:
         return batch, tasks
 
     def _hit(
-        self, asked: Asked, answer: Answer, arrived: float, *, batch: str | None = None
+        self,
+        asked: Asked,
+        answer: Answer,
+        arrived: float,
+        *,
+        batch: str | None = None,
+        tier: str = "memory",
     ) -> Task:
         order, request, now, _ = asked
         task = Task(
@@ -265,7 +304,7 @@ class Service:
         )
         self._ledger.count(task)
         self.tasks.add_finished(task)
-        self.metrics.cache_request("hit", tier="memory")
+        self.metrics.cache_request("hit", tier=tier)
         return task
 
     def _begin(self, asked: Sequence[Asked], *, batch: str | None = None) -> list[Task]:
@@ -360,15 +399,20 @@ class Service:
         return digest is not None and self.pipeline.forget(digest)
 
     def clear(self) -> int:
-        """Forget every cached answer and prefix; returns how many answers there were. Tasks keep
-        theirs, and a folder that another process writes keeps its blocks."""
-        entries = len(self.pipeline.cache)
-        self.pipeline.cache.clear()
+        """Forget every cached answer and prefix, on every node that shares answers; returns how many
+        answers there were here. Tasks keep theirs, and a folder that another process writes keeps its blocks."""
+        entries = len(self._cache)
+        self._clear_here()
+        if self.shared is not None:
+            self.shared.clear()
+        return entries
+
+    def _clear_here(self) -> None:
+        self._cache.clear()
         if self.shelf is not None:
             self.shelf.clear()
         if self._blocks is not None and not self._blocks.read_only:
             self._blocks.clear(everyone=True)
-        return entries
 
     # Running.
 
@@ -403,6 +447,8 @@ class Service:
         self._recorder.close()
         self.archive.close()
         self.backups.close()
+        if self.shared is not None:
+            self.shared.close()
         if self.shelf is not None:
             try:
                 self.shelf.close()

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal
 
+from blatam_kv.bul.drafts import Part
 from blatam_kv.bul.pipeline import Answer
 from blatam_kv.bul.request import QueryRequest
 from blatam_kv.documents.document import Document
@@ -95,7 +96,7 @@ class Task:
     """One request's way through the pipeline.
 
     arrived: ``time.monotonic`` seconds. created, finished, deadline: Unix time. request: what was
-    asked, kept as long as there is no document. tries: how often the model began. batch: the id of
+    asked, kept as long as there is no document. part: the section that is being written. tries: how often the model began. batch: the id of
     the batch it is part of.
     """
 
@@ -108,6 +109,7 @@ class Task:
     cache: CacheResult
     status: Status = "queued"
     progress: float = 0.0
+    part: Part | None = None
     answer: Answer | None = None
     stored: bool = False
     error: str | None = None
@@ -182,6 +184,17 @@ class TaskBook:
                     status: Status = "processing" if share >= 0 else "queued"
                     progress = max(0.0, share)
                     self._unfinished[key] = replace(task, status=status, progress=progress)
+            wakes = self._wakes(ids)
+        for wake in wakes:
+            wake()
+
+    def turn(self, ids: Sequence[str], part: Part) -> None:
+        """Tell several tasks which section of their answer is being written."""
+        with self._lock:
+            for key in ids:
+                task = self._unfinished.get(key)
+                if task is not None:
+                    self._unfinished[key] = replace(task, part=part)
             wakes = self._wakes(ids)
         for wake in wakes:
             wake()

@@ -12,6 +12,7 @@ from blatam_kv.config import LOCAL_DTYPES, LOG_LEVELS, MODELS, STRATEGIES
 from blatam_kv.simulation import DEFAULT_CAPACITY, DEFAULT_POLICY
 
 DEFAULT_URL = "http://127.0.0.1:8002"
+EXPORT_PORT = 8005
 
 _EXAMPLES = """\
 examples:
@@ -22,6 +23,7 @@ examples:
   blatam-kv serve --model local --local-model models/writer
                                        the service with a transformers model of this machine
   blatam-kv gateway --config FILE      one address in front of the service and other systems
+  blatam-kv serve --only export         the renderer alone: documents in six formats
   blatam-kv keys create --tenant acme   who may ask: an API key and a signing key
   blatam-kv config --show-origin        what the service would run with, and why
   blatam-kv stats --json               what the running service has done
@@ -56,6 +58,11 @@ def make_parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="run the service until it is told to stop")
     _config_flag(serve)
+    serve.add_argument(
+        "--only",
+        choices=("export",),
+        help=f"one part of it: export renders documents and nothing else (port {EXPORT_PORT})",
+    )
     serve.add_argument("--host", dest="api_host", help="address to listen on (127.0.0.1)")
     serve.add_argument("--port", dest="api_port", help="port; 0 takes a free one (8002)")
     _data_dir_flag(serve)
@@ -87,6 +94,12 @@ def make_parser() -> argparse.ArgumentParser:
     serve.add_argument("--backup-interval-hours", metavar="N", help="how often (6)")
     serve.add_argument("--backup-keep", metavar="N", help="how many to keep (120)")
     serve.add_argument("--backup-retention-days", metavar="N", help="and how long (30)")
+    serve.add_argument(
+        "--redis-url",
+        metavar="URL",
+        help="where nodes share answers (nowhere); with a password better in BUL_REDIS_URL, since "
+        "every user of the machine can read command lines",
+    )
     serve.add_argument("--max-concurrent-tasks", help="documents written at a time (2)")
     serve.add_argument("--max-queued-tasks", help="documents that may wait (4000)")
     serve.add_argument(

@@ -42,7 +42,7 @@ class Settings:
     retry_attempts: how often an answer that failed is tried again, first after retry_delay seconds.
     continuous_mode: False waits for POST /processor/start. drain_seconds: what a stop may take.
 
-    database_url: None is SQLite in data_dir. max_kept_tasks: finished ones of each tenant, for at
+    redis_url: where nodes share answers; None for nowhere. database_url: None is SQLite in data_dir. max_kept_tasks: finished ones of each tenant, for at
     most keep_days.
 
     hmac_secret: what all keys are derived from, None for the one in the data directory.
@@ -95,6 +95,7 @@ class Settings:
     continuous_mode: bool = True
     drain_seconds: float = 15.0
     database_url: Secret | None = None
+    redis_url: Secret | None = None
     max_kept_tasks: int = 10_000
     keep_days: float = 30.0
     hmac_secret: Secret | None = None

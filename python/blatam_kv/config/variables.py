@@ -54,6 +54,7 @@ VARIABLES: Mapping[str, Variable] = {
     "BUL_CONTINUOUS_MODE": Variable("continuous_mode", switch),
     "BUL_DRAIN_SECONDS": Variable("drain_seconds", timeout),
     "BUL_DATABASE_URL": Variable("database_url", secret, secret=True),
+    "BUL_REDIS_URL": Variable("redis_url", secret, secret=True),
     "BUL_MAX_KEPT_TASKS": Variable("max_kept_tasks", integer(1, 10_000_000)),
     "BUL_KEEP_DAYS": Variable("keep_days", amount("days")),
     "BUL_BACKUP_ENABLED": Variable("backup_enabled", switch),

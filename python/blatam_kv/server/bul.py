@@ -19,7 +19,7 @@ from blatam_kv.bul.caller import Caller, Scope
 from blatam_kv.bul.request import one_of
 from blatam_kv.bul.security.guard import Guard
 from blatam_kv.bul.service import Service
-from blatam_kv.server import batches, documents, letterheads, progress, tasks
+from blatam_kv.server import batches, documents, exports, letterheads, progress, tasks
 from blatam_kv.server.doors import Doors
 from blatam_kv.server.envelope import Envelope
 from blatam_kv.server.failures import failed
@@ -44,6 +44,7 @@ INDEX = {
     **progress.INDEX,
     **documents.INDEX,
     **letterheads.INDEX,
+    **exports.INDEX,
     "POST /v1/chat/completions": "OpenAI's, also as a stream; /v1/completions, /v1/models",
     "GET /agents": "business areas and the documents written for them",
     "GET /agents/{area}": "one of them",
@@ -70,6 +71,7 @@ def doors(service: Service) -> list[Door]:
         batches.BatchDesk(service),
         documents.DocumentDesk(service),
         letterheads.LetterheadDesk(service),
+        exports.ExportDesk(service.metrics, letterhead_of=service.press.letterhead_of),
         Face(service),
     )
     return [door for desk in desks for door in desk.doors()]

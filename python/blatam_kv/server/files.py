@@ -27,6 +27,11 @@ _RANGE = re.compile(r"bytes=\s*(?:(\d{1,18})-(\d{1,18})?|-(\d{1,18}))\s*")
 _POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'"
 
 
+def sheet_reply(rendered: Rendered) -> Response:
+    """A document that was made for this request alone: a file to keep, whole."""
+    return Response(rendered.content, headers=_called(rendered))
+
+
 def file_reply(request: Request, rendered: Rendered, born: float) -> Response:
     """A document as a file to keep, or the part of it that is asked for. born: Unix time."""
     content = rendered.content
@@ -47,11 +52,7 @@ def file_reply(request: Request, rendered: Rendered, born: float) -> Response:
         return Response(status_code=412, headers=headers)
     if _has_it(found.get(b"if-none-match"), found.get(b"if-modified-since"), tag, modified):
         return Response(status_code=304, headers=headers)
-    headers |= {
-        "Content-Type": rendered.media_type,
-        "Content-Disposition": disposition(rendered.filename),
-        "Content-Security-Policy": _POLICY,
-    }
+    headers |= _called(rendered)
     asked = _asked(found.get(b"range", ())) if request.method == "GET" else None
     if asked is None:
         return Response(content, headers=headers)
@@ -64,6 +65,14 @@ def file_reply(request: Request, rendered: Rendered, born: float) -> Response:
         return Response(status_code=416, headers=headers)
     headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{len(content)}"
     return Response(content[part.start : part.stop], 206, headers)
+
+
+def _called(rendered: Rendered) -> dict[str, str]:
+    return {
+        "Content-Type": rendered.media_type,
+        "Content-Disposition": disposition(rendered.filename),
+        "Content-Security-Policy": _POLICY,
+    }
 
 
 def disposition(name: str) -> str:

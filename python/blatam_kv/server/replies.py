@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from base64 import b64encode
 from collections.abc import Mapping
+from dataclasses import asdict
 
 import orjson
 from starlette.responses import Response
@@ -64,6 +65,8 @@ def summary(task: Task) -> dict[str, object]:
         "status": task.status,
         "progress": round(task.progress, 2),
     }
+    if task.part is not None and not task.is_finished:
+        body["section"] = asdict(task.part)
     if task.error is not None:
         body["error"] = {"code": "S001", "detail": task.error}
     return body

@@ -19,6 +19,7 @@ from blatam_kv.bul.security.audit import AuditLog
 from blatam_kv.bul.security.keys import KeyRing, Known, Network
 from blatam_kv.bul.security.limits import Limiter, Verdict
 from blatam_kv.bul.security.nonces import Nonces
+from blatam_kv.bul.security.shared_limits import SharedLimiter
 from blatam_kv.bul.security.tickets import Tickets
 from blatam_kv.errors import ConfigError
 from blatam_kv.signature import WINDOW_SECONDS, BadSignature, Claim, Parts, content_digest, keyed
@@ -110,7 +111,7 @@ class Guard:
         self,
         keys: KeyRing,
         *,
-        limiter: Limiter | None,
+        limiter: Limiter | SharedLimiter | None,
         audit: AuditLog,
         count: Callable[[str, str], None] = lambda stage, reason: None,
         seconds: Callable[[], float] = time.time,
@@ -128,7 +129,9 @@ class Guard:
         self._failures = Limiter(_FAILURES, _FAILURE_WINDOW, clock=ticks)
 
     def close(self) -> None:
-        """Close the audit log."""
+        """Close the audit log, and settle what other nodes do not know of yet."""
+        if isinstance(self._limiter, SharedLimiter):
+            self._limiter.close()
         self._audit.close()
 
     @property

@@ -140,6 +140,10 @@ class KeyRing:
         """What keys the digests of a tenant, for work that outlived its request."""
         return self._master.tenant_salt(tenant)
 
+    def mac_key(self, purpose: str) -> bytes:
+        """What authenticates records that nodes of one installation share."""
+        return self._master.derive("blatam-kv/mac-key/v1", purpose)
+
     def signer(self, tenant: str, key_id: str) -> tuple[str, bytes] | None:
         """With what to sign what is sent to a tenant: the key that asked, else its newest that
         works; None if it has none any more."""

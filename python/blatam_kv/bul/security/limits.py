@@ -70,6 +70,12 @@ class Limiter:
         left = max(0, math.floor((self.window - ahead) / interval + 1e-6))
         return Verdict(True, limit, left, 0.0, ahead)
 
+    def put_off(self, name: str, ahead: float) -> None:
+        """Let nobody in earlier than if the next one were due ``ahead`` seconds from now."""
+        with self._lock:
+            now = self._clock()
+            self._due[name] = max(self._due.get(name, now), now + ahead)
+
     def _sweep(self, now: float) -> bool:
         """Forget who has recovered, now and then; False if there is still no room."""
         if len(self._due) >= self._most_names or len(self._due) % _SWEEP_ABOVE == 0:
