@@ -127,6 +127,8 @@ def match(rounds: int) -> list[Row]:
 def bookkeeping(rounds: int) -> list[Row]:
     """Prompts of 20 blocks come, are used and go; nothing of their payloads is read."""
     chains = [chain_of_blocks() for _ in range(2 * RESIDENT // CHAIN)]
+    # A prompt has the names of its blocks one behind the other.
+    names = {chain[-1].name: b"".join(block.name for block in chain) for chain in chains}
     weight = block_weight(64, 64)
     memory = Residents(
         capacity_bytes=RESIDENT * weight, policy="lru", news=News(), clock=time.monotonic
@@ -135,8 +137,8 @@ def bookkeeping(rounds: int) -> list[Row]:
 
     def ours(some: list[list[Block]]) -> None:
         for chain in some:
-            memory.add(chain[-1].name, chain)
-            memory.use(chain[-1].name, chain)
+            memory.add(chain[-1].name, names[chain[-1].name], chain)
+            memory.use(chain[-1].name, names[chain[-1].name])
 
     def hand(some: list[list[Block]]) -> None:
         for chain in some:

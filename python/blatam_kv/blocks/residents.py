@@ -145,11 +145,12 @@ class Residents:
                 break
         return found
 
-    def use(self, last: bytes, blocks: Sequence[Block]) -> None:
-        """A request for the prompt with this last block: count a use of each of its blocks here, the
-        last one first, so that the first is the most recent."""
+    def use(self, last: bytes, names: bytes) -> None:
+        """A request for the prompt with this last block: count a use of each of its blocks with these
+        names that is here, the last one first, so that the first is the most recent. names: one behind
+        the other."""
         with self._lock:
-            self._index.use(last, b"".join([block.name for block in blocks]))
+            self._index.use(last, names)
 
     def nearest(self, parent: bytes, root: bool, tokens: bytes) -> tuple[Block | None, int]:
         """Of the newest blocks that continue ``parent`` the one that begins most like ``tokens``,
@@ -164,33 +165,28 @@ class Residents:
                 best, most = block, common
         return best, most
 
-    def add(self, last: bytes, blocks: Sequence[Block]) -> tuple[int, list[Block]]:
+    def add(self, last: bytes, names: bytes, blocks: Sequence[Block]) -> tuple[int, list[Block]]:
         """Insert successive blocks of the prompt with this last block, the first ones first, as far
-        as there is room.
+        as there is room. names: theirs, one behind the other.
 
         Returns how many leading ones of them are here now, and what left for them, in that order;
-        a policy may prefer what was here to what is new, which then counts as not stored. None is
+        a policy may prefer what was here to what is new, which then was never stored. None is
         stored whose parent is not here.
         """
         if not blocks:
             return 0, []
         first = blocks[0]
-        names = b"".join([block.name for block in blocks])
         weights = array("Q", [block.weight for block in blocks])
         with self._lock:
             self._end_pins()
-            slots, gone = self._index.add(last, first.parent, not first.position, names, weights)
-            if not slots:
-                return 0, []
-            new = self._put(memoryview(slots).cast("I").tolist(), blocks)
+            old, held, gone = self._index.add(
+                last, first.parent, not first.position, names, weights
+            )
+            slots = memoryview(held).cast("I").tolist()
+            self._put(slots[old:], blocks[old : len(slots)])
             evicted = self._take(gone, "capacity")
-            stored = len(blocks)
-            if evicted and new:
-                mine = {block.name for block in new}.intersection(block.name for block in evicted)
-                stored -= len(mine)  # the ends of prompts leave first
-                evicted = [block for block in evicted if block.name not in mine]
             self._evicted += len(evicted)
-        return stored, evicted
+        return len(slots), evicted
 
     def pin(self, blocks: Sequence[Block], ttl: float | None) -> int:
         """Keep the longest of these prefixes that is still here, until unpinned or ``ttl`` seconds
@@ -341,28 +337,25 @@ class Residents:
         at = self._at
         return [at[slot] for slot in memoryview(slots).cast("I").tolist()]  # type: ignore[misc]  # none of these is free
 
-    def _put(self, slots: list[int], blocks: Sequence[Block]) -> list[Block]:
-        """Lay down the blocks that are new; returns them."""
+    def _put(self, slots: list[int], blocks: Sequence[Block]) -> None:
+        """Lay down the blocks that are new."""
         at = self._at
-        if (highest := max(slots)) >= len(at):
+        if slots and (highest := max(slots)) >= len(at):
             at += [None] * (highest + 1 - len(at))
-        new = []
         for slot, block in zip(slots, blocks, strict=True):
-            if at[slot] is None:
-                at[slot] = block
-                new.append(block)
+            at[slot] = block
         if self._news.wanted:
-            for block in new:
+            for block in blocks:
                 self._note("stored", block)
-        return new
 
     def _take(self, slots: bytes, reason: str) -> list[Block]:
         """Pick up what left the index."""
         if not slots:
             return []
         gone = self._blocks(slots)
-        for slot in memoryview(slots).cast("I").tolist():
-            self._at[slot] = None
+        at = self._at
+        for slot in memoryview(slots).cast("I"):
+            at[slot] = None
         if self._news.wanted:
             for block in gone:
                 self._note("removed", block, reason)
