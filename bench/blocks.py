@@ -30,8 +30,9 @@ import numpy.typing as npt
 
 import blatam_kv as kv
 from blatam_kv import _core, tensors
+from blatam_kv.blocks.block import Block, block_weight
 from blatam_kv.blocks.events import News
-from blatam_kv.blocks.residents import Block, Residents, block_weight
+from blatam_kv.blocks.residents import Residents
 from blatam_kv.truthgpt.mini import Mini
 
 Array = npt.NDArray[Any]

@@ -15,11 +15,12 @@ import numpy as np
 
 from blatam_kv import _core
 from blatam_kv.blocks.below import Below
+from blatam_kv.blocks.block import Block
 from blatam_kv.blocks.counts import Counts
 from blatam_kv.blocks.fetcher import Fetcher
 from blatam_kv.blocks.payload import Packing
 from blatam_kv.blocks.prompt import Prompt
-from blatam_kv.blocks.residents import Block, Residents
+from blatam_kv.blocks.residents import Residents
 from blatam_kv.errors import CorruptBlob, Unsupported
 from blatam_kv.record import Record
 from blatam_kv.tensors import STORAGE

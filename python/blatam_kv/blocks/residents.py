@@ -14,73 +14,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from blatam_kv._core import Arena, PrefixIndex
+from blatam_kv._core import PrefixIndex
+from blatam_kv.blocks.block import Block
 from blatam_kv.blocks.events import BlockEvent, News
 from blatam_kv.blocks.prompt import Prompt, common_tokens
 from blatam_kv.cache import byte_count
 from blatam_kv.errors import ConfigError
-from blatam_kv.record import Bytes, Kind, Record
 
-# What a block weighs beside its payload and twice its tokens (a payload read from disk holds on to
-# the record around it): objects, names, the slot, the pin. Measured by tests/test_blocks_memory.py.
-BLOCK_OVERHEAD_BYTES = 1152
 # How many followers of a block are compared where none is the one wanted. Where many prompts begin
 # with the same few tokens, any of them will do.
 _NEAREST_OF = 16
-
-
-class Block:
-    """One block in memory, encoded. Nothing in it changes.
-
-    name, parent, tags: digests. position: blocks before it. tokens: as in a Record.
-    """
-
-    __slots__ = ("codec", "name", "parent", "payload", "position", "tags", "tokens", "weight")
-
-    def __init__(
-        self,
-        *,
-        name: bytes,
-        parent: bytes,
-        position: int,
-        tokens: bytes,
-        payload: Bytes,
-        codec: str,
-        tags: bytes,
-    ) -> None:
-        self.name, self.parent, self.position = name, parent, position
-        self.tokens, self.codec, self.tags = tokens, codec, tags
-        self.payload = memoryview(payload).toreadonly()
-        self.weight = block_weight(self.payload.nbytes, len(tokens))
-
-    def packed(self, payload: Bytes, codec: str) -> Block:
-        """The same block in another codec."""
-        return Block(
-            name=self.name,
-            parent=self.parent,
-            position=self.position,
-            tokens=self.tokens,
-            payload=payload,
-            codec=codec,
-            tags=self.tags,
-        )
-
-    def record(self, now_us: int) -> Record:
-        """The same for a tier."""
-        return Record(
-            key=self.name,
-            kind=Kind.BLOCK,
-            payload=self.payload,
-            tags=self.tags,
-            codec=self.codec,
-            tokens=self.tokens,
-            created_us=now_us,
-        )
-
-
-def block_weight(payload_bytes: int, tokens_bytes: int) -> int:
-    """Bytes of memory that a block takes."""
-    return Arena.rounded(payload_bytes) + 2 * tokens_bytes + BLOCK_OVERHEAD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
