@@ -137,13 +137,29 @@ def spans_of(block: Block) -> Iterator[Spans]:
 
 def leveled(blocks: Sequence[Block]) -> list[Block]:
     """The blocks with their top headings at levels 1, 2, 3 …: none is skipped, as readers of the
-    outline (and PDF/UA) expect, whichever levels the author chose."""
+    outline (and PDF/UA) expect, whichever levels the author chose. A heading inside another block
+    is no part of the outline: it becomes a bold line."""
     base = min((block.level for block in blocks if isinstance(block, Heading)), default=1)
     found: list[Block] = []
     deepest = 0
     for block in blocks:
         if isinstance(block, Heading):
             deepest = min(block.level - base, deepest) + 1
-            block = Heading(deepest, block.spans)
-        found.append(block)
+            found.append(Heading(deepest, block.spans))
+        else:
+            found.append(_without_headings(block))
     return found
+
+
+def _without_headings(block: Block) -> Block:
+    match block:
+        case Heading(spans=spans):
+            bold = (Span(each.text, True, each.italic, each.code, each.href) for each in spans)
+            return Paragraph(tuple(bold))
+        case Items(items, start):
+            return Items(tuple(tuple(map(_without_headings, item)) for item in items), start)
+        case Callout(kind, inner):
+            return Callout(kind, tuple(map(_without_headings, inner)))
+        case Quote(inner):
+            return Quote(tuple(map(_without_headings, inner)))
+    return block
