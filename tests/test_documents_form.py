@@ -22,6 +22,7 @@ from blatam_kv.documents.form import (
     Rule,
     Span,
     Spans,
+    Table,
     leveled,
     plain,
     spans_of,
@@ -161,6 +162,27 @@ def test_a_heading_inside_a_block_is_a_bold_line() -> None:
     bold = (Paragraph(words("x", bold=True)),)
     blocks: list[Block] = [Quote(inner), Callout("note", inner), Items((inner,))]
     assert leveled(blocks) == [Quote(bold), Callout("note", bold), Items((bold,))]
+
+
+@pytest.mark.parametrize(
+    ("cells", "side"),
+    [
+        (["11.500 €", "1.500 €"], "right"),
+        (["$1,200.50", "-3%", "", "–"], "right"),
+        (["250 m", "1,5 km"], "right"),
+        (["2026"], "right"),
+        (["12 weeks", "3"], "left"),
+        (["Q1", "Q2"], "left"),
+        (["", ""], "left"),
+    ],
+)
+def test_figures_stand_on_the_right(cells: list[str], side: str) -> None:
+    rows = [[words(cell) if cell else ()] for cell in cells]
+    (found,) = leveled([table([words("h")], rows)])
+    (kept,) = leveled([table([words("h")], rows, ["center"])])
+    assert isinstance(found, Table)
+    assert isinstance(kept, Table)
+    assert (found.align, kept.align) == ((side,), ("center",))
 
 
 def test_ragged_rows_are_filled_up_and_lose_nothing() -> None:
