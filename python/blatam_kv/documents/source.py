@@ -59,7 +59,7 @@ def _block(block: Block) -> str:
             longest = max(map(len, re.findall("`+", text)), default=0)
             fence = "`" * max(3, longest + 1)
             return f"{fence}\n{text}\n{fence}"
-    return "---"
+    return "***"  # dashes after the dash of a list would be one longer line
 
 
 def _quoted(text: str) -> str:
