@@ -6,14 +6,16 @@
 namespace blatam {
 namespace {
 
-// What learns sees every block: beside its payload a block's 240 bytes of history are nothing, and
+// What learns sees every block: beside its payload a block's 288 bytes of history are nothing, and
 // what is seen then does not depend on names, so that the simulator sees the same.
 constexpr PolicyOptions kOptions{.shadows = size_t{1} << 20};
 
 }  // namespace
 
 PrefixIndex::PrefixIndex(uint64_t capacity_bytes, std::string_view policy)
-    : capacity_bytes_(capacity_bytes), policy_(make_policy(policy, kOptions)) {}
+    : capacity_bytes_(capacity_bytes), policy_(make_policy(policy, kOptions)) {
+  policy_->set_capacity_bytes(capacity_bytes);
+}
 
 void PrefixIndex::find(std::span<const Digest> names, std::vector<Slot>& slots) const {
   // Far enough ahead for a bucket to arrive before it is read.
@@ -115,6 +117,7 @@ void PrefixIndex::resize(uint64_t capacity_bytes, std::vector<Slot>& evicted) {
   evicted.reserve(evicted.size() + table_.size());
   settle();
   capacity_bytes_ = capacity_bytes;
+  policy_->set_capacity_bytes(capacity_bytes);
   make_room(evicted);
 }
 
