@@ -50,7 +50,6 @@ void Adaptive::grow(size_t slots) {
   lists_.grow(slots);
   if (slots > most_) recall_.grow(slots);
   if (blocks_) families_.resize(slots);
-  entries_.resize(slots);
   slots_ = slots;
   if (told_capacity_ == kUnbounded) set_capacity(kUnbounded);
 }
@@ -69,10 +68,11 @@ void Adaptive::set_capacity_bytes(uint64_t bytes) noexcept {
 
 void Adaptive::insert(Slot slot, const Item& item) noexcept {
   pass_use();
-  Entry& entry = entries_[slot];
+  Entry& entry = lists_.beside(slot);
   const Octave price = put_price(item);
   entry = {.hash = item.hash,
            .used = calendar_.moment(),
+           .uses = 0,
            .last = blocks_ && item.hash == last_,
            .price = price};
   const bool seen = shadows_.sees(item.hash);
@@ -88,7 +88,7 @@ void Adaptive::insert(Slot slot, const Item& item) noexcept {
 }
 
 void Adaptive::use(Slot slot, const Item* item) noexcept {
-  Entry& entry = entries_[slot];
+  Entry& entry = lists_.beside(slot);
   if (blocks_ && entry.used == calendar_.moment()) return;  // counted in this request
   pass_use();
   const bool last = blocks_ && entry.hash == last_;
@@ -138,7 +138,7 @@ Slot Adaptive::evict(const Pins& pins, const Item* incoming) noexcept {
       recall_.prefetch(incoming->hash);
     }
   }
-  const Entry& entry = entries_[slot];
+  const Entry& entry = lists_.beside(slot);
   if (shadows_.sees(entry.hash)) {
     shadows_.left(entry.hash);
   } else {
@@ -150,12 +150,12 @@ Slot Adaptive::evict(const Pins& pins, const Item* incoming) noexcept {
 
 Policy::Guess Adaptive::next_victims() const noexcept {
   const Guess guess = lists_.guess(0);
-  if (guess.next != kNoSlot) __builtin_prefetch(&entries_[guess.next]);
+  if (guess.next != kNoSlot) lists_.prefetch(guess.next);
   return guess;
 }
 
 void Adaptive::remove(Slot slot) noexcept {
-  const uint64_t hash = entries_[slot].hash;
+  const uint64_t hash = lists_.beside(slot).hash;
   if (shadows_.sees(hash)) shadows_.remove(hash);
   depart(slot);
 }
@@ -189,7 +189,7 @@ void Adaptive::depart(Slot slot) noexcept {
   const Slot parent = parent_of(slot);
   family = {.birth = family.birth + 1};
   if (parent == kNoSlot || --families_[parent].children != 0) return;
-  const Entry& entry = entries_[parent];
+  const Entry& entry = lists_.beside(parent);
   const Calendar::Unit& unit = calendar_.unit_of(calendar_.age_of(entry.used));
   // Used after its child, it is about as old as whatever shares its list.
   const unsigned shelf = prices_.shelf_of(entry.price);
@@ -213,10 +213,16 @@ void Adaptive::begin_day() noexcept {
   if (all) uses_unseen_ = 0;
   shadows_.rank_day(all);
   if (all && leader_ == Order::kDensity) {
-    rank();
+    follow_worth();
   } else {
     rank_day(lists_.ranks(0), leader_, shadows_.lives(), calendar_, classes());
   }
+}
+
+// Ranks anew what density has just been ranked by.
+void Adaptive::follow_worth() noexcept {
+  if (!shadows_.competes()) return rank();
+  lists_.ranks(0) = shadows_.ranks_of_density();
 }
 
 void Adaptive::rank() noexcept {
@@ -226,7 +232,7 @@ void Adaptive::rank() noexcept {
 
 // After a request that the shadows saw.
 void Adaptive::think() noexcept {
-  if (shadows_.learn() && leader_ == Order::kDensity) rank();
+  if (shadows_.learn() && leader_ == Order::kDensity) follow_worth();
   const Shadows::Tally& tally = shadows_.tally();
   const auto requests = static_cast<double>(tally.requests);
   const auto capacity = static_cast<double>(shadows_.capacity());
@@ -296,9 +302,8 @@ std::optional<PolicyReport> Adaptive::report() const {
 }
 
 size_t Adaptive::memory_bytes() const noexcept {
-  return entries_.capacity() * sizeof(Entry) + families_.capacity() * sizeof(Family) +
-         lists_.memory_bytes() + recall_.memory_bytes() + shadows_.memory_bytes() + sizeof *this -
-         sizeof shadows_;
+  return families_.capacity() * sizeof(Family) + lists_.memory_bytes() + recall_.memory_bytes() +
+         shadows_.memory_bytes() + sizeof *this - sizeof shadows_;
 }
 
 }  // namespace blatam

@@ -65,11 +65,11 @@ class Adaptive : public Policy {
 
  private:
   struct Entry {
-    uint64_t hash = 0;
-    uint32_t used = 0;  // the moment
-    uint8_t uses = 0;
-    bool last = false;  // of the blocks of its prompt, when it was last used
-    Octave price = 0;
+    uint64_t hash;
+    uint32_t used;  // the moment
+    uint8_t uses;
+    bool last;  // of the blocks of its prompt, when it was last used
+    Octave price;
   };
   static_assert(sizeof(Entry) == 16);
   // Of a block. Those with children are in no list. A parent that was removed has another birth
@@ -91,6 +91,7 @@ class Adaptive : public Policy {
   void pass_use() noexcept;
   void begin_day() noexcept;
   void rank() noexcept;
+  void follow_worth() noexcept;
   void think() noexcept;
   void follow(Order order, double regret, double cost) noexcept;
   void depart(Slot slot) noexcept;
@@ -127,8 +128,7 @@ class Adaptive : public Policy {
   uint64_t capacity_bytes_ = 0;  // 0: sizes do not count
   Calendar calendar_;
   Prices prices_;
-  AgedLists<1, Prices::kShelves> lists_{calendar_};
-  std::vector<Entry> entries_;
+  AgedLists<1, Prices::kShelves, Entry> lists_{calendar_};
   std::vector<Family> families_;  // of blocks
   Recall recall_;                 // of keys that no shadow sees
   Shadows shadows_;

@@ -26,7 +26,9 @@ namespace blatam {
 
 inline constexpr size_t kClasses = 8;
 using ListId = uint32_t;
-inline constexpr ListId kListsOfAShelf = Calendar::kMostUnits * kClasses;
+// A power of two, which is cheap to divide by.
+inline constexpr auto kListsOfAShelf =
+    static_cast<ListId>(std::bit_ceil(Calendar::kMostUnits * kClasses));
 inline ListId list_of(Calendar::UnitId unit, size_t list_class, unsigned shelf = 0) noexcept {
   return static_cast<ListId>(shelf * kListsOfAShelf + unit * kClasses + list_class);
 }
@@ -35,23 +37,31 @@ inline ListId list_of(Calendar::UnitId unit, size_t list_class, unsigned shelf =
 // weighed; of equal ones the lower without it, the older unit, the lower class, the lower shelf.
 using Ranks = std::array<double, kListsOfAShelf>;
 
-template <unsigned kLanes, unsigned kShelves = 1>
+// What a slot's owner knows of it and reads along with its links. Must not need to be constructed.
+struct Nothing {};
+
+template <unsigned kLanes, unsigned kShelves = 1, class Beside = Nothing>
 class AgedLists {
  public:
   // The calendar must outlive it.
   explicit AgedLists(const Calendar& calendar)
-      : calendar_(calendar), links_(std::make_unique_for_overwrite<Links[]>(kLists)) {
+      : calendar_(calendar), rows_(std::make_unique_for_overwrite<Row[]>(kLists)) {
     use_shelf(0);
   }
 
   void grow(size_t slots) {
     if (slots <= slots_) return;
     // What shelves need that are not used stays untouched: address space, but no memory.
-    auto links = std::make_unique_for_overwrite<Links[]>(kLists + slots);
-    std::copy_n(links_.get(), used_ * kListsOfAShelf, links.get());
-    std::copy_n(links_.get() + kLists, slots_, links.get() + kLists);
-    links_ = std::move(links);
+    auto rows = std::make_unique_for_overwrite<Row[]>(kLists + slots);
+    std::copy_n(rows_.get(), used_ * kListsOfAShelf, rows.get());
+    std::copy_n(rows_.get() + kLists, slots_, rows.get() + kLists);
+    rows_ = std::move(rows);
     slots_ = slots;
+  }
+
+  [[nodiscard]] Beside& beside(Slot slot) noexcept { return rows_[kLists + slot].beside; }
+  [[nodiscard]] const Beside& beside(Slot slot) const noexcept {
+    return rows_[kLists + slot].beside;
   }
 
   // The ranks, to be changed.
@@ -59,6 +69,7 @@ class AgedLists {
     for (Shelf& shelf : shelves_[lane]) shelf.lowest = kUnknown;
     return ranks_[lane];
   }
+  [[nodiscard]] const Ranks& ranks_of(unsigned lane) const noexcept { return ranks_[lane]; }
   // Shelves are used from the first one on, and each has a price before it is.
   void set_price(unsigned shelf, double price) noexcept {
     prices_[shelf] = price;
@@ -73,25 +84,25 @@ class AgedLists {
   // Requires slot not inside this lane; and, of its list, the last or the first to have been used.
   void push_newest(unsigned lane, ListId list, Slot slot) noexcept {
     const uint32_t node = kLists + slot;
-    Link& head = links_[list][lane];
-    links_[node][lane] = {list, head.older};
-    links_[head.older][lane].newer = node;
+    Link& head = rows_[list].links[lane];
+    rows_[node].links[lane] = {list, head.older};
+    rows_[head.older].links[lane].newer = node;
     head.older = node;
     occupy(lane, list);
   }
   void push_oldest(unsigned lane, ListId list, Slot slot) noexcept {
     const uint32_t node = kLists + slot;
-    Link& head = links_[list][lane];
-    links_[node][lane] = {head.newer, list};
-    links_[head.newer][lane].older = node;
+    Link& head = rows_[list].links[lane];
+    rows_[node].links[lane] = {head.newer, list};
+    rows_[head.newer].links[lane].older = node;
     head.newer = node;
     occupy(lane, list);
   }
   // Requires slot inside.
   void unlink(unsigned lane, Slot slot) noexcept {
-    const Link link = links_[kLists + slot][lane];
-    links_[link.newer][lane].older = link.older;
-    links_[link.older][lane].newer = link.newer;
+    const Link link = rows_[kLists + slot].links[lane];
+    rows_[link.newer].links[lane].older = link.older;
+    rows_[link.older].links[lane].newer = link.newer;
     if (link.newer == link.older) {  // both are the list
       bits_of(lane, link.newer) &= static_cast<uint8_t>(~bit_of(link.newer));
     }
@@ -106,12 +117,12 @@ class AgedLists {
       for (size_t list_class = 0; list_class < kClasses; ++list_class) {
         const ListId to = list_of(kept, list_class, shelf);
         const ListId from = list_of(gone, list_class, shelf);
-        Link& source = links_[from][lane];
+        Link& source = rows_[from].links[lane];
         if (source.older == from) continue;
-        Link& head = links_[to][lane];
-        links_[head.newer][lane].older = source.older;
-        links_[source.older][lane].newer = head.newer;
-        links_[source.newer][lane].older = to;
+        Link& head = rows_[to].links[lane];
+        rows_[head.newer].links[lane].older = source.older;
+        rows_[source.older].links[lane].newer = head.newer;
+        rows_[source.newer].links[lane].older = to;
         head.newer = source.newer;
         source = {from, from};
       }
@@ -132,7 +143,7 @@ class AgedLists {
       }
     }
     const ListId list = lowest_of_all(lane);
-    return list == kNone ? kNoSlot : links_[list][lane].newer - kLists;
+    return list == kNone ? kNoSlot : rows_[list].links[lane].newer - kLists;
   }
   // The same among those not pinned. Where whole lists are pinned it looks at all lists.
   [[nodiscard]] Slot coldest(unsigned lane, const Pins& pins) noexcept {
@@ -153,21 +164,21 @@ class AgedLists {
   [[nodiscard]] Policy::Guess guess(unsigned lane) const noexcept {
     const ListId lowest = lowest_of_all(lane);
     if (lowest == kNone) return {};
-    const uint32_t next = links_[lowest][lane].newer;
+    const uint32_t next = rows_[lowest].links[lane].newer;
     if (next < kLists) return {};
-    const uint32_t after = links_[next][lane].newer;
+    const uint32_t after = rows_[next].links[lane].newer;
     return {next - kLists, after < kLists ? kNoSlot : after - kLists};
   }
   // Fetch a slot's links from memory, or what they lead to.
-  void prefetch(Slot slot) const noexcept { __builtin_prefetch(&links_[kLists + slot], 1); }
+  void prefetch(Slot slot) const noexcept { __builtin_prefetch(&rows_[kLists + slot], 1); }
   void prefetch_beside(unsigned lane, Slot slot) const noexcept {
-    const Link link = links_[kLists + slot][lane];
-    __builtin_prefetch(&links_[link.newer][lane], 1);
-    __builtin_prefetch(&links_[link.older][lane], 1);
+    const Link link = rows_[kLists + slot].links[lane];
+    __builtin_prefetch(&rows_[link.newer].links[lane], 1);
+    __builtin_prefetch(&rows_[link.older].links[lane], 1);
   }
 
   [[nodiscard]] size_t memory_bytes() const noexcept {
-    return (used_ * kListsOfAShelf + slots_) * sizeof(Links);
+    return (used_ * kListsOfAShelf + slots_) * sizeof(Row);
   }
 
  private:
@@ -181,7 +192,10 @@ class AgedLists {
     uint32_t newer;
     uint32_t older;
   };
-  using Links = std::array<Link, kLanes>;
+  struct Row {
+    [[no_unique_address]] Beside beside;
+    std::array<Link, kLanes> links;
+  };
   struct Shelf {
     // A bit for each class, set where its list is not empty.
     std::array<uint8_t, Calendar::kMostUnits> occupied{};
@@ -217,7 +231,7 @@ class AgedLists {
 
   void use_shelf(unsigned shelf) noexcept {
     for (ListId list = shelf * kListsOfAShelf; list < (shelf + 1) * kListsOfAShelf; ++list) {
-      links_[list].fill({list, list});
+      rows_[list].links.fill({list, list});
     }
     used_ = shelf + 1;
   }
@@ -266,13 +280,13 @@ class AgedLists {
   }
 
   [[nodiscard]] Slot coldest_of(unsigned lane, ListId list, const Pins& pins) const noexcept {
-    uint32_t node = links_[list][lane].newer;
-    while (node >= kLists && pins.holds(node - kLists)) node = links_[node][lane].newer;
+    uint32_t node = rows_[list].links[lane].newer;
+    while (node >= kLists && pins.holds(node - kLists)) node = rows_[node].links[lane].newer;
     return node >= kLists ? node - kLists : kNoSlot;
   }
 
   const Calendar& calendar_;
-  std::unique_ptr<Links[]> links_;
+  std::unique_ptr<Row[]> rows_;
   size_t slots_ = 0;
   std::array<Ranks, kLanes> ranks_{};
   std::array<std::array<Shelf, kShelves>, kLanes> shelves_{};

@@ -54,7 +54,10 @@ class LifeTable {
   void fade() noexcept;
 
   [[nodiscard]] double worth(size_t group, uint64_t age) const noexcept {
-    return worth_[group][bin_of(age)];
+    return worth_in(group, bin_of(age));
+  }
+  [[nodiscard]] double worth_in(size_t group, size_t bin) const noexcept {
+    return worth_[group][bin];
   }
 
   [[nodiscard]] const Cases& cases() const noexcept { return cases_; }

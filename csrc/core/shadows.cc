@@ -149,13 +149,15 @@ void Shadows::merge(Calendar::UnitId kept, Calendar::UnitId gone) noexcept {
 
 void Shadows::rank_day(bool all) noexcept {
   if (!compete_) return;
-  for (unsigned lane = 0; lane < kLanes; ++lane) {
-    if (all && order_of(lane) == Order::kDensity) {
-      rank_all(lists_.ranks(lane), Order::kDensity, lives_, calendar_, Classes::kUses);
+  for (unsigned lane = 0; lane < kOrders; ++lane) {
+    const Order order = order_of(lane);
+    if (all && order == Order::kDensity) {
+      rank_all(lists_.ranks(lane), order, lives_, calendar_, Classes::kUses);
     } else {
-      blatam::rank_day(lists_.ranks(lane), order_of(lane), lives_, calendar_, Classes::kUses);
+      blatam::rank_day(lists_.ranks(lane), order, lives_, calendar_, Classes::kUses);
     }
   }
+  lists_.ranks(kLarger) = lists_.ranks(kDensity);
 }
 
 bool Shadows::learn() noexcept {

@@ -83,14 +83,15 @@ class Shadows {
     if (compete_) lists_.set_price(shelf, price);
   }
   [[nodiscard]] bool is_empty(unsigned shelf) const noexcept {
-    return lists_.is_empty(static_cast<unsigned>(Order::kDensity), shelf) &&
-           lists_.is_empty(kLarger, shelf);
+    return lists_.is_empty(kDensity, shelf) && lists_.is_empty(kLarger, shelf);
   }
 
   // A day has begun, and these units have become one: for Calendar::begin_day().
   void merge(Calendar::UnitId kept, Calendar::UnitId gone) noexcept;
   // Ranks follow the day that has begun; all: and the ages of all units.
   void rank_day(bool all) noexcept;
+  // Those of density, as of then. Requires competes().
+  [[nodiscard]] const Ranks& ranks_of_density() const noexcept { return lists_.ranks_of(kDensity); }
   // Learns if it is time to. Returns true if it did: what life tables rank is to be ranked anew.
   bool learn() noexcept;
 
@@ -119,6 +120,7 @@ class Shadows {
  private:
   static constexpr unsigned kLanes = kOrders + 1;  // the last is `larger`
   static constexpr unsigned kLarger = kOrders;
+  static constexpr auto kDensity = static_cast<unsigned>(Order::kDensity);
   static constexpr size_t kNodes = 6;
   static constexpr uint8_t kReal = 0x80;  // of Node::in, beside a bit for each lane
   // Tables and tags take the bits of a hash below and above these.
