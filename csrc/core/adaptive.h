@@ -17,7 +17,7 @@
 //
 // An entry takes 24 bytes, 16 more for a block, and up to 16 more where the cache holds more
 // entries than PolicyOptions::shadows; each of those takes 528 bytes, or 288 for density, once in
-// the whole cache. Each octave of prices beyond the first takes 48 KiB, up to sixteen.
+// the whole cache. Each octave of prices beyond the first takes 64 KiB, up to sixteen.
 #pragma once
 
 #include <array>

@@ -66,7 +66,7 @@ class AgedLists {
 
   // The ranks, to be changed.
   [[nodiscard]] Ranks& ranks(unsigned lane) noexcept {
-    for (Shelf& shelf : shelves_[lane]) shelf.lowest = kUnknown;
+    for (Shelf& shelf : shelves_[lane]) shelf.known = 0;
     return ranks_[lane];
   }
   [[nodiscard]] const Ranks& ranks_of(unsigned lane) const noexcept { return ranks_[lane]; }
@@ -129,18 +129,18 @@ class AgedLists {
       Shelf& each = shelves_[lane][shelf];
       each.occupied[kept] |= each.occupied[gone];
       each.occupied[gone] = 0;
-      each.lowest = kUnknown;
+      each.known = 0;
     }
   }
 
   // The next victim, or kNoSlot if there is none.
   [[nodiscard]] Slot coldest(unsigned lane) noexcept {
     for (unsigned shelf = 0; shelf < used(); ++shelf) {
-      ListId& lowest = shelves_[lane][shelf].lowest;
-      if (lowest == kNone) continue;
-      if (lowest == kUnknown || !occupied(lane, lowest)) {
-        lowest = search(lane, shelf, [](ListId) { return true; });
+      Shelf& each = shelves_[lane][shelf];
+      while (each.known != 0 && each.first() != kNone && !occupied(lane, each.first())) {
+        --each.known;
       }
+      if (each.known == 0) find_lowest(lane, shelf);
     }
     const ListId list = lowest_of_all(lane);
     return list == kNone ? kNoSlot : rows_[list].links[lane].newer - kLists;
@@ -153,9 +153,10 @@ class AgedLists {
     if (beside != kNoSlot) return beside;
     ListId lowest = kNone;
     for (unsigned shelf = 0; shelf < used(); ++shelf) {
-      const ListId list =
-          search(lane, shelf, [&](ListId each) { return coldest_of(lane, each, pins) != kNoSlot; });
-      if (list != kNone && (lowest == kNone || before(lane, list, lowest))) lowest = list;
+      for_each_list(lane, shelf, [&](ListId list) {
+        if (lowest != kNone && !before(lane, list, lowest)) return;
+        if (coldest_of(lane, list, pins) != kNoSlot) lowest = list;
+      });
     }
     return lowest == kNone ? kNoSlot : coldest_of(lane, lowest, pins);
   }
@@ -185,9 +186,7 @@ class AgedLists {
   // Nodes: first one for each list, its end and its beginning, then one for each slot. A list's
   // node is newer than its newest slot and older than its oldest.
   static constexpr uint32_t kLists = kShelves * kListsOfAShelf;
-  // Of no list: to be searched for, or the shelf is empty.
-  static constexpr ListId kUnknown = 0xFFFFFFFF;
-  static constexpr ListId kNone = kUnknown - 1;
+  static constexpr ListId kNone = 0xFFFFFFFF;
   struct Link {
     uint32_t newer;
     uint32_t older;
@@ -199,7 +198,12 @@ class AgedLists {
   struct Shelf {
     // A bit for each class, set where its list is not empty.
     std::array<uint8_t, Calendar::kMostUnits> occupied{};
-    ListId lowest = kUnknown;
+    // The lists that come first, the very first at the end; they may have become empty since.
+    // Whatever else is not empty comes after them. None known: they are to be searched for; kNone
+    // alone: the shelf was empty.
+    std::array<ListId, 4> lowest{};
+    unsigned known = 0;
+    [[nodiscard]] ListId first() const noexcept { return lowest[known - 1]; }
   };
 
   static unsigned shelf_of(ListId list) noexcept {
@@ -215,18 +219,25 @@ class AgedLists {
   }
   void occupy(unsigned lane, ListId list) noexcept {
     bits_of(lane, list) |= static_cast<uint8_t>(bit_of(list));
-    ListId& lowest = shelves_[lane][shelf_of(list)].lowest;
-    if (lowest == kUnknown || list == lowest) return;
-    if (lowest == kNone) {
-      lowest = list;
+    Shelf& shelf = shelves_[lane][shelf_of(list)];
+    if (shelf.known == 0) return;
+    if (shelf.first() == kNone) {
+      shelf.lowest[0] = list;
       return;
     }
-    const double gap = rank(lane, list) - rank(lane, lowest);
-    if (gap < 0) {
-      lowest = list;
-    } else if (gap == 0) {
-      lowest = kUnknown;
+    const double mine = rank(lane, list);
+    unsigned at = 0;
+    while (at < shelf.known && rank(lane, shelf.lowest[at]) > mine) ++at;
+    if (at < shelf.known && rank(lane, shelf.lowest[at]) == mine) {
+      if (shelf.lowest[at] != list) shelf.known = 0;
+      return;
     }
+    if (at == 0) return;  // it comes after all that are known
+    // What comes after it need not be known.
+    std::copy(shelf.lowest.begin() + at, shelf.lowest.begin() + shelf.known,
+              shelf.lowest.begin() + 1);
+    shelf.lowest[0] = list;
+    shelf.known = shelf.known - at + 1;
   }
 
   void use_shelf(unsigned shelf) noexcept {
@@ -240,7 +251,7 @@ class AgedLists {
   [[nodiscard]] double rank(unsigned lane, ListId list) const noexcept {
     return ranks_[lane][list % kListsOfAShelf];
   }
-  // Whether the lowest list of a shelf leaves before that of another.
+  // Whether one list leaves before another.
   [[nodiscard]] bool before(unsigned lane, ListId a, ListId b) const noexcept {
     if (weigh_[lane]) {
       const double gap =
@@ -256,27 +267,40 @@ class AgedLists {
   [[nodiscard]] ListId lowest_of_all(unsigned lane) const noexcept {
     ListId lowest = kNone;
     for (unsigned shelf = 0; shelf < used(); ++shelf) {
-      const ListId list = shelves_[lane][shelf].lowest;
-      if (list >= kNone) continue;
+      if (shelves_[lane][shelf].known == 0) continue;
+      const ListId list = shelves_[lane][shelf].first();
+      if (list == kNone) continue;
       if (lowest == kNone || before(lane, list, lowest)) lowest = list;
     }
     return lowest;
   }
-  // Of the lists of a shelf for which accept(list). The first of equals in the order of units and
-  // classes.
-  template <class Accept>
-  [[nodiscard]] ListId search(unsigned lane, unsigned shelf, Accept&& accept) const noexcept {
-    ListId lowest = kNone;
+  void find_lowest(unsigned lane, unsigned shelf) noexcept {
+    Shelf& each = shelves_[lane][shelf];
+    std::array<ListId, 4> found;  // in their order
+    unsigned count = 0;
+    for_each_list(lane, shelf, [&](ListId list) {
+      const double mine = rank(lane, list);
+      if (count == found.size() && mine >= rank(lane, found[count - 1])) return;
+      unsigned place = count == found.size() ? count - 1 : count++;
+      for (; place != 0 && mine < rank(lane, found[place - 1]); --place) {
+        found[place] = found[place - 1];
+      }
+      found[place] = list;
+    });
+    if (count == 0) found[count++] = kNone;
+    std::reverse_copy(found.begin(), found.begin() + count, each.lowest.begin());
+    each.known = count;
+  }
+  // Those of a shelf that are not empty; of equals the first first, by unit and class.
+  template <class Do>
+  void for_each_list(unsigned lane, unsigned shelf, Do&& look) const noexcept {
     for (size_t index = calendar_.size(); index-- > 0;) {
       const Calendar::UnitId unit = calendar_[index].id;
       for (unsigned classes = shelves_[lane][shelf].occupied[unit]; classes != 0;
            classes &= classes - 1) {
-        const ListId list = list_of(unit, static_cast<size_t>(std::countr_zero(classes)), shelf);
-        if (lowest != kNone && rank(lane, list) >= rank(lane, lowest)) continue;
-        if (accept(list)) lowest = list;
+        look(list_of(unit, static_cast<size_t>(std::countr_zero(classes)), shelf));
       }
     }
-    return lowest;
   }
 
   [[nodiscard]] Slot coldest_of(unsigned lane, ListId list, const Pins& pins) const noexcept {
