@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_server import promtool
 
+from blatam_kv.bul.security.guard import Cause
 from blatam_kv.cache import Cache
+from blatam_kv.documents.rendering import FORMATS
+from blatam_kv.errors import Unavailable
 from blatam_kv.metrics import (
     BlocksSnapshot,
     CacheSnapshot,
@@ -18,6 +23,8 @@ from blatam_kv.metrics import (
     RecentRate,
     ServiceMetrics,
 )
+from blatam_kv.model_metrics import ModelMetrics
+from blatam_kv.tier_metrics import TierSnapshot
 
 
 @given(
@@ -176,7 +183,8 @@ def test_a_stage_that_raises_is_timed_too(metrics: ServiceMetrics) -> None:
 def test_two_services_in_one_process_do_not_share_counts(metrics: ServiceMetrics) -> None:
     other = ServiceMetrics(version="1.2.3", cache=snapshot, queue_depth=dict)
     other.cache_request("hit", tier="memory")
-    assert not any(name == "kv_cache_requests_total" for name, _ in samples(metrics))
+    hit = ("kv_cache_requests_total", (("status", "hit"), ("tier", "memory")))
+    assert (samples(metrics)[hit], samples(other)[hit]) == (0, 1)
 
 
 def test_where_no_prompts_are_kept_nothing_is_said_of_blocks() -> None:
@@ -219,3 +227,122 @@ def test_blocks_of_prompts_have_a_leader_and_no_shadows() -> None:
     assert found["kv_cache_policy_leader", (("policy", "density"),)] == 1
     assert not any(name == "kv_cache_shadow_hit_ratio" for name, _ in found)
     assert not any(name == "kv_cache_gain_if_larger" for name, _ in found)
+
+
+def test_regret_is_what_the_best_single_order_would_have_hit_more() -> None:
+    cache: Cache[int, bool] = Cache(capacity=100, policy="adaptive")
+    for at in range(5000):
+        cache.setdefault(at % 150, True)
+    stats = cache.stats()
+    learned = stats.learned
+    assert learned is not None
+    metrics = ServiceMetrics(
+        version="1",
+        cache=lambda: replace(snapshot(), learned=learned, hits=stats.hits),
+        queue_depth=dict,
+    )
+    regret = samples(metrics)["kv_cache_policy_regret_ratio", ()]
+    best = max(learned.shadow_hit_ratios.values())
+    assert regret == pytest.approx(best - stats.hits / 5000, abs=0.01)
+    assert abs(regret) < 0.2
+
+
+def test_places_are_told_apart_by_what_lies_there_and_by_tier() -> None:
+    tiers = (
+        TierSnapshot(store="answers", tier="memory", entries=3, bytes=10, limit_bytes=20),
+        TierSnapshot(
+            store="answers",
+            tier="redis",
+            lookups={"hit": 4, "miss": 5},
+            damaged=1,
+            failures={"timed out": 2},
+            failing=True,
+        ),
+    )
+    metrics = ServiceMetrics(version="1", cache=snapshot, queue_depth=dict, tiers=lambda: tiers)
+    found = samples(metrics)
+    memory, redis = (
+        (("store", "answers"), ("tier", "memory")),
+        (("store", "answers"), ("tier", "redis")),
+    )
+    assert found["kv_cache_size_bytes", memory] == 10
+    assert found["kv_cache_size_limit_bytes", memory] == 20
+    assert found["kv_tier_entries", memory] == 3
+    assert found["kv_tier_failing", memory] == 0
+    assert found["kv_tier_failing", redis] == 1
+    assert found["kv_tier_requests_total", (("result", "hit"), *redis)] == 4
+    assert found["kv_tier_failures_total", (("reason", "timed out"), *redis)] == 2
+    assert found["kv_tier_damaged_total", redis] == 1
+    assert ("kv_cache_size_bytes", redis) not in found  # nobody asks Redis at each scrape
+
+
+def everything_noted() -> ServiceMetrics:
+    """Metrics of a service of which everything was asked that can be."""
+    cache: Cache[int, bool] = Cache(capacity=100, policy="adaptive")
+    for at in range(5000):
+        cache.setdefault(at % 150, True)
+    tiers = [
+        TierSnapshot(
+            store=store,
+            tier=tier,
+            entries=1,
+            bytes=1,
+            limit_bytes=1,
+            lookups={"hit": 1, "miss": 1},
+            failures={reason: 1 for reason in Unavailable},
+        )
+        for store in ("answers", "blocks")
+        for tier in ("memory", "disk", "redis")
+    ]
+    reasons = ("capacity", "expired", "deleted", "replaced", "cleared", "resized")
+    metrics = ServiceMetrics(
+        version="1",
+        cache=lambda: replace(
+            snapshot(), learned=cache.stats().learned, evictions=dict.fromkeys(reasons, 1)
+        ),
+        queue_depth=lambda: dict.fromkeys(range(5), 1),
+        blocks=blocks,
+        tiers=lambda: tiers,
+    )
+    model = ModelMetrics(metrics.registry, provider="openai", model="m" * 80)
+    model.wrote(2.0, 0.5, prompt=100, completion=31, cached=64)
+    model.failed(1.0)
+    for stage in ("authenticate", "sanitise", "validate", "model", "document"):
+        metrics.stage_took(stage, 0.1)
+    for priority in range(5):
+        metrics.waited(priority, 1.0)
+    for operation in ("add", "save", "read", "retain"):
+        metrics.storage_failed(operation)
+    for format in FORMATS:
+        for ok in (True, False):
+            metrics.document(format, ok=ok)
+    for cause in Cause:
+        metrics.rejected("authentication", cause)
+    for route in range(60):
+        for method in ("GET", "HEAD", "POST", "DELETE"):
+            for status in (200, 202, 400, 401, 403, 404, 422, 429, 500, 503):
+                metrics.http(method, f"/route/{route}", status, 0.001)
+    return metrics
+
+
+def test_a_scrape_has_less_than_a_thousand_lines_whatever_was_asked() -> None:
+    text, _ = everything_noted().expose()
+    assert text.count(b"\n") < 1000
+
+
+def test_exchanges_beyond_the_bound_are_counted_by_the_class_of_their_status() -> None:
+    found = samples(everything_noted())
+    name = "http_server_request_duration_seconds_count"
+    series = {labels: count for (each, labels), count in found.items() if each == name}
+    assert sum(series.values()) == 60 * 4 * 10
+    own = {labels for labels in series if ("http_route", "_OTHER") not in labels}
+    assert len(own) == 16
+    assert all(series[labels] == 1 for labels in own)
+    assert {dict(labels)["http_response_status_code"] for labels in series.keys() - own} == {
+        *("2xx", "4xx", "5xx")
+    }
+
+
+def test_promtool_finds_nothing_to_say_of_the_names(tmp_path: Path) -> None:
+    text, _ = everything_noted().expose()
+    assert promtool("check", "metrics", cwd=tmp_path, text=text) == ""

@@ -10,13 +10,16 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blatam_kv.errors import MissingExtra
+from blatam_kv.histograms import Buckets, Histogram
 from blatam_kv.policy import PolicyReport
+from blatam_kv.policy_metrics import learned
+from blatam_kv.tier_metrics import TierSnapshot, families
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -138,13 +141,15 @@ class CacheSnapshot:
     memory_bytes: int
     memory_limit_bytes: int
     evictions: Mapping[str, int]
+    hits: int = 0
     learned: PolicyReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlocksSnapshot:
     """The blocks of prompts at one moment. tokens_asked: of whole blocks that were looked up;
-    tokens_found: how many of them were there, by tier."""
+    tokens_found: how many of them were there, by tier. codec: how they are encoded; raw_bytes: what
+    those in memory would take without it."""
 
     entries: int
     memory_bytes: int
@@ -153,6 +158,21 @@ class BlocksSnapshot:
     tokens_asked: int
     tokens_found: Mapping[str, int]
     damaged: int
+    codec: str = "raw"
+    raw_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupsSnapshot:
+    """The backups that the service makes. last_timestamp: seconds since 1970 of the last whole one, 0
+    before the first; last_seconds and last_bytes: what the last one took, of those since the start,
+    as are made and failed."""
+
+    last_timestamp: float
+    last_seconds: float
+    last_bytes: int
+    made: int
+    failed: int
 
 
 _CACHE_BUCKETS = (
@@ -175,19 +195,29 @@ _WAIT_BUCKETS = (
     900.0,
     3600.0,
 )
-# OpenTelemetry's buckets, with finer ones below: a hit takes less than their first.
-_HTTP_BUCKETS = (
-    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075),
-    *(0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+# A stage takes microseconds or, where it is the model's, seconds.
+_STAGE_BUCKETS = (
+    *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.001, 0.005, 0.025),
+    *(0.1, 0.5, 1.0, 2.5, 10.0),
 )
+# OpenTelemetry's buckets without every third, and finer ones below: a hit takes less than their first.
+_HTTP_BUCKETS = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+
+
+# Of an exchange that got no series of its own, the class of its status is what is left.
+_MOST_EXCHANGES = 16
+_ERRORS = ("internal", "model", "storage", "timeout")
 
 
 class ServiceMetrics:
     """The Prometheus registry of one service. Safe from any thread; needs the extra ``server``.
 
-    cache, queue_depth, unsaved and blocks are asked at each scrape, so a gauge can never be stale;
-    blocks answers None where no prompts are kept. No label holds
-    anything a caller chooses: the number of series is fixed by the code.
+    cache, queue_depth, unsaved, blocks, tiers and backups are asked at each scrape, so a gauge can never
+    be stale; blocks answers None where no prompts are kept, backups where none are made. No label holds
+    anything a caller chooses: the number of series is bounded by the code, to less than a thousand lines.
     """
 
     def __init__(
@@ -198,6 +228,8 @@ class ServiceMetrics:
         queue_depth: Callable[[], Mapping[int, int]],
         unsaved: Callable[[], int] = lambda: 0,
         blocks: Callable[[], BlocksSnapshot | None] = lambda: None,
+        tiers: Callable[[], Iterable[TierSnapshot]] = lambda: (),
+        backups: Callable[[], BackupsSnapshot | None] = lambda: None,
     ) -> None:
         try:
             import prometheus_client as prom
@@ -207,42 +239,50 @@ class ServiceMetrics:
         prom.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._cache = cache
         self._blocks = blocks
+        self._backups = backups
         self._queue_depth = queue_depth
         self._unsaved = unsaved
-        self._registry = registry = prom.CollectorRegistry()
+        self._tiers = tiers
+        self.registry = registry = prom.CollectorRegistry()
+        prom.ProcessCollector(registry=registry)
         self._requests = prom.Counter(
             "kv_cache_requests",
             "Requests by what the cache knew and by the tier that answered.",
             ["status", "tier"],
             registry=registry,
         )
-        self._request_children: dict[tuple[str, str], prom.Counter] = {}
-        self._latency = prom.Histogram(
+        # Counters begin at zero: the first increase is then one.
+        self._request_children = {
+            (status, tier): self._requests.labels(status, tier)
+            for status, tier in (("hit", "memory"), ("miss", "none"), ("collapsed", "none"))
+        }
+        errors = prom.Counter(
+            "kv_cache_errors", "What went wrong, by its kind.", ["error_type"], registry=registry
+        )
+        self._errors = {kind: errors.labels(kind) for kind in _ERRORS}
+        latency = Histogram(
             "kv_cache_latency_seconds",
             "Time from a valid request to its answer, cached or computed.",
-            buckets=_CACHE_BUCKETS,
-            registry=registry,
+            _CACHE_BUCKETS,
         )
-        self._stages = prom.Histogram(
+        self._latency = latency.of()
+        self._stages = Histogram(
             "bul_stage_duration_seconds",
             "Time spent in one stage of the pipeline.",
+            _STAGE_BUCKETS,
             ["stage"],
-            buckets=_CACHE_BUCKETS,
-            registry=registry,
         )
-        self._stage_children: dict[str, prom.Histogram] = {}
         self._rejected = prom.Counter(
             "bul_rejected",
             "Requests refused, by stage and reason.",
             ["stage", "reason"],
             registry=registry,
         )
-        self._waits = prom.Histogram(
+        self._waits = Histogram(
             "bul_queue_wait_seconds",
             "Time from a request to the first try at writing, by the priority asked for.",
+            _WAIT_BUCKETS,
             ["priority"],
-            buckets=_WAIT_BUCKETS,
-            registry=registry,
         )
         self._retries = prom.Counter(
             "bul_retries", "Answers that failed and are tried again.", registry=registry
@@ -253,20 +293,25 @@ class ServiceMetrics:
             ["operation"],
             registry=registry,
         )
+        for operation in ("add", "save", "read", "retain"):
+            self._storage_errors.labels(operation)
+        self._callbacks = prom.Counter(
+            "bul_callbacks", "Tries to deliver a callback.", ["outcome"], registry=registry
+        )
         self._documents = prom.Counter(
             "bul_documents",
             "Documents rendered or failed, by format.",
             ["format", "outcome"],
             registry=registry,
         )
-        self._http = prom.Histogram(
+        self._http = Histogram(
             "http_server_request_duration_seconds",
             "Time from the request's first byte to the answer's last.",
+            _HTTP_BUCKETS,
             ["http_request_method", "http_route", "http_response_status_code"],
-            buckets=_HTTP_BUCKETS,
-            registry=registry,
         )
-        self._http_children: dict[tuple[str, str, int], prom.Histogram] = {}
+        self._http_children: dict[tuple[str, str, int], Buckets] = {}
+        self._histograms = (latency, self._stages, self._waits, self._http)
         build = prom.Gauge("bul_build_info", "Always 1.", ["version"], registry=registry)
         build.labels(version).set(1)
         registry.register(self)
@@ -294,18 +339,19 @@ class ServiceMetrics:
 
     def stage_took(self, name: str, seconds: float) -> None:
         """Record a stage that was timed elsewhere."""
-        child = self._stage_children.get(name)
-        if child is None:
-            child = self._stage_children[name] = self._stages.labels(name)
-        child.observe(seconds)
+        self._stages.of(name).observe(seconds)
 
     def rejected(self, stage: str, reason: str) -> None:
         """Count one request that a stage refused."""
         self._rejected.labels(stage, reason).inc()
 
+    def failed(self, kind: str) -> None:
+        """Count one error: kind is model, timeout, storage or internal."""
+        self._errors[kind].inc()
+
     def waited(self, priority: int, seconds: float) -> None:
         """Time the wait of one answer for a writer."""
-        self._waits.labels(str(int(priority))).observe(seconds)
+        self._waits.of(str(int(priority))).observe(seconds)
 
     def retried(self) -> None:
         """Count one answer that failed and is tried again."""
@@ -314,23 +360,39 @@ class ServiceMetrics:
     def storage_failed(self, operation: str) -> None:
         """Count one failure of the database: operation is add, save, read or retain."""
         self._storage_errors.labels(operation).inc()
+        self.failed("storage")
+
+    def called_back(self, outcome: str) -> None:
+        """Count one try: delivered, failed or given_up."""
+        self._callbacks.labels(outcome).inc()
 
     def document(self, format: str, *, ok: bool) -> None:
         """Count one document."""
         self._documents.labels(format, "ok" if ok else "error").inc()
 
     def http(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Time one HTTP exchange; ``route`` is the template, never the path."""
+        """Time one HTTP exchange; ``route`` is the template, never the path.
+
+        Each kind of exchange has a series of its own, up to a number; those that come later share
+        one for each class of status, so that nobody can make a scrape large.
+        """
         child = self._http_children.get((method, route, status))
         if child is None:
-            child = self._http.labels(method, route, str(status))
+            known = len(set(self._http_children.values()))
+            names = (method, route, str(status))
+            if known >= _MOST_EXCHANGES:
+                names = ("_OTHER", "_OTHER", f"{status // 100}xx")
+            child = self._http.of(*names)
             self._http_children[method, route, status] = child
         child.observe(seconds)
+        if status == 500:
+            self.failed("internal")
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry at each scrape: the gauges and counters that live elsewhere."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+        yield from map(_family, self._histograms)
         now = self._cache()
         for name, text, value in (
             ("kv_cache_entries", "Answers held.", now.entries),
@@ -345,7 +407,7 @@ class ServiceMetrics:
             evictions.add_metric([now.policy, reason], count)
         yield evictions
         if now.learned is not None:
-            yield from _learned(now.learned)
+            yield from learned(now.learned, hits=now.hits)
         if (blocks := self._blocks()) is not None:
             for name, text, value in (
                 ("kv_blocks_entries", "Blocks of prompts in memory.", blocks.entries),
@@ -366,6 +428,17 @@ class ServiceMetrics:
             yield CounterMetricFamily(
                 "kv_blocks_damaged", "Blocks that failed verification.", value=blocks.damaged
             )
+            ratio = GaugeMetricFamily(
+                "kv_cache_compression_ratio",
+                "Bytes of keys and values for each byte that holds them.",
+                labels=["codec"],
+            )
+            if blocks.memory_bytes:
+                ratio.add_metric([blocks.codec], blocks.raw_bytes / blocks.memory_bytes)
+            yield ratio
+        yield from families(self._tiers())
+        if (backups := self._backups()) is not None:
+            yield from _backed_up(backups)
         depth = GaugeMetricFamily("bul_queue_depth", "Tasks waiting.", labels=["priority"])
         for priority, waiting in sorted(self._queue_depth().items()):
             depth.add_metric([str(priority)], waiting)
@@ -377,44 +450,30 @@ class ServiceMetrics:
         """The text Prometheus scrapes, and its media type."""
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-        return generate_latest(self._registry), CONTENT_TYPE_LATEST
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
 
 
-def _learned(report: PolicyReport) -> Iterator[Metric]:
-    """What the policy estimates; no counter could tell these ratios."""
+def _family(histogram: Histogram) -> Metric:
+    from prometheus_client.core import HistogramMetricFamily
+
+    family = HistogramMetricFamily(histogram.name, histogram.text, labels=histogram.labels)
+    for values, series in histogram.series():
+        pairs, total = series.snapshot()
+        buckets = [("+Inf" if bound == math.inf else str(bound), count) for bound, count in pairs]
+        family.add_metric(values, buckets, total)
+    return family
+
+
+def _backed_up(backups: BackupsSnapshot) -> Iterator[Metric]:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-    shadows = GaugeMetricFamily(
-        "kv_cache_shadow_hit_ratio",
-        "What this order of eviction alone would have hit of late.",
-        labels=["policy"],
-    )
-    leads = GaugeMetricFamily(
-        "kv_cache_policy_leader", "1 for the order that is followed.", labels=["policy"]
-    )
-    for name, ratio in (report.recent_shadow_hit_ratios or {report.leader: math.nan}).items():
-        leads.add_metric([name], float(name == report.leader))
-        if not math.isnan(ratio):
-            shadows.add_metric([name], ratio)
-    yield shadows
-    yield leads
-    patterns = GaugeMetricFamily(
-        "kv_cache_access_pattern", "1 for what the requests look like.", labels=["pattern"]
-    )
-    for pattern in ("mixed", "random", "sequential"):
-        patterns.add_metric([pattern], float(pattern == report.pattern))
-    yield patterns
-    yield CounterMetricFamily(
-        "kv_cache_policy_switches", "Changes of leader.", value=report.switched
-    )
-    yield GaugeMetricFamily(
-        "kv_cache_optimum_hit_ratio",
-        "About what nobody could have bettered, knowing the future.",
-        value=report.optimum_hit_ratio,
-    )
-    if report.gain_if_larger is not None:
-        yield GaugeMetricFamily(
-            "kv_cache_gain_if_larger",
-            "Hit ratio that a quarter more memory would add.",
-            value=report.gain_if_larger,
-        )
+    name = "kv_cache_last_backup_timestamp_seconds"
+    text = "When the last whole backup was made, 0 before the first."
+    yield GaugeMetricFamily(name, text, value=backups.last_timestamp)
+    name, text = "kv_cache_last_backup_duration_seconds", "What it took."
+    yield GaugeMetricFamily(name, text, value=backups.last_seconds)
+    yield GaugeMetricFamily("kv_cache_last_backup_bytes", "Its size.", value=backups.last_bytes)
+    made = CounterMetricFamily("kv_cache_backups", "Backups tried.", labels=["outcome"])
+    made.add_metric(["ok"], backups.made)
+    made.add_metric(["error"], backups.failed)
+    yield made

@@ -1,0 +1,96 @@
+"""A model whose calls are timed and counted, whoever makes them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from blatam_kv.errors import InvalidRequest
+from blatam_kv.metrics import ServiceMetrics
+from blatam_kv.model_metrics import ModelMetrics
+from blatam_kv.truthgpt.protocol import (
+    Chunk,
+    Completion,
+    Continues,
+    Message,
+    Sampling,
+    TruthGPT,
+)
+
+
+class Observed:
+    """A TruthGPT that says and costs what another does, and notes each call."""
+
+    def __init__(self, model: TruthGPT, metrics: ServiceMetrics, *, provider: str) -> None:
+        self._model = model
+        self._metrics = metrics
+        self._calls = ModelMetrics(metrics.registry, provider=provider, model=model.model_id)
+
+    @property
+    def model_id(self) -> str:
+        """The model's."""
+        return self._model.model_id
+
+    @property
+    def fingerprint(self) -> str:
+        """The model's."""
+        return self._model.fingerprint
+
+    @property
+    def context_tokens(self) -> int:
+        """The model's."""
+        return self._model.context_tokens
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """The model's."""
+        return self._model.count_tokens(messages)
+
+    def generate(
+        self, messages: Sequence[Message], *, sampling: Sampling, salt: bytes = b""
+    ) -> Completion:
+        """The model's answer, from its pieces."""
+        pieces, last = [], Chunk("")
+        for last in self.stream(messages, sampling=sampling, salt=salt):
+            pieces.append(last.text)
+        assert last.finish_reason is not None
+        assert last.usage is not None
+        return Completion("".join(pieces), last.finish_reason, last.usage)
+
+    def stream(
+        self, messages: Sequence[Message], *, sampling: Sampling, salt: bytes = b""
+    ) -> Iterator[Chunk]:
+        """The model's answer. One that is left before its end is neither a success nor a failure; a
+        prompt that does not fit is its caller's mistake."""
+        return self._watched(lambda: self._model.stream(messages, sampling=sampling, salt=salt))
+
+    def resume(
+        self, messages: Sequence[Message], begun: str, *, sampling: Sampling, salt: bytes = b""
+    ) -> Iterator[Chunk]:
+        """The rest of the model's answer, for a model that ``Continues``."""
+        model = self._model
+        assert isinstance(model, Continues)
+        return self._watched(lambda: model.resume(messages, begun, sampling=sampling, salt=salt))
+
+    def _watched(self, ask: Callable[[], Iterator[Chunk]]) -> Iterator[Chunk]:
+        start = time.perf_counter()
+        first: float | None = None
+        try:
+            for chunk in ask():
+                if first is None and chunk.text:
+                    first = time.perf_counter() - start
+                if chunk.usage is not None:
+                    seconds = time.perf_counter() - start
+                    self._calls.wrote(
+                        seconds,
+                        seconds if first is None else first,
+                        prompt=chunk.usage.prompt_tokens,
+                        completion=chunk.usage.completion_tokens,
+                        cached=chunk.usage.cached_tokens,
+                    )
+                yield chunk
+        except InvalidRequest:
+            raise
+        except Exception:
+            self._calls.failed(time.perf_counter() - start)
+            self._metrics.failed("model")
+            raise

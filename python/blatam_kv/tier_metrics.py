@@ -1,0 +1,74 @@
+"""What is told of the places where entries lie: one set of names for memory, disk and Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierSnapshot:
+    """One place at one moment.
+
+    store: what lies there, ``answers`` or ``blocks``. tier: ``memory``, ``disk`` or ``redis``.
+    limit_bytes: most bytes it may take, None where others share it. lookups: by ``hit`` and ``miss``.
+    damaged: records that failed verification. failures: calls that it did not serve, by reason.
+    failing: whether the last one was such.
+    """
+
+    store: str
+    tier: str
+    entries: int | None = None
+    bytes: int | None = None
+    limit_bytes: int | None = None
+    lookups: Mapping[str, int] = field(default_factory=dict)
+    evicted: int = 0
+    damaged: int = 0
+    failures: Mapping[str, int] = field(default_factory=dict)
+    failing: bool = False
+
+
+def families(tiers: Iterable[TierSnapshot]) -> Iterator[Metric]:
+    """The metrics of some places, as Prometheus's library takes them."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    where = ["store", "tier"]
+    entries = GaugeMetricFamily("kv_tier_entries", "Entries that lie there.", labels=where)
+    size = GaugeMetricFamily("kv_cache_size_bytes", "Bytes that lie there.", labels=where)
+    limit = GaugeMetricFamily("kv_cache_size_limit_bytes", "Bytes that may.", labels=where)
+    failing = GaugeMetricFamily(
+        "kv_tier_failing", "1 while what was last asked of it failed.", labels=where
+    )
+    lookups = CounterMetricFamily(
+        "kv_tier_requests", "Entries looked for there.", labels=[*where, "result"]
+    )
+    evicted = CounterMetricFamily(
+        "kv_tier_evictions", "Entries that left for lack of room.", labels=where
+    )
+    damaged = CounterMetricFamily(
+        "kv_tier_damaged", "Records that failed verification.", labels=where
+    )
+    failures = CounterMetricFamily(
+        "kv_tier_failures", "Calls that it did not serve.", labels=[*where, "reason"]
+    )
+    for tier in tiers:
+        place = [tier.store, tier.tier]
+        for gauge, value in (
+            (entries, tier.entries),
+            (size, tier.bytes),
+            (limit, tier.limit_bytes),
+        ):
+            if value is not None:
+                gauge.add_metric(place, value)
+        failing.add_metric(place, float(tier.failing))
+        evicted.add_metric(place, tier.evicted)
+        damaged.add_metric(place, tier.damaged)
+        for result, count in sorted(tier.lookups.items()):
+            lookups.add_metric([*place, result], count)
+        for reason, count in sorted(tier.failures.items()):
+            failures.add_metric([*place, reason], count)
+    yield from (entries, size, limit, failing, lookups, evicted, damaged, failures)
