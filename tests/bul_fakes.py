@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -88,7 +89,10 @@ class Faulty:
         return not self.broken
 
     def __getattr__(self, name: str) -> Any:  # Any: whatever the archive has by that name
-        method = getattr(self.archive, name)
+        found = getattr(self.archive, name)
+        return self.watched(found, name) if callable(found) else _Part(self, found)
+
+    def watched(self, method: Any, name: str) -> Any:
         if name == "close":
             return method
         if not callable(method) and name != "well":
@@ -104,27 +108,33 @@ class Faulty:
 
 
 class _Part:
-    """What else is kept in a faulty archive; it fails with it."""
+    """What else is kept in the database, failing with it."""
 
-    def __init__(self, archive: Faulty, part: object) -> None:
-        self._archive, self._part = archive, part
+    def __init__(self, faulty: Faulty, part: Any) -> None:
+        self._faulty, self._part = faulty, part
 
-    def __getattr__(self, name: str) -> Any:  # Any: whatever the part has by that name
-        method = getattr(self._part, name)
+    def __getattr__(self, name: str) -> Any:
+        return self._faulty.watched(getattr(self._part, name), name)
 
-        def call(*arguments: Any, **options: Any) -> Any:
-            if self._archive.broken:
-                raise StorageUnavailable("the database is away")
-            return method(*arguments, **options)
 
-        return call
+def until(condition: Callable[[], object]) -> None:
+    """Wait for what another thread does."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 @contextmanager
-def running(model: Scripted, *, archive: Any = None, **settings: Any) -> Iterator[Service]:
-    """A service with this model and these settings, closed at the end. It retries nothing."""
-    options = {"retry_attempts": 0} | settings
-    service = Service(model, replace(Settings(), **options), version=VERSION, archive=archive)
+def running(
+    model: Scripted, *, archive: Any = None, redis: Any = None, **settings: Any
+) -> Iterator[Service]:
+    """A service with this model and these settings, closed at the end. It retries nothing, and keeps
+    answers in memory unless the settings name a folder of the test's own."""
+    options = {"retry_attempts": 0, "cache_persistence": "data_dir" in settings} | settings
+    service = Service(
+        model, replace(Settings(), **options), version=VERSION, redis=redis, archive=archive
+    )
     try:
         yield service
     finally:

@@ -785,7 +785,7 @@ def finished(service: Service, query: str, **fields: Any) -> Any:
 def test_a_document_is_written_once_and_then_comes_from_the_cache(
     model: OpenAI, fake: Fake
 ) -> None:
-    service = Service(model, Settings(retry_attempts=0), version="9")
+    service = Service(model, Settings(retry_attempts=0, cache_persistence=False), version="9")
     try:
         first = finished(service, "Plan de negocio para una panadería")
         assert (first.status, first.cache, first.answer.text) == ("completed", "miss", TEXT.strip())
@@ -818,7 +818,7 @@ def test_a_document_is_written_section_by_section(model: OpenAI, fake: Fake) -> 
 
 
 def test_half_an_answer_is_never_cached(model: OpenAI, fake: Fake) -> None:
-    service = Service(model, Settings(retry_attempts=0), version="9")
+    service = Service(model, Settings(retry_attempts=0, cache_persistence=False), version="9")
     try:
         fake.turns.append(sent(delta("# Half a plan"), cut=True))
         assert finished(service, "Plan de negocio").status == "failed"

@@ -9,7 +9,6 @@ are there already. A section that is cut off is gone on with as long as there is
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -69,7 +68,7 @@ class Writer:
     """One answer's way out of the model. For one thread, once.
 
     room: tokens that prompt and answer leave. progress: told the share written, 0 to 1; turn: told
-    of each section when it begins. stop: ends the writing with Stopped at the next piece of text.
+    of each section when it begins. check: called at each piece; what it raises ends the writing.
     """
 
     def __init__(
@@ -80,13 +79,13 @@ class Writer:
         *,
         progress: Progress,
         turn: Turn,
-        stop: threading.Event | None,
+        check: Callable[[], None],
     ) -> None:
         self._model = model
         self._order = order
         self._room = room
         self._progress, self._turn = progress, turn
-        self._stop = stop
+        self._check = check
         self._began = time.perf_counter()
         self._first_text: float | None = None
         self._usage = Usage(0, 0, 0)
@@ -94,7 +93,7 @@ class Writer:
         self._cut = False
 
     def write(self) -> Draft:
-        """The whole answer. Raises Stopped, and ModelError for one that is empty or broke off."""
+        """The whole answer. Raises ModelError for one that is empty or broke off."""
         if self._order.outline and isinstance(self._model, Continues):
             text = self._sections(self._model)
         else:
@@ -212,8 +211,7 @@ class Writer:
         """The texts of one answer; what it cost is added up."""
         last: Chunk | None = None
         for last in answer:
-            if self._stop is not None and self._stop.is_set():
-                raise Stopped("the service is stopping; ask again when it is back")
+            self._check()
             if self._first_text is None:
                 self._first_text = time.perf_counter() - self._began
             yield last.text

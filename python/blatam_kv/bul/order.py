@@ -16,6 +16,7 @@ from blatam_kv._core import framed_digest
 from blatam_kv.bul import analyse
 from blatam_kv.bul.caller import ITSELF, Caller
 from blatam_kv.bul.request import QueryRequest
+from blatam_kv.bul.wishes import USUAL, Wishes, cache_key, wishes_of
 from blatam_kv.documents.templates import VERSION, template
 from blatam_kv.truthgpt.brief import Brief
 from blatam_kv.truthgpt.protocol import Continues, Message, Sampling, TruthGPT
@@ -28,7 +29,8 @@ LONG_TOKENS = 3072
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be written, and for which tenant. inferred: fields guessed from the query.
+    """What is to be written, and for which tenant. inferred: fields guessed from the query. key: the
+    tenant's name for the answer in the cache.
 
     outline: the headings to write under, one after the other; empty where the model cannot, or is to
     find its own.
@@ -42,6 +44,14 @@ class Order:
     tenant: str
     salt: bytes = field(repr=False)
     outline: tuple[str, ...] = ()
+    key: str = ""
+    wishes: Wishes = USUAL
+
+    @property
+    def flight(self) -> bytes:
+        """What is the same for all who may share one writing; its own for who wants anything of the
+        cache that others do not."""
+        return self.digest if self.wishes.shared else self.digest + id(self).to_bytes(8, "big")
 
 
 def place(request: QueryRequest, model: TruthGPT, caller: Caller = ITSELF) -> Order:
@@ -70,15 +80,21 @@ def place(request: QueryRequest, model: TruthGPT, caller: Caller = ITSELF) -> Or
     messages = tuple(brief.messages())
     outline = _outline(request, model, brief)
     sampling = _sampling(request, messages, long=bool(outline))
+    namespace = None if request.cache is None else request.cache.namespace
+    digest = answer_digest(
+        model, messages, sampling, outline=outline, salt=caller.salt, namespace=namespace
+    )
     return Order(
         brief=brief,
         messages=messages,
         sampling=sampling,
         inferred=tuple(inferred),
-        digest=answer_digest(model, messages, sampling, outline=outline, salt=caller.salt),
+        digest=digest,
         tenant=caller.tenant,
         outline=outline,
         salt=caller.salt,
+        key=cache_key(digest, caller.salt),
+        wishes=wishes_of(request.cache, ""),
     )
 
 
@@ -90,11 +106,12 @@ def answer_digest(
     outline: Sequence[str] = (),
     salt: bytes,
     person: bytes = _ANSWER,
+    namespace: str | None = None,
 ) -> bytes:
     """The 32-byte key of the answer: BLAKE2b-256, keyed by the salt, over length-framed fields.
 
     outline: counts with the version of how documents are written along one. person: keeps apart
-    what is made of the same words for another use.
+    what is made of the same words for another use; namespace: what the caller keeps apart.
     """
     fields = [
         *_texts(model.model_id, model.fingerprint),
@@ -102,6 +119,7 @@ def answer_digest(
         *_texts(str(sampling.max_tokens), str(sampling.seed)),
         struct.pack(">dd", sampling.temperature, sampling.top_p),
         *_texts(str(len(sampling.stop)), *sampling.stop),
+        *_texts(*([] if namespace is None else ["namespace", namespace])),
     ]
     if outline:
         fields += _texts(f"outline {VERSION}", *outline)

@@ -49,6 +49,18 @@ def _run(args: argparse.Namespace) -> int:
     match args.command:
         case "serve":
             return _serve(args)
+        case "gateway":
+            from blatam_kv.cli.gateway import gateway
+
+            settings = load(flags={"data_dir": args.data_dir})
+            return gateway(
+                settings,
+                file=args.config,
+                host=args.host,
+                port=args.port,
+                check=args.check,
+                as_json=args.json,
+            )
         case "demo":
             from blatam_kv.cli.demo import demo
 
@@ -82,6 +94,8 @@ def _run(args: argparse.Namespace) -> int:
             origins: dict[str, str] = {}
             settings = _settings(args, origins)
             return config(settings, origins, show_origin=args.show_origin, as_json=args.json)
+        case "batch":
+            return _batch(args)
         case "keys":
             return _keys(args)
         case "sign":
@@ -143,6 +157,10 @@ def _run(args: argparse.Namespace) -> int:
                 quiet=args.quiet,
                 as_json=args.json,
             )
+        case "deploy":
+            from blatam_kv.cli.deploy import deploy
+
+            return deploy(args)
         case "bench":
             from blatam_kv.cli.bench import bench
 
@@ -190,6 +208,7 @@ def _migrate(args: argparse.Namespace) -> int:
         case "up":
             return migrate.migrate_up(
                 args.folder,
+                database=args.database,
                 dry_run=args.dry_run,
                 disk_bytes=args.disk_bytes,
                 quiet=args.quiet,
@@ -197,6 +216,30 @@ def _migrate(args: argparse.Namespace) -> int:
             )
         case _:
             return migrate.migrate_down(args.folder, dry_run=args.dry_run, as_json=args.json)
+
+
+def _batch(args: argparse.Namespace) -> int:
+    from blatam_kv.cli import batch
+
+    settings = _settings(args)
+    match args.action:
+        case "submit":
+            return batch.submit(
+                args.url,
+                settings,
+                args.file,
+                priority=args.priority,
+                callback_url=args.callback_url,
+                output=args.output,
+                wait=not args.no_wait,
+                as_json=args.json,
+            )
+        case "follow":
+            return batch.follow(
+                args.url, settings, args.batch, output=args.output, as_json=args.json
+            )
+        case _:
+            return batch.cancel(args.url, settings, args.batch, as_json=args.json)
 
 
 def _keys(args: argparse.Namespace) -> int:

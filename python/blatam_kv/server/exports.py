@@ -19,8 +19,9 @@ from blatam_kv.documents.templates import AREAS, TEMPLATES
 from blatam_kv.errors import InvalidRequest
 from blatam_kv.metrics import ServiceMetrics
 from blatam_kv.server.body import read_json
+from blatam_kv.server.files import sheet_reply
 from blatam_kv.server.gate import Door
-from blatam_kv.server.replies import file_reply, json_reply
+from blatam_kv.server.replies import json_reply
 from blatam_kv.server.tasks import rejected
 
 INDEX = {
@@ -45,6 +46,7 @@ class ExportDesk:
         """Every endpoint, what it takes, and how it is read."""
         path = "/api/v1/export"
         taken = {"method": "POST", "scope": Scope.WRITE, "policy": "write", "read": _read}
+        taken["example"] = {"format": "html", "markdown": "# Plan\n\n- Harina\n- Sal"}
         return [
             Door(path=path, answer=self.export, body=ExportRequest, **taken),  # type: ignore[arg-type]
             Door(path=f"{path}/validate", answer=self.validate, body=ExportRequest, **taken),  # type: ignore[arg-type]
@@ -63,7 +65,7 @@ class ExportDesk:
             self._metrics.document(format, ok=False)
             raise
         self._metrics.document(format, ok=True)
-        return file_reply(rendered)
+        return sheet_reply(rendered)
 
     def validate(self, request: Request, caller: Caller, wanted: Export) -> Response:
         """Whether a document can be rendered: 200 if so, else 422 with what is wrong."""

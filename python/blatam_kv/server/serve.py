@@ -57,8 +57,10 @@ def serve(settings: Settings, *, version: str) -> int:
     need_libraries()
     import uvicorn
 
+    from blatam_kv.bul.courier import Courier
     from blatam_kv.bul.security import make_guard, open_keys
     from blatam_kv.bul.service import Service
+    from blatam_kv.bul.shared import open_redis
     from blatam_kv.bul.storage import open_storage
     from blatam_kv.server.bul import create_app
     from blatam_kv.truthgpt import load
@@ -92,20 +94,31 @@ def serve(settings: Settings, *, version: str) -> int:
         blocks = _blocks(model, settings)
         if blocks is not None:
             opened.enter_context(blocks)
+        redis = open_redis(settings, mac_key=keys.mac_key("redis"))
         service = Service(
             model,
             settings,
             version=version,
             blocks=blocks,
+            redis=redis,
             archive=archive,
             salt_of=keys.salt_of,
         )
-        guard = make_guard(settings, keys, count=service.metrics.rejected)
+        guard = make_guard(settings, keys, count=service.metrics.rejected, redis=redis)
+        courier = Courier(
+            archive.callbacks,
+            service,
+            keys.signer,
+            service.outbound,
+            count=service.metrics.called_back,
+        )
+        courier.start()
         try:
             app = create_app(service, guard, hosts=hosts, proxies=settings.trusted_proxies)
             with signals_swallowed():
                 Server(uvicorn_config(app, settings)).run(sockets=[listener])
         finally:
+            courier.close()
             service.close()
             guard.close()
     return 0
@@ -130,7 +143,8 @@ def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         app,
         loop="uvloop",
         http="httptools",
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=4096,  # nothing that a caller says there is listened to
         lifespan="on",
         access_log=False,
         server_header=False,
