@@ -37,7 +37,7 @@ def serving(
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
-            assert "BUL listens on" in line, process.communicate()
+            assert " listens on " in line, process.communicate()
             url = re.findall(r"http://\S+", line)[0]
             with connect(url, replace(Settings(), data_dir=Path(folder))) as client:
                 yield process, client
@@ -75,6 +75,18 @@ def test_it_serves_a_real_document_and_a_signal_ends_it_with_status_0(
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
         assert "Traceback" not in errors
+
+
+def test_the_renderer_runs_alone_and_a_signal_ends_it_with_status_0() -> None:
+    with serving("--only", "export") as (process, client):
+        form = {"markdown": "# Plan\n\nTexto", "format": "pdf"}
+        reply = client.request("POST", "/api/v1/export", form)
+        assert reply.status == 200
+        assert reply.content.startswith(b"%PDF-")
+        assert client.request("GET", "/task/x/status").status == 404
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
 
 
 def test_it_serves_documents_that_an_endpoint_writes() -> None:

@@ -52,7 +52,7 @@ class ExportDesk:
             "policy": "write",
             "read": _read,
             "body": ExportRequest,
-            "example": {"markdown": "# Plan\n\nUna panadería.", "format": "docx"},
+            "example": {"markdown": "# Plan 2027\n\nTres tiendas.", "format": "pdf"},
         }
         return [
             Door(path=path, answer=self.export, **taken),
