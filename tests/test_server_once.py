@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 from bul_fakes import Faulty, Scripted, until
 from postgres_server import Postgres, postgres
 from server_browser import Browser, browsing
+from starlette.responses import Response, StreamingResponse
 from test_server_bul import check_problem
 
 from blatam_kv.bul.storage import Earlier, Reply, open_storage
 from blatam_kv.bul.storage.replies import KEEP_SECONDS, STALE_SECONDS
 from blatam_kv.errors import ModelError
+from blatam_kv.server.once import MOST_BYTES, Once
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "bread"}]}
 
@@ -150,6 +153,74 @@ def test_the_answer_outlives_the_process(model: Scripted, tmp_path: Path) -> Non
     with browsing(model, archive=open_storage(url)) as browser:
         again = send(browser, "/query", {"query": "bread"})
     assert again.content == first.content
+
+
+class Kept:
+    """Replies that note what is done with them."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    def claim(self, *named: str) -> None:
+        return None
+
+    def keep(self, *named: object) -> None:
+        self.done.append("keep")
+
+    def release(self, *named: str) -> None:
+        self.done.append("release")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "heard", "done"),
+    [
+        ([b"data: a\n\n", b"data: [DONE]\n\n"], 2, "keep"),
+        ([b"data: a\n\n", b"data: [DONE]\n\n"], 1, "release"),  # the client has gone
+        ([b'data: {"error": {}}\n\n'], 1, "release"),
+        ([b"x" * (MOST_BYTES + 1), b"data: [DONE]\n\n"], 2, "release"),
+    ],
+)
+def test_a_stream_is_kept_if_it_was_heard_to_a_good_end(
+    pieces: list[bytes], heard: int, done: str
+) -> None:
+    replies = Kept()
+
+    async def told() -> AsyncIterator[bytes]:
+        for piece in pieces:
+            yield piece
+
+    async def answer() -> Response:
+        return StreamingResponse(told())
+
+    async def listen() -> None:
+        once = Once(replies)  # type: ignore[arg-type]
+        response = await once.through(["k"], "acme", "POST /x", b"", answer)
+        assert isinstance(response, StreamingResponse)
+        stream: Any = response.body_iterator
+        for _ in range(heard):
+            await anext(stream)
+        if heard < len(pieces):
+            await stream.aclose()
+        else:
+            with pytest.raises(StopAsyncIteration):
+                await anext(stream)
+
+    asyncio.run(listen())
+    assert replies.done == [done]
+
+
+def test_an_answer_that_breaks_down_gives_its_key_back() -> None:
+    replies = Kept()
+
+    async def answer() -> Response:
+        raise RuntimeError("no")
+
+    async def ask() -> None:
+        with pytest.raises(RuntimeError):
+            await Once(replies).through(["k"], "t", "r", b"", answer)  # type: ignore[arg-type]
+
+    asyncio.run(ask())
+    assert replies.done == ["release"]
 
 
 # ---- the rows -----------------------------------------------------------------------------------
