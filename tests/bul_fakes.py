@@ -87,6 +87,10 @@ class Faulty:
     def well(self) -> bool:
         return not self.broken
 
+    @property
+    def shared(self) -> bool:
+        return bool(self.archive.shared)
+
     def __getattr__(self, name: str) -> Any:  # Any: whatever the archive has by that name
         method = getattr(self.archive, name)
         if name == "close":

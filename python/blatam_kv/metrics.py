@@ -295,7 +295,7 @@ class ServiceMetrics:
             ["operation"],
             registry=registry,
         )
-        for operation in ("add", "save", "read", "retain"):
+        for operation in ("add", "adopt", "save", "read", "retain"):
             self._storage_errors.labels(operation)
         self._documents = prom.Counter(
             "bul_documents",
