@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Self
 from urllib.parse import urlsplit
 
 from blatam_kv.bul.security.keys import KeyRing, NewKey
@@ -72,20 +73,26 @@ def running(
 ) -> Iterator[tuple[int, str]]:
     """A server that prints its URL: its process id and that URL. Stopped at the end."""
     pipe, environment = subprocess.PIPE, {**os.environ, **(environ or {})}
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment) as server:
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, env=environment
+    ) as server:
         assert server.stdin is not None
         assert server.stdout is not None
         try:
             server.stdin.write(stdin)
             server.stdin.flush()
-            found = re.findall(r"http://\S+", server.stdout.readline().decode())
-            if not found:
-                raise SystemExit("a server did not start")
+            while not (found := re.search(r"http://[\d.]+:\d+", line := _line(server.stdout))):
+                if not line:
+                    raise SystemExit("a server did not start")
             yield server.pid, found[0]
             server.send_signal(signal.SIGTERM)
             server.wait(60)
         finally:
             server.kill()
+
+
+def _line(output: IO[bytes]) -> str:
+    return output.readline().decode()
 
 
 @contextmanager
@@ -124,15 +131,23 @@ class Crowd:
 
     def __init__(self, url: str, path: str, body: bytes, headers: Headers) -> None:
         parts = urlsplit(url)
-        address = (parts.hostname or "", parts.port or 0)
-        self._sockets = [socket.create_connection(address) for _ in range(CONNECTIONS)]
-        for each in self._sockets:
-            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._address = (parts.hostname or "", parts.port or 0)
+        self._sockets: list[socket.socket] = []
         self._head = (
             f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         )
         self._body, self._headers = body, headers
+
+    def __enter__(self) -> Self:
+        self._sockets = [socket.create_connection(self._address) for _ in range(CONNECTIONS)]
+        for each in self._sockets:
+            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for each in self._sockets:
+            each.close()
 
     def ask(self) -> bytes:
         """One exchange on every connection; the last response, headers and all."""
@@ -143,28 +158,62 @@ class Crowd:
 
     def microseconds(self, pid: int, requests: int) -> float:
         """CPU of the process for each of about so many requests."""
-        before, turns = cpu_seconds(pid), -(-requests // CONNECTIONS)
-        for _ in range(turns):
+        with self:  # a server closes connections that rest while others are measured
             self.ask()
-        time.sleep(0.6)  # the recorder's share comes a little later
-        return (cpu_seconds(pid) - before) / (turns * CONNECTIONS) * 1e6
+            before, turns = cpu_seconds(pid), -(-requests // CONNECTIONS)
+            for _ in range(turns):
+                self.ask()
+            time.sleep(0.6)  # the recorder's share comes a little later
+            return (cpu_seconds(pid) - before) / (turns * CONNECTIONS) * 1e6
 
-    def close(self) -> None:
-        """Hang up."""
-        for each in self._sockets:
-            each.close()
+
+def first_bytes(url: str, path: str, body: bytes, headers: Headers, n: int) -> list[float]:
+    """Milliseconds from a request on a kept connection to the first byte of its answer's body."""
+    parts = urlsplit(url)
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    )
+    took = []
+    with socket.create_connection((parts.hostname or "", parts.port or 0)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(n):
+            lines = "".join(f"{name}: {text}\r\n" for name, text in headers().items())
+            request = f"{head}{lines}\r\n".encode() + body
+            began = time.perf_counter()
+            connection.sendall(request)
+            answer = b""
+            while (end := answer.find(b"\r\n\r\n")) < 0 or len(answer) == end + 4:
+                answer += _received(connection)
+            took.append((time.perf_counter() - began) * 1e3)
+            if b"chunked" in answer[:end]:
+                while not answer.endswith(b"0\r\n\r\n"):
+                    answer += _received(connection)
+            else:
+                found = re.search(rb"(?i)content-length: (\d+)", answer[:end])
+                assert found
+                while len(answer) < end + 4 + int(found[1]):
+                    answer += _received(connection)
+    return took
 
 
 def _response(connection: socket.socket) -> bytes:
     response = b""
     while (end := response.find(b"\r\n\r\n")) < 0:
-        response += connection.recv(65536)
+        response += _received(connection)
     found = re.search(rb"(?i)content-length: (\d+)", response[:end])
     if found is None or not response.startswith(b"HTTP/1.1 20"):
         raise SystemExit(f"the server answered {response[:300]!r}")
     missing = end + 4 + int(found[1]) - len(response)
     while missing > 0:
-        more = connection.recv(65536)
+        more = _received(connection)
         response += more
         missing -= len(more)
     return response
+
+
+def _received(connection: socket.socket) -> bytes:
+    content = connection.recv(65536)
+    if not content:
+        raise SystemExit("the server hung up")
+    return content

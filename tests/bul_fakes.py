@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -92,9 +93,14 @@ class Faulty:
         return bool(self.archive.shared)
 
     def __getattr__(self, name: str) -> Any:  # Any: whatever the archive has by that name
-        method = getattr(self.archive, name)
+        found = getattr(self.archive, name)
+        return self.watched(found, name) if callable(found) else _Part(self, found)
+
+    def watched(self, method: Any, name: str) -> Any:
         if name == "close":
             return method
+        if not callable(method) and name != "well":
+            return _Part(self, method)
 
         def call(*arguments: Any, **options: Any) -> Any:
             self.calls.append(name)
@@ -103,6 +109,24 @@ class Faulty:
             return method(*arguments, **options)
 
         return call
+
+
+class _Part:
+    """What else is kept in the database, failing with it."""
+
+    def __init__(self, faulty: Faulty, part: Any) -> None:
+        self._faulty, self._part = faulty, part
+
+    def __getattr__(self, name: str) -> Any:
+        return self._faulty.watched(getattr(self._part, name), name)
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for what another thread does."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from blatam_kv.tiers.redis import RedisStats, RedisTier
 log = logging.getLogger("blatam_kv.bul")
 
 _PERSON = b"blatamkv-share-1"
-_OVER, _CLEARED = "o", "c"
+_OVER, _DROPPED, _CLEARED = "o", "d", "c"
 # How often who waits looks for itself, in case a notice was lost.
 _LOOK_SECONDS = 0.5
 
@@ -37,7 +37,8 @@ class Shared:
     """The answers of all nodes. Safe from any thread; close it when done.
 
     tier: where they lie; closed with this. ttl: seconds from an answer's birth that it lives.
-    cleared: called, by a thread of this object, when another node forgot everything.
+    cleared, dropped: called, by a thread of this object, when another node forgot everything, or the
+    answer of a digest. A node that was cut off then keeps that one answer until it expires.
     lease_seconds: for how long a node that dies holds up those that wait for its answer.
     """
 
@@ -47,12 +48,13 @@ class Shared:
         *,
         ttl: float | None,
         cleared: Callable[[], object] = lambda: None,
+        dropped: Callable[[bytes], object] = lambda digest: None,
         lease_seconds: float = 10.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._tier = tier
         self._ttl = ttl
-        self._cleared = cleared
+        self._cleared, self._dropped = cleared, dropped
         self._clock = clock
         self._lock = threading.Lock()
         self._waiting: dict[bytes, list[threading.Event]] = {}
@@ -75,7 +77,8 @@ class Shared:
 
     def keep(self, digest: bytes, salt: bytes, answer: Answer) -> None:
         """Let the other nodes have an answer."""
-        ends = 0 if self._ttl is None else int((answer.born + self._ttl) * 1e6)
+        ttl = self._ttl if answer.ttl is None else answer.ttl
+        ends = 0 if ttl is None else int((answer.born + ttl) * 1e6)
         record = Record(
             digest,
             Kind.RESPONSE,
@@ -117,6 +120,16 @@ class Shared:
                     return self._computed(digest, salt, compute)
                 over.wait(_LOOK_SECONDS)
             check()
+
+    def forget(self, digest: bytes) -> bool:
+        """Drop an answer, on every node; whether it was shared."""
+        try:
+            found = self._tier.delete_many([digest]) > 0
+        except TierUnavailable as error:
+            log.error("the other nodes were not told to forget an answer: %s", error)
+            return False
+        self._notices.tell(_DROPPED, digest)
+        return found
 
     def clear(self) -> None:
         """Forget everything, here and, through ``cleared``, on every node."""
@@ -183,6 +196,8 @@ class Shared:
                 waiting = list(self._waiting.get(key, ()))
             for over in waiting:
                 over.set()
+        elif kind == _DROPPED:
+            self._dropped(key)
         elif kind == _CLEARED:
             self._catch_up()
 

@@ -48,7 +48,8 @@ class Settings:
     hmac_secret: what all keys are derived from, None for the one in the data directory.
     allowed_hosts: further names the service answers to. trusted_proxies: networks whose
     X-Forwarded-For is believed. rate_limit_requests: of a tenant and class of route in
-    rate_limit_window seconds.
+    rate_limit_window seconds. callback_allow: networks that callbacks may go to, besides the public
+    internet.
 
     cache_persistence: whether answers outlive the process, in cache_persistence_path (``answers`` in
     data_dir), where they take at most cache_max_disk_mb MiB.
@@ -103,6 +104,7 @@ class Settings:
     rate_limit_enabled: bool = True
     rate_limit_requests: int = 6000
     rate_limit_window: float = 60.0
+    callback_allow: tuple[str, ...] = ()
     kv_memory_mb: int = 256
     kv_disk_mb: int | None = None
     kv_codec: str = "raw"

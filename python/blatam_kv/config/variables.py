@@ -76,6 +76,7 @@ VARIABLES: Mapping[str, Variable] = {
     "BUL_RATE_LIMIT_ENABLED": Variable("rate_limit_enabled", switch),
     "BUL_RATE_LIMIT_REQUESTS": Variable("rate_limit_requests", integer(1, 1_000_000_000)),
     "BUL_RATE_LIMIT_WINDOW": Variable("rate_limit_window", timeout),
+    "BUL_CALLBACK_ALLOW": Variable("callback_allow", networks),
     "BUL_LOCAL_MODEL": Variable("local_model", directory),
     "BUL_LOCAL_DTYPE": Variable("local_dtype", choice(LOCAL_DTYPES)),
     "BUL_LOCAL_DEVICE": Variable("local_device", text),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -34,11 +34,11 @@ from blatam_kv.record import (
 from blatam_kv.tiers.bounds import bounds
 from blatam_kv.tiers.counts import Counts, DiskStats
 from blatam_kv.tiers.files import Files, SystemFiles, reason_of
-from blatam_kv.tiers.index import Index, Place
+from blatam_kv.tiers.index import Index, Indexing
 from blatam_kv.tiers.log import Log
 from blatam_kv.tiers.manifest import validated_tags
 from blatam_kv.tiers.mounts import network_kind
-from blatam_kv.tiers.segment import SEGMENT_HEADER_BYTES, Found
+from blatam_kv.tiers.segment import SEGMENT_HEADER_BYTES
 from blatam_kv.tiers.windows import Batch, Windows
 from blatam_kv.tiers.writer import Packed, Writer, broken, closed
 
@@ -332,7 +332,7 @@ class DiskTier:
             self._counts.add("hits", len(records) - misses)
 
     def _load(self) -> None:
-        if left := self._log.load(_Indexing(self._index, self._counts)):
+        if left := self._log.load(Indexing(self._index, self._counts)):
             self._index.forget_segments(left)
 
     # ---- writing --------------------------------------------------------------------------------
@@ -384,27 +384,3 @@ class DiskTier:
             )
         if self._log.broken is not None:
             raise broken(self.path)
-
-
-class _Indexing:
-    """Puts what a log holds into an index."""
-
-    def __init__(self, index: Index, counts: Counts) -> None:
-        self.take = index.take
-        self.hole = index.clear
-        self._index, self._counts = index, counts
-
-    def record(self, segment: int, found: Found) -> None:
-        header = found.header
-        if found.intact and header.kind is not Kind.TOMBSTONE:
-            self._index.set(header.key, Place(segment, found.offset, header.record_bytes))
-            return
-        self._index.forget(header.key)
-        if not found.intact:
-            self._counts.add("damaged")
-
-    def restore(self, entries: memoryview, missing: Collection[int]) -> bool:
-        if not self._index.load(entries):
-            return False
-        self._index.forget_segments(missing)
-        return True

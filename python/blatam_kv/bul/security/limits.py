@@ -11,14 +11,13 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # Above so many names those that have recovered are forgotten.
 _SWEEP_ABOVE = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """retry_after: seconds until one more would pass, 0 if this one did. left: how many more may
     follow at once. reset: seconds until all of the limit is there again."""
 
