@@ -88,6 +88,10 @@ class Faulty:
     def well(self) -> bool:
         return not self.broken
 
+    @property
+    def shared(self) -> bool:
+        return bool(self.archive.shared)
+
     def __getattr__(self, name: str) -> Any:  # Any: whatever the archive has by that name
         found = getattr(self.archive, name)
         return self.watched(found, name) if callable(found) else _Part(self, found)

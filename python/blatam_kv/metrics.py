@@ -293,7 +293,7 @@ class ServiceMetrics:
             ["operation"],
             registry=registry,
         )
-        for operation in ("add", "save", "read", "retain"):
+        for operation in ("add", "adopt", "save", "read", "retain"):
             self._storage_errors.labels(operation)
         self._callbacks = prom.Counter(
             "bul_callbacks", "Tries to deliver a callback.", ["outcome"], registry=registry

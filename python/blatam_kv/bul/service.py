@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from blatam_kv.blocks import KVStore
+from blatam_kv.bul.adopter import Adopter
 from blatam_kv.bul.answers import open_shelf
 from blatam_kv.bul.backups import Backups, folders_of
 from blatam_kv.bul.caller import ITSELF, Caller
@@ -170,18 +171,25 @@ class Service:
             self.queue.pause()
         self._closed = False
         self._draining_since: float | None = None
-        self._resume(salt_of)
+        self._salt_of = salt_of
+        self._adopter = Adopter(
+            self.archive, go_on=self._go_on_with, failed=self.metrics.storage_failed
+        )
+        self.archive.live()  # before its tasks are read: from now on nobody else may take them
+        self._go_on_with(self.archive.unfinished())
         self.writers.start()
         self._recorder.start()
         self.backups.start()
+        if self.archive.shared:
+            self._adopter.start()
 
-    def _resume(self, salt_of: Callable[[str], bytes]) -> None:
-        left = self.archive.unfinished()
+    def _go_on_with(self, left: Sequence[Task]) -> None:
+        """Tasks that an earlier process left unfinished, or another node."""
         for task in left:
             try:
                 if task.request is None:
                     raise InvalidRequest("its request is not on record")
-                salt = salt_of(task.tenant)
+                salt = self._salt_of(task.tenant)
                 caller = Caller(tenant=task.tenant, key_id="resumed", scopes=frozenset(), salt=salt)
                 order = place(task.request, self.model, caller)
                 self.pipeline.check_room(order)
@@ -445,6 +453,7 @@ class Service:
         passed = time.monotonic() - (self._draining_since or 0.0)
         self.writers.close(seconds=max(0.0, seconds * (1.0 - _FLUSH_SHARE) - passed))
         self._recorder.close()
+        self._adopter.close()
         self.archive.close()
         self.backups.close()
         if self.shared is not None:

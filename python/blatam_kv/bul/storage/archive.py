@@ -9,7 +9,18 @@ from dataclasses import asdict, fields
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, Select, and_, delete, func, or_, select
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Row,
+    Select,
+    and_,
+    delete,
+    func,
+    literal_column,
+    or_,
+    select,
+)
 
 from blatam_kv.bul.pipeline import Answer
 from blatam_kv.bul.request import QueryRequest
@@ -17,6 +28,7 @@ from blatam_kv.bul.storage import BatchRow, Callback, Page
 from blatam_kv.bul.storage.callbacks import Callbacks
 from blatam_kv.bul.storage.database import Database
 from blatam_kv.bul.storage.letterheads import Letterheads
+from blatam_kv.bul.storage.nodes import Nodes
 from blatam_kv.bul.storage.replies import Replies
 from blatam_kv.bul.storage.schema import documents, tasks
 from blatam_kv.bul.storage.words import searchable, words
@@ -48,6 +60,7 @@ class Archive:
         self.replies = Replies(database, node=node)
         self.callbacks = Callbacks(database, node=node)
         self.letterheads = Letterheads(database)
+        self._nodes = Nodes(database, node=node)
         self._add = database.insert(tasks).on_conflict_do_nothing()
         upsert = database.insert(tasks)
         self._save = upsert.on_conflict_do_update(
@@ -57,6 +70,10 @@ class Archive:
                 for name in ("status", "stored", "request", "document_id", "error", "tries")
             }
             | {"finished": upsert.excluded.finished},
+            # How a task first ended is how it ended: a node that was thought dead, and whose work
+            # another has done meanwhile, changes nothing any more. Written out, since rows are the
+            # statement's only parameters.
+            where=tasks.c.status == literal_column("'queued'"),
         )
         # Hits make most of these rows. SQLAlchemy's own handling of each row costs as much as SQLite's
         # work, so the driver gets tuples; where parameters go by name it gets the rows as they are.
@@ -68,6 +85,7 @@ class Archive:
 
     def close(self) -> None:
         """Let the database go."""
+        self._nodes.close()
         self._database.close()
 
     # Writing.
@@ -162,6 +180,23 @@ class Archive:
         where = (tasks.c.node == self._node, tasks.c.status == "queued")
         query = _with_documents().where(*where).order_by(tasks.c.created, tasks.c.id)
         return [_task(row) for row in self._database.read(query)]
+
+    @property
+    def shared(self) -> bool:
+        """Whether other nodes may use it."""
+        return self._nodes.shared
+
+    def live(self) -> bool:
+        """Show that this node lives; see ``Nodes``."""
+        return self._nodes.live()
+
+    def adopt(self) -> list[Task]:
+        """What nodes that died left undone, and this one goes on with, oldest first."""
+        return [
+            _task(row)
+            for key in self._nodes.adopt()
+            for row in self._database.read(_with_documents().where(tasks.c.id == key))
+        ]
 
     def document(self, document_id: str, *, tenant: str) -> Written | None:
         """A tenant's document, None if there is none of this id."""

@@ -1,0 +1,102 @@
+"""Which nodes live, and the work of those that do not. PostgreSQL only: SQLite has one node.
+
+A node holds an advisory lock under its name on a connection of its own, for as long as it lives.
+When its process ends, however it ends, the server lets go of the lock; so there are no clocks to
+compare and no table of heartbeats to keep. Who finds a lock free takes over a batch of that node's
+tasks, under the lock: a node that comes back meanwhile waits for its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, func, select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from blatam_kv._core import framed_digest
+from blatam_kv.bul.storage.database import Database
+from blatam_kv.bul.storage.schema import tasks
+
+_PERSON = b"blatamkv-node-v1"
+# Tasks taken over at a time; the rest is left for other nodes, or for the next round.
+_BATCH = 100
+
+
+class Nodes:
+    """This node's life, and its look at the others'. For one thread at a time."""
+
+    def __init__(self, database: Database, *, node: str) -> None:
+        self._database = database
+        self._node = node
+        self._life: Connection | None = None
+        self.shared = database.engine.dialect.name == "postgresql"
+
+    def live(self) -> bool:
+        """Hold this node's lock, or hold it again after the connection was lost; False while
+        another node takes over its tasks. Raises StorageUnavailable."""
+        if not self.shared:
+            return True
+        if self._life is not None:
+            try:
+                self._life.execute(select(1))
+                self._life.commit()
+                return True
+            except SQLAlchemyError:
+                self.close()
+        with self._database.connection():  # says in our own words what is wrong with the server
+            pass
+        life = self._database.engine.connect()
+        try:
+            held = select(func.pg_try_advisory_lock(_lock_of(self._node)))
+            alive = bool(life.execute(held).scalar_one())
+            life.commit()
+        except SQLAlchemyError:
+            life.invalidate()
+            raise
+        if alive:
+            self._life = life
+        else:
+            life.close()
+        return alive
+
+    def adopt(self) -> list[str]:
+        """Take over unfinished tasks of nodes that are dead; returns their ids, oldest first. Raises
+        StorageUnavailable."""
+        if not self.shared:
+            return []
+        others = select(tasks.c.node).distinct()
+        others = others.where(tasks.c.status == "queued", tasks.c.node != self._node)
+        adopted: list[str] = []
+        for row in self._database.read(others):
+            adopted += self._adopt_from(row.node)
+        return adopted
+
+    def _adopt_from(self, node: str) -> Sequence[str]:
+        with self._database.transaction() as connection:
+            free = select(func.pg_try_advisory_xact_lock(_lock_of(node)))
+            if not connection.execute(free).scalar_one():
+                return ()
+            # Rows that somebody is just writing are passed over, not waited for.
+            left = (
+                select(tasks.c.id)
+                .where(tasks.c.node == node, tasks.c.status == "queued")
+                .order_by(tasks.c.created, tasks.c.id)
+                .limit(_BATCH)
+                .with_for_update(skip_locked=True)
+            )
+            taken = update(tasks).where(tasks.c.id.in_(left)).values(node=self._node)
+            rows = connection.execute(taken.returning(tasks.c.id, tasks.c.created)).all()
+            return [row.id for row in sorted(rows, key=lambda row: (row.created, row.id))]
+
+    def close(self) -> None:
+        """Let go of this node's name."""
+        if self._life is not None:
+            self._life.invalidate()
+            self._life.close()
+            self._life = None
+
+
+def _lock_of(node: str) -> int:
+    """The number that stands for a node's name among the server's locks."""
+    digest = framed_digest([node.encode()], person=_PERSON)
+    return int.from_bytes(digest[:8], "big", signed=True)
