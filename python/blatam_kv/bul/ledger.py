@@ -243,6 +243,13 @@ class Ledger:
         """The share written, 0 to 1; below 0, that the writing waits again."""
         self._book.progress(tuple(writing.task_ids), share)
 
+    def pieces(self, task_id: str) -> list[str] | None:
+        """The text of a task so far, piece by piece, as it grows; another list for another try. None
+        where nothing is being written for it."""
+        with self._lock:
+            writing = self._writing_of.get(task_id)
+        return None if writing is None else writing.pieces
+
     def tick(self) -> None:
         """End what has passed its deadline."""
         expired = [job for job in self._queue.expired() if isinstance(job, Writing)]

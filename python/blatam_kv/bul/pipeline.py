@@ -101,26 +101,33 @@ class Pipeline:
         *,
         progress: Progress | None = None,
         stop: threading.Event | None = None,
+        heard: Callable[[str], None] | None = None,
     ) -> tuple[Answer, bool]:
         """The answer, and whether the model had to write it.
 
         Concurrent calls for one digest run the model once. A failure reaches every one of them
         and is not cached. progress: told the share written, 0 to 1. stop: when set, the writing
-        ends with Stopped at the next piece of text.
+        ends with Stopped at the next piece of text. heard: told each piece as it comes.
         """
         wrote = False
 
         def compute() -> Answer:
             nonlocal wrote
             wrote = True
-            return self._compute(order, progress or (lambda share: None), stop)
+            return self._compute(order, progress or (lambda share: None), stop, heard)
 
         answer = self.cache.get_or_compute(order.digest, compute)
         if wrote and self.shelf is not None:
             self.shelf.keep(order.digest, answer)
         return answer, wrote
 
-    def _compute(self, order: Order, progress: Progress, stop: threading.Event | None) -> Answer:
+    def _compute(
+        self,
+        order: Order,
+        progress: Progress,
+        stop: threading.Event | None,
+        heard: Callable[[str], None] | None = None,
+    ) -> Answer:
         start = time.perf_counter()
         room = self.check_room(order)
         sampling = replace(order.sampling, max_tokens=room)
@@ -131,6 +138,8 @@ class Pipeline:
             if stop is not None and stop.is_set():
                 raise Stopped("the service is stopping; ask again when it is back")
             pieces.append(last.text)
+            if heard is not None:
+                heard(last.text)
             if first_text is None:
                 first_text = time.perf_counter() - start
             progress(min(len(pieces) / room, 0.99))

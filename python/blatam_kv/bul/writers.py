@@ -55,6 +55,7 @@ class Writing:
     why: Why | None = None
     began: float | None = None  # this try, on the monotonic clock
     tries: int = 0
+    pieces: list[str] = field(default_factory=list)  # of this try; a new list for each
 
     def interrupt(self, why: Why) -> None:
         """End it at its next piece of text. The first reason holds."""
@@ -205,10 +206,11 @@ class Writers:
                 self._owner.progress(writing, share)
 
         progress(0.0)
+        writing.pieces = []
         try:
             with self._metrics.stage("model"):
                 answer, _ = self._pipeline.write(
-                    writing.order, progress=progress, stop=writing.stop
+                    writing.order, progress=progress, stop=writing.stop, heard=writing.pieces.append
                 )
         except Stopped:
             if writing.why is None:

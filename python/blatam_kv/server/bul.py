@@ -19,7 +19,7 @@ from blatam_kv.bul.caller import Caller, Scope
 from blatam_kv.bul.request import one_of
 from blatam_kv.bul.security.guard import Guard
 from blatam_kv.bul.service import Service
-from blatam_kv.server import documents, letterheads, tasks
+from blatam_kv.server import documents, letterheads, live, tasks
 from blatam_kv.server.doors import Doors
 from blatam_kv.server.envelope import Envelope
 from blatam_kv.server.failures import failed
@@ -29,6 +29,7 @@ from blatam_kv.server.openai import OpenAIFace
 from blatam_kv.server.openapi import describe
 from blatam_kv.server.problem import Problem
 from blatam_kv.server.replies import json_reply
+from blatam_kv.server.webpage import Page
 from blatam_kv.truthgpt.brief import AREAS
 
 log = logging.getLogger("blatam_kv.server")
@@ -39,6 +40,7 @@ MOUNT = "/api/v1/bul"
 INDEX = {
     **tasks.INDEX,
     **documents.INDEX,
+    **live.INDEX,
     **letterheads.INDEX,
     "POST /v1/chat/completions": "OpenAI's, also as a stream; /v1/completions, /v1/models",
     "GET /agents": "business areas and the documents written for them",
@@ -58,13 +60,13 @@ INDEX = {
 }
 
 
-def doors(service: Service) -> list[Door]:
-    """Every endpoint there is."""
+def doors(service: Service, page: Page | None = None) -> list[Door]:
+    """Every endpoint of the service itself; page: what browsers get at ``/``."""
     desks = (
         tasks.TaskDesk(service),
         documents.DocumentDesk(service),
         letterheads.LetterheadDesk(service),
-        Face(service),
+        Face(service, page),
     )
     return [door for desk in desks for door in desk.doors()]
 
@@ -73,8 +75,11 @@ def create_app(
     service: Service, guard: Guard, *, hosts: Hosts | None = None, proxies: Sequence[str] = ()
 ) -> ASGIApp:
     """The application for a service; its shutdown closes the service."""
+    gate = Gate(guard, service.metrics, proxies=proxies)
+    page = Page(gate.is_local)
     openai = OpenAIFace(service.chats, service.metrics, ttl=service.settings.cache_ttl)
-    everything = [*doors(service), *openai.doors()]
+    desk = live.LiveDesk(service, gate, guard)
+    everything = [*doors(service, page), *openai.doors(), *desk.doors(), *page.doors()]
     # Not by orjson: limits of integers are larger than it writes.
     document = json.dumps(describe(everything, version=service.version)).encode()
 
@@ -82,7 +87,6 @@ def create_app(
         return Response(document, media_type="application/json")
 
     everything.append(Door(path="/openapi.json", answer=interface, scope=None))
-    gate = Gate(guard, service.metrics, proxies=proxies)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -98,8 +102,9 @@ def create_app(
 class Face:
     """The endpoints. Plain functions run in a thread, so rendering never holds up the loop."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, page: Page | None = None) -> None:
         self._service = service
+        self._page = page
 
     def doors(self) -> list[Door]:
         """Every endpoint, what it takes, and how it is read."""
@@ -124,7 +129,9 @@ class Face:
         ]
 
     async def index(self, request: Request, caller: Caller, wanted: None) -> Response:
-        """What is served here."""
+        """What is served here, as a page for browsers."""
+        if self._page is not None and self._page.wanted(request):
+            return self._page.index(request)
         name = {"service": "BUL, documents through the cache", "version": self._service.version}
         return json_reply(name | {"endpoints": INDEX})
 

@@ -22,6 +22,7 @@ from blatam_kv.bul.caller import ITSELF, Caller, Scope
 from blatam_kv.bul.security.guard import Guard, Pending, Refusal, Request
 from blatam_kv.bul.security.keys import Known, Network
 from blatam_kv.bul.security.limits import Verdict
+from blatam_kv.bul.security.sessions import session_in
 from blatam_kv.server.body import read_body
 from blatam_kv.server.hosts import is_loopback, is_loopback_authority
 from blatam_kv.server.problem import Problem
@@ -35,6 +36,7 @@ Answer = Callable[[HTTPRequest, Caller, Any], Response | Awaitable[Response]]
 _LOOKED_AT = (
     *(b"host", b"x-api-key", b"authorization", b"signature-input", b"signature", b"content-type"),
     *(b"content-digest", b"content-length", b"transfer-encoding"),
+    *(b"cookie", b"x-csrf-token"),
 )
 _FORWARDED = ("x-forwarded-for", "forwarded", "via")
 
@@ -74,7 +76,7 @@ class Gate:
 
     async def through(self, door: Door, request: HTTPRequest) -> Response:
         """Take a request through the stages of its door. Raises Problem where one refuses it."""
-        if door.scope is None or (door.local and self._is_local(request)):
+        if door.scope is None or (door.local and self.is_local(request)):
             return await _call(door.answer, request, ITSELF, None)
         start = perf_counter()
         try:
@@ -126,6 +128,8 @@ class Gate:
             content_digests=found[b"content-digest"],
             has_body=found[b"content-length"] not in ([], ["0"])
             or bool(found[b"transfer-encoding"]),
+            session=session_in("; ".join(found[b"cookie"])) if found[b"cookie"] else "",
+            forgery_token="".join(found[b"x-csrf-token"]),
         )
 
     def _address(self, request: HTTPRequest) -> str:
@@ -142,7 +146,7 @@ class Gate:
             address = named
         return address
 
-    def _is_local(self, request: HTTPRequest) -> bool:
+    def is_local(self, request: HTTPRequest) -> bool:
         """Whether somebody on this machine asks, and not a proxy on it for somebody else."""
         return (
             request.client is not None
