@@ -77,6 +77,18 @@ def row(what: str, unit: str, pairs: list[tuple[float, float]], floor_is: str, t
     )
 
 
+def show(rows: list[Row], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([asdict(each) for each in rows], indent=2))
+        return
+    print(f"{'':46}{'ours':>9}{'floor':>10}{'ratio':>8}{'±':>6}  target")
+    for each in rows:
+        print(
+            f"{each.what:46}{each.ours:9.2f}{each.floor:10.2f}{each.ratio:8.2f}{each.spread:6.2f}"
+            f"  {each.target:10} {each.unit}; floor: {each.floor_is}"
+        )
+
+
 def cpu(work: Callable[[], object]) -> float:
     start = time.thread_time_ns()
     work()
@@ -114,7 +126,7 @@ def match(rounds: int) -> list[Row]:
 
 def bookkeeping(rounds: int) -> list[Row]:
     """Prompts of 20 blocks come, are used and go; nothing of their payloads is read."""
-    chains = [_chain() for _ in range(2 * RESIDENT // CHAIN)]
+    chains = [chain_of_blocks() for _ in range(2 * RESIDENT // CHAIN)]
     weight = block_weight(64, 64)
     memory = Residents(
         capacity_bytes=RESIDENT * weight, policy="lru", news=News(), clock=time.monotonic
@@ -147,7 +159,7 @@ def bookkeeping(rounds: int) -> list[Row]:
     return [row(name, "us", pairs, "OrderedDict, no parents", "<= 0.5 us")]
 
 
-def _chain() -> list[Block]:
+def chain_of_blocks() -> list[Block]:
     blocks: list[Block] = []
     for position in range(CHAIN):
         blocks.append(
@@ -304,15 +316,7 @@ def main() -> int:
         return elsewhere(options.folder)
     rounds = 3 if options.quick else options.rounds
     rows = [each for part in options.part or PARTS for each in PARTS[part](rounds)]
-    if options.json:
-        print(json.dumps([asdict(each) for each in rows], indent=2))
-        return 0
-    print(f"{'':46}{'ours':>9}{'floor':>10}{'ratio':>8}{'±':>6}  target")
-    for each in rows:
-        print(
-            f"{each.what:46}{each.ours:9.2f}{each.floor:10.2f}{each.ratio:8.2f}{each.spread:6.2f}"
-            f"  {each.target:10} {each.unit}; floor: {each.floor_is}"
-        )
+    show(rows, as_json=options.json)
     return 0
 
 

@@ -75,19 +75,18 @@ def check(store: KVStore) -> None:
     assert stats.blocks == len(blocks)
     assert stats.bytes == sum(block.weight for block in blocks.values()) <= stats.capacity_bytes
     parents = {block.parent for block in blocks.values() if block.position}
-    assert store._levels.residents.stats().held == len(
-        parents | store._levels.residents._pins.keys()
-    )
+    residents = store._levels.residents
+    assert residents.stats().held == len(parents | residents._pins.keys() | residents._held.keys())
 
 
-def disk(path: Path, **options: Any) -> DiskTier:
+def disk(path: Path, kind: type[DiskTier] = DiskTier, **options: Any) -> DiskTier:
     """A folder without waiting for the disk, with many segments."""
     defaults: dict[str, Any] = {
         "disk_bytes": 2 << 20,
         "segment_bytes": 8 << 10,
         "files": FastFiles(),
     }
-    return DiskTier(path, **defaults | options)
+    return kind(path, **defaults | options)
 
 
 class BrokenTier:

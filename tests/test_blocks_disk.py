@@ -36,11 +36,11 @@ def opened(path: Path, **options: Any) -> kv.KVStore:
     return kv.KVStore(LAYOUT, **defaults | options)
 
 
-def elsewhere(program: str, path: Path) -> subprocess.Popen[bytes]:
+def elsewhere(program: str, path: Path, **options: Any) -> subprocess.Popen[bytes]:
     """Run a program in another process, with a store of that folder as ``store``."""
     start = (
         "import sys; from block_fakes import *; import blatam_kv as kv\n"
-        f"store = kv.KVStore(LAYOUT, capacity_bytes='1MiB', path={str(path)!r})\n"
+        f"store = kv.KVStore(LAYOUT, capacity_bytes='1MiB', path={str(path)!r}, **{options!r})\n"
     )
     return subprocess.Popen(
         [sys.executable, "-c", start + program],
@@ -65,9 +65,16 @@ def test_another_process_finds_what_was_saved(tmp_path: Path, write: Any) -> Non
         assert store.stats().tokens_from_memory == len(PROMPTS[1])
 
 
-def test_a_killed_writer_blocks_nobody_and_loses_nothing_it_saved(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "then"), [({"queue_bytes": 0}, ""), ({"durable": True}, ""), ({}, "store.flush();")]
+)
+def test_a_killed_writer_blocks_nobody_and_loses_nothing_it_has_written(
+    tmp_path: Path, options: dict[str, Any], then: str
+) -> None:
     process = elsewhere(
-        f"save(store, {PROMPTS[0]!r}); print('saved', flush=True); sys.stdin.read()", tmp_path
+        f"save(store, {PROMPTS[0]!r}); {then} print('saved', flush=True); sys.stdin.read()",
+        tmp_path,
+        **options,
     )
     with process:
         assert process.stdout is not None
@@ -94,7 +101,7 @@ def test_a_store_that_cannot_be_opened_changes_nothing(tmp_path: Path) -> None:
 def test_a_reader_sees_what_the_writer_saves_and_leaves_the_folder_alone(tmp_path: Path) -> None:
     now = 0.0
     with (
-        opened(tmp_path, model="m") as writer,
+        opened(tmp_path, model="m", queue_bytes=0) as writer,
         opened(tmp_path, model="m", read_only=True, clock=lambda: now) as reader,
     ):
         save(writer, PROMPTS[0])
@@ -145,7 +152,8 @@ def test_what_memory_cannot_hold_is_read_from_disk(tmp_path: Path) -> None:
 
 def test_blocks_spill_once_and_ends_before_beginnings(tmp_path: Path) -> None:
     tier = disk(tmp_path)
-    with kv.KVStore(LAYOUT, capacity_bytes=4 * WEIGHT, tier=tier, write="evict") as store:
+    options: dict[str, Any] = {"write": "evict", "queue_bytes": 0}
+    with kv.KVStore(LAYOUT, capacity_bytes=4 * WEIGHT, tier=tier, **options) as store:
         save(store, prompt_of([1, 2, 3]))
         assert len(tier) == 0
         save(store, prompt_of([4, 5, 6]))
@@ -268,7 +276,7 @@ def test_damage_in_memory_is_mended_from_below(tmp_path: Path) -> None:
 
 def test_a_broken_tier_is_a_miss_and_a_counter() -> None:
     tier = BrokenTier()
-    with kv.KVStore(LAYOUT, capacity_bytes=3 * WEIGHT, tier=tier) as store:
+    with kv.KVStore(LAYOUT, capacity_bytes=3 * WEIGHT, tier=tier, queue_bytes=0) as store:
         assert save(store, PROMPTS[0]) == 3 * SIZE
         assert load(store, PROMPTS[0]) == 3 * SIZE
         assert save(store, PROMPTS[1]) == 3 * SIZE

@@ -145,7 +145,7 @@ def test_what_a_tenant_asks_costs_the_same_whatever_others_have(
 
     def work(others_have_it: bool) -> Counter[str]:
         tier = Watched()
-        store = opened(tier=tier, capacity_bytes=20 * WEIGHT)
+        store = opened(tier=tier, capacity_bytes=20 * WEIGHT, queue_bytes=0)
         if others_have_it:
             save(store, PROMPT)
             save(store.tenant(b"ben"), PROMPT)

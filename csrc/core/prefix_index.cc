@@ -4,9 +4,16 @@
 #include <new>
 
 namespace blatam {
+namespace {
+
+// What learns sees every block: beside its payload a block's 240 bytes of history are nothing, and
+// what is seen then does not depend on names, so that the simulator sees the same.
+constexpr PolicyOptions kOptions{.shadows = size_t{1} << 20};
+
+}  // namespace
 
 PrefixIndex::PrefixIndex(uint64_t capacity_bytes, std::string_view policy)
-    : capacity_bytes_(capacity_bytes), policy_(make_policy(policy)) {}
+    : capacity_bytes_(capacity_bytes), policy_(make_policy(policy, kOptions)) {}
 
 void PrefixIndex::find(std::span<const Digest> names, std::vector<Slot>& slots) const {
   // Far enough ahead for a bucket to arrive before it is read.
@@ -25,11 +32,12 @@ void PrefixIndex::find(std::span<const Digest> names, std::vector<Slot>& slots) 
 }
 
 void PrefixIndex::use(const Digest& last, std::span<const Digest> names) {
-  policy_->begin_request(last.prefix());
-  request_ = last.prefix();
+  settle();
+  used_.reserve(names.size());
+  begin_request(last);
   for (size_t i = names.size(); i-- > 0;) {
     const Slot slot = slot_of(names[i]);
-    if (slot != kNoSlot) policy_->hit(slot);
+    if (slot != kNoSlot) used_.push_back(slot);
   }
 }
 
@@ -44,8 +52,8 @@ void PrefixIndex::add(const Digest& last, const Digest& parent, bool root,
   const uint64_t list = root ? parent.prefix() : 0;
   if (root) roots_.try_emplace(list, kNoSlot);
   if (last.prefix() != request_) {
-    policy_->begin_request(last.prefix());
-    request_ = last.prefix();
+    settle();
+    begin_request(last);
   }
 
   // The leading ones that are here; behind the first that is missing nothing can be.
@@ -60,6 +68,7 @@ void PrefixIndex::add(const Digest& last, const Digest& parent, bool root,
     policy_->insert(slots[i], {.hash = names[i].prefix(), .size = weights[i], .cost = 1});
     if (i + 1 < names.size()) policy_->link(slots[i], slots[i + 1]);
   }
+  settle();
   const Slot before = here == 0 ? above : slots[here - 1];
   if (here < names.size() && before != kNoSlot) policy_->link(before, slots[here]);
   make_room(evicted);
@@ -84,6 +93,7 @@ bool PrefixIndex::unpin(const Digest& name) noexcept {
 Slot PrefixIndex::remove(const Digest& name) noexcept {
   const Slot slot = slot_of(name);
   if (slot == kNoSlot || nodes_[slot].first != kNoSlot) return kNoSlot;
+  settle();
   policy_->remove(slot);
   release(slot);
   return slot;
@@ -103,6 +113,7 @@ void PrefixIndex::followers(const Digest& parent, bool root, size_t most,
 
 void PrefixIndex::resize(uint64_t capacity_bytes, std::vector<Slot>& evicted) {
   evicted.reserve(evicted.size() + table_.size());
+  settle();
   capacity_bytes_ = capacity_bytes;
   make_room(evicted);
 }
@@ -118,6 +129,17 @@ Slot PrefixIndex::slot_of(const Digest& name) const noexcept {
 
 Slot& PrefixIndex::list_of(const Node& node) noexcept {
   return node.parent == kNoSlot ? roots_.find(node.root)->second : nodes_[node.parent].first;
+}
+
+void PrefixIndex::begin_request(const Digest& last) {
+  policy_->begin_request(last.prefix());
+  request_ = last.prefix();
+}
+
+// Slots are only released behind this, so those of used_ are still what they were.
+void PrefixIndex::settle() noexcept {
+  for (const Slot slot : used_) policy_->hit(slot);
+  used_.clear();
 }
 
 // Everything that allocates, so that what follows cannot fail.

@@ -4,8 +4,8 @@
 //
 // A block is of use only while all blocks before it can be had, so a block that another one
 // continues is never a victim, and neither is one that is pinned. A prompt is replayed as the
-// simulator does it (core/simulate.h): what is new goes in from its end to its beginning, and then
-// blocks are evicted until the rest fits, maybe some just inserted.
+// simulator does it (core/simulate.h): what is new goes in from its end to its beginning, what was
+// here is used, and then blocks are evicted until the rest fits, maybe some just inserted.
 #pragma once
 
 #include <cstddef>
@@ -31,8 +31,9 @@ class PrefixIndex {
   void find(std::span<const Digest> names, std::vector<Slot>& slots) const;
 
   // A request begins, for a prompt whose last block has this name: a use of each of its blocks that
-  // are named, the last one first; what is not here is passed over. Throws std::bad_alloc before it
-  // changes anything.
+  // are named, the last one first; what is not here is passed over. The policy hears of them behind
+  // what the same request inserts, as in the simulator, or when something else happens. Throws
+  // std::bad_alloc before it changes anything.
   void use(const Digest& last, std::span<const Digest> names);
 
   // Inserts successive blocks of a prompt, of so many bytes each: of the request at hand if that
@@ -82,6 +83,8 @@ class PrefixIndex {
 
   [[nodiscard]] Slot slot_of(const Digest& name) const noexcept;
   [[nodiscard]] Slot& list_of(const Node& node) noexcept;
+  void begin_request(const Digest& last);
+  void settle() noexcept;
   void reserve(size_t more);
   void tell_capacity(uint64_t weight) noexcept;
   Slot insert(const Digest& name, uint64_t weight, Slot parent, uint64_t root) noexcept;
@@ -98,7 +101,8 @@ class PrefixIndex {
   Slot free_ = kNoSlot;
   uint64_t bytes_ = 0;
   uint64_t told_ = 0;
-  uint64_t request_ = 0;  // its last block
+  uint64_t request_ = 0;    // its last block
+  std::vector<Slot> used_;  // by it, of which the policy has not heard; the end of the prompt first
 };
 
 }  // namespace blatam

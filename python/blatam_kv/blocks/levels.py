@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -25,16 +26,34 @@ from blatam_kv.tensors import STORAGE
 # How much is encoded, or read from a tier, before it is handed on: what a call holds in memory
 # beyond the store's bound.
 PORTION_BYTES = 16 << 20
+# Of what was let go as much stays warm, for the next portion.
+SPARE_BYTES = 16 << 20
+# Addresses for each byte of memory, so that a block finds its place in one piece, and for what is
+# on its way. The most that are asked for.
+_ADDRESSES, _ON_THE_WAY, _MOST_ADDRESSES = 4, 1 << 30, 1 << 44
 # Saves of the same prompt take the same lock, others mostly not.
 _SAVE_LOCKS = 16
+
+
+def arena_for(capacity_bytes: int) -> _core.Arena:
+    """The memory of a store of so many bytes. Raises MemoryError."""
+    spare = min(SPARE_BYTES, capacity_bytes // 16)
+    size = min(_ADDRESSES * capacity_bytes + _ON_THE_WAY, _MOST_ADDRESSES)
+    while True:
+        try:
+            return _core.Arena(size, spare)
+        except MemoryError:  # a limit on addresses
+            size //= 2
+            if size < min(capacity_bytes, _ON_THE_WAY):
+                raise
 
 
 class Levels:
     """One pool of memory over the tier of a store. Safe from any thread.
 
-    packing: how blocks are in memory. cold: how they are below, None for the same. at_once: whether
-    blocks go below when they are saved or only when memory needs the room. durable: whether they
-    are safe there before a save returns.
+    packing: how blocks are in memory. heats: whether what comes from below in another codec is to be
+    like that again. at_once: whether blocks go below when they are saved or only when memory needs
+    the room. durable: whether they are safe there before a save returns.
     """
 
     def __init__(
@@ -44,12 +63,12 @@ class Levels:
         below: Below,
         counts: Counts,
         *,
-        cold: Packing | None,
+        heats: bool,
         at_once: bool,
         durable: bool,
     ) -> None:
         self.packing, self.residents, self.below = packing, residents, below
-        self._cold = cold
+        self._heats = heats
         self._counts = counts
         self._at_once, self._durable = at_once, durable
         self.portion = max(1, PORTION_BYTES // packing.most_bytes)
@@ -62,7 +81,7 @@ class Levels:
             residents,
             self.below,
             counts,
-            cold=self._cold,
+            heats=self._heats,
             at_once=self._at_once,
             durable=self._durable,
         )
@@ -92,7 +111,6 @@ class Levels:
         self.residents.use(prompt.last, blocks)
         resident = len(blocks)
         for more in self._fetched(prompt, resident, last, None):
-            self.admit(prompt.last, more, promoted=True)
             blocks += more
         self._count_lookup(prompt, last, resident, len(blocks))
         return blocks
@@ -109,7 +127,6 @@ class Levels:
             filled += 1
         from_memory = filled
         for blocks in self._fetched(prompt, filled, last, (keys, values)):
-            self.admit(prompt.last, self._heated(blocks, keys, values), promoted=True)
             filled += len(blocks)
         self._count_lookup(prompt, last, from_memory, filled)
         return filled
@@ -140,19 +157,23 @@ class Levels:
 
     def pin(self, prompt: Prompt, ttl: float | None) -> int:
         """Pin the leading blocks that can be had in memory; returns how many."""
-        found = len(self.residents.walk(prompt, prompt.blocks))
-        for more in self._fetched(prompt, found, prompt.blocks, None):
-            self.admit(prompt.last, more, promoted=True)
-        return self.residents.pin(self.residents.walk(prompt, prompt.blocks), ttl)
+        return self.residents.pin(self._brought(prompt), ttl)
+
+    def hold(self, prompt: Prompt) -> list[Block]:
+        """The leading blocks that can be had in memory, held by the last of them."""
+        return self.residents.hold(self._brought(prompt))
 
     # ---- storing ------------------------------------------------------------------------------
 
-    def save(self, prompt: Prompt, keys: Any, values: Any) -> int:
-        """Store what is missing; returns how many leading blocks are in memory or below."""
+    def save(self, prompt: Prompt, keys: Any, values: Any, *, first: int = 0) -> int:
+        """Store what is missing; returns how many leading blocks are in memory or below.
+
+        keys, values: of the prompt's tokens from block ``first`` on.
+        """
         # Of those who save the same at once the first one does it, and the rest find it done. The
         # last block names the whole; a lock by the first missing one would change under the save.
         with self._save_locks[prompt.last[0] % _SAVE_LOCKS]:
-            return self._save(prompt, keys, values)
+            return self._save(prompt, keys, values, first)
 
     def admit(self, last: bytes, blocks: Sequence[Block], *, promoted: bool = False) -> int:
         """Take successive blocks of the prompt that ends with ``last`` into memory as far as there is
@@ -170,15 +191,13 @@ class Levels:
         unknown = self._unknown(evicted)
         return len(unknown) if unknown and self.below.keep(unknown) else 0
 
-    def flush(self, *, durable: bool) -> None:
-        """Write below what is only in memory."""
+    def flush(self) -> None:
+        """Hand below what is only in memory."""
         # The ends of prompts first: what is oldest on disk leaves first there too.
         blocks = sorted(self.residents.all(), key=lambda block: -block.position)
         for first in range(0, len(blocks), self.portion):
             if unknown := self._unknown(blocks[first : first + self.portion]):
                 self.below.keep(unknown)
-        if durable:
-            self.below.sync()
 
     def move(self, tags: bytes, other: Levels) -> None:
         """Give another pool what this one has with these tags; what has no room there goes below."""
@@ -203,25 +222,53 @@ class Levels:
     def _fetched(
         self, prompt: Prompt, first: int, last: int, out: tuple[Any, Any] | None
     ) -> Iterator[list[Block]]:
-        """Blocks from first on as the tier has them, verified and decoded into ``out``, a portion
-        at a time, until one is missing or ``last`` is reached."""
+        """Blocks from first on as the tier has them, verified, decoded into ``out`` and taken into
+        memory as far as there is room, a portion at a time, until one is missing or ``last`` is
+        reached."""
+        room = True
         while first < last:
             names = prompt.names(first, min(first + self.portion, last))
             known = self.below.known(names)
             wanted = names[: known.index(False)] if False in known else names
-            blocks: list[Block] = []
-            for name, record in zip(wanted, self.below.fetch(wanted), strict=True):
-                block = self._believed(record, prompt, first + len(blocks))
-                if block is None or (out is not None and not self._decoded(block, *out)):
-                    if record is not None:
-                        self.below.forget([name])
-                    break
-                blocks.append(block)
+            with self.below.borrowed(wanted) as lent:
+                blocks = self._read(prompt, first, wanted, lent, out)
+                # What is only decoded is not copied.
+                own = self._owned(blocks, out) if room or out is None else []
+            if out is None:
+                blocks = own
+            # What continues a block that memory refused could not be found there.
+            room = room and self.admit(prompt.last, own, promoted=True) == len(blocks)
             if blocks:
                 yield blocks
             if len(blocks) < len(names):
                 return
             first += len(blocks)
+
+    def _read(
+        self,
+        prompt: Prompt,
+        first: int,
+        names: Sequence[bytes],
+        records: Sequence[Record | None],
+        out: tuple[Any, Any] | None,
+    ) -> list[Block]:
+        """The blocks from first on that these records hold, as far as they are whole."""
+        blocks: list[Block] = []
+        for name, record in zip(names, records, strict=True):
+            block = self._believed(record, prompt, first + len(blocks))
+            if block is None or (out is not None and not self._decoded(block, *out)):
+                if record is not None:
+                    self.below.forget([name])
+                break
+            blocks.append(block)
+        return blocks
+
+    def _brought(self, prompt: Prompt) -> list[Block]:
+        """The leading blocks in memory, after what is below was read; counts no use."""
+        found = len(self.residents.walk(prompt, prompt.blocks))
+        for _ in self._fetched(prompt, found, prompt.blocks, None):
+            pass
+        return self.residents.walk(prompt, prompt.blocks)
 
     def _count_lookup(self, prompt: Prompt, last: int, from_memory: int, found: int) -> None:
         size = prompt.block_tokens
@@ -242,18 +289,19 @@ class Levels:
             return False
         return True
 
-    def _heated(self, blocks: list[Block], keys: Any, values: Any) -> list[Block]:
-        """The same blocks as memory wants them; their values are in the tensors already."""
-        if self._cold is None:
-            return blocks
+    def _owned(self, blocks: list[Block], out: tuple[Any, Any] | None) -> list[Block]:
+        """Lent blocks as memory wants them, as far as there is any; out: their values, if they are
+        there already."""
+        own: list[Block] = []
         size, codec = self.packing.layout.block_tokens, self.packing.codec
-        try:
-            return [
-                block.packed(self.packing.encode(keys, values, block.position * size), codec)
-                for block in blocks
-            ]
-        except MemoryError:
-            return blocks
+        with suppress(MemoryError):
+            for block in blocks:
+                if self._heats and out is not None:
+                    payload = self.packing.encode(*out, block.position * size)
+                    own.append(block.packed(payload, codec))
+                else:
+                    own.append(block.packed(self.packing.own(block.payload), block.codec))
+        return own
 
     def _believed(self, record: Record | None, prompt: Prompt, position: int) -> Block | None:
         """The block that a tier's record holds, if it is the one that was asked for."""
@@ -286,34 +334,24 @@ class Levels:
         now_us = time.time_ns() // 1000
         records = []
         for block, there in zip(blocks, known, strict=True):
-            if not there and (cooled := self._cooled(block)) is not None:
-                records.append(cooled.record(now_us))
+            if not there:
+                records.append(block.record(now_us))
         return records
 
-    def _cooled(self, block: Block) -> Block | None:
-        """The same block as it is to be below; None, counted, if it is damaged."""
-        if self._cold is None or block.codec == self._cold.codec:
-            return block
-        try:
-            return block.packed(self._cold.repacked(block.payload), self._cold.codec)
-        except (CorruptBlob, Unsupported):
-            self._counts.add(damaged=1)
-            return None
-
-    def _save(self, prompt: Prompt, keys: Any, values: Any) -> int:
+    def _save(self, prompt: Prompt, keys: Any, values: Any, begin: int) -> int:
         resident = self.residents.walk(prompt, prompt.blocks)
         there = self.below.known(prompt.names(0, prompt.blocks))
         if self._at_once:
             self._keep(list(reversed(resident)))
         kept = [at < len(resident) or known for at, known in enumerate(there)]
         room = True
-        for first in range(len(resident), prompt.blocks, self.portion):
+        for first in range(max(len(resident), begin), prompt.blocks, self.portion):
             wanted = range(first, min(first + self.portion, prompt.blocks))
             if not room and not self.below.writable:
                 break
             try:
                 blocks = [
-                    self._encoded(prompt, at, keys, values)
+                    self._encoded(prompt, at, keys, values, (at - begin) * prompt.block_tokens)
                     for at in wanted
                     if room or not there[at]
                 ]
@@ -338,8 +376,8 @@ class Levels:
             not unknown or self.below.keep(unknown, durable=self._durable)
         )
 
-    def _encoded(self, prompt: Prompt, position: int, keys: Any, values: Any) -> Block:
-        first = position * prompt.block_tokens
+    def _encoded(self, prompt: Prompt, position: int, keys: Any, values: Any, first: int) -> Block:
+        """Block ``position``, which begins at token ``first`` of two tensors."""
         return Block(
             name=prompt.names(position, position + 1)[0],
             parent=prompt.parent(position),

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import threading
 from array import array
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from blatam_kv._core import PrefixIndex
+from blatam_kv._core import Arena, PrefixIndex
 from blatam_kv.blocks.events import BlockEvent, News
 from blatam_kv.blocks.prompt import Prompt, common_tokens
 from blatam_kv.cache import byte_count
@@ -79,7 +80,7 @@ class Block:
 
 def block_weight(payload_bytes: int, tokens_bytes: int) -> int:
     """Bytes of memory that a block takes."""
-    return payload_bytes + 2 * tokens_bytes + BLOCK_OVERHEAD_BYTES
+    return Arena.rounded(payload_bytes) + 2 * tokens_bytes + BLOCK_OVERHEAD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,8 @@ class Residents:
         self._index = self._new_index()
         self._at: list[Block | None] = []
         self._pins: dict[bytes, float] = {}
+        self._held: Counter[bytes] = Counter()
+        self._let_go: deque[Block] = deque()  # needs no lock
         self._next_end = math.inf
         self._evicted = 0
 
@@ -213,6 +216,28 @@ class Residents:
                     return count
         return 0
 
+    def hold(self, blocks: Sequence[Block]) -> list[Block]:
+        """Keep the longest of these prefixes that is still here, beside all pins and other holds,
+        until ``let_go`` is told its last block; returns its blocks."""
+        with self._lock:
+            self._end_pins()
+            for count in range(len(blocks), 0, -1):
+                last = blocks[count - 1]
+                if self._is_here(last) and self._index.pin(last.name):
+                    self._held[last.name] += 1
+                    return list(blocks[:count])
+        return []
+
+    def let_go(self, last: Block) -> None:
+        """End one hold; it has ended already if the block was thrown away. Waits for nobody: the
+        garbage collector may call it, in the middle of anything."""
+        self._let_go.append(last)
+        if self._lock.acquire(blocking=False):  # else whoever has it, or comes next, does it
+            try:
+                self._end_holds()
+            finally:
+                self._lock.release()
+
     def discard(self, name: bytes) -> None:
         """Take a block out, and all that continue it."""
         with self._lock:
@@ -236,6 +261,7 @@ class Residents:
     def resize(self, capacity_bytes: int) -> list[Block]:
         """Change the bound; returns what left for it, the first to leave first."""
         with self._lock:
+            self._end_pins()
             self.capacity_bytes = capacity_bytes
             evicted = self._take(self._index.resize(capacity_bytes), "capacity")
             self._evicted += len(evicted)
@@ -251,6 +277,12 @@ class Residents:
         with self._lock:
             self._end_pins()
             return len(self._pins)
+
+    def holds(self) -> int:
+        """Holds that have not ended."""
+        with self._lock:
+            self._end_holds()
+            return self._held.total()
 
     def stats(self) -> ResidentStats:
         """Exact counters."""
@@ -272,6 +304,10 @@ class Residents:
             return PrefixIndex(self.capacity_bytes, self._policy)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+
+    def _is_here(self, block: Block) -> bool:
+        """Whether it is this very block, not one that was saved anew."""
+        return self._blocks(self._index.find(block.name)) == [block]
 
     def _all(self) -> list[Block]:
         return [block for block in self._at if block is not None]
@@ -311,18 +347,29 @@ class Residents:
         """Take blocks out, of which none is continued by one that stays; the ends first."""
         for block in blocks:
             self._pins.pop(block.name, None)
+            self._held.pop(block.name, None)
             slot = self._index.remove(block.name)
             if slot is not None:
                 self._take(array("I", [slot]).tobytes(), reason)
 
     def _end_pins(self) -> None:
-        """Let go of the pins whose time is over."""
+        """Let go of the pins whose time is over, and of holds."""
+        self._end_holds()
         if not self._pins or self._next_end > (now := self._clock()):
             return
         for name in [name for name, end in self._pins.items() if end <= now]:
             del self._pins[name]
             self._index.unpin(name)
         self._next_end = min(self._pins.values(), default=math.inf)
+
+    def _end_holds(self) -> None:
+        while self._let_go:
+            last = self._let_go.popleft()
+            if self._held[last.name] and self._is_here(last):
+                self._index.unpin(last.name)
+                self._held[last.name] -= 1
+                if not self._held[last.name]:
+                    del self._held[last.name]
 
     def _note(self, kind: Literal["stored", "removed"], block: Block, reason: str = "") -> None:
         self._news.note(

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from weakref import WeakValueDictionary
 
-from blatam_kv.blocks.arguments import checked_pair, checked_ttl
+from blatam_kv.blocks.arguments import checked_pair, checked_queue, checked_ttl
 from blatam_kv.blocks.below import Below, open_disk
 from blatam_kv.blocks.counts import Counts, KVStoreStats
 from blatam_kv.blocks.events import Listener, News
+from blatam_kv.blocks.fork import Fork
 from blatam_kv.blocks.layers import LayerLoad
 from blatam_kv.blocks.layout import KVLayout
-from blatam_kv.blocks.levels import Levels
+from blatam_kv.blocks.levels import Levels, arena_for
 from blatam_kv.blocks.payload import Packing
 from blatam_kv.blocks.prompt import Prompt, token_ids
 from blatam_kv.blocks.residents import Block, Residents, block_weight
@@ -41,19 +42,20 @@ class KVStore:
     only. disk_bytes: most bytes in it, by default 8 times ``capacity_bytes`` and at most half of
     what is free. codec: how new blocks are encoded, one of ``codecs.NAMES``, or "auto": raw in
     memory, where blocks are hot, and exp4 below it, where they are cold and lose nothing either.
-    Codecs that lose nothing serve one another's blocks, others only their own. write: "save" puts
-    blocks on disk at once, "evict" when memory is needed or the store is closed. durable: whether
-    saving waits until they would survive a power cut. read_only: open the folder beside its writer
-    and leave it as it is; what is saved stays in memory. tier: another Tier in place of a folder;
-    closed with the store. policy: what leaves memory first, as in ``Cache``. threads: for encoding
+    Codecs that lose nothing serve one another's blocks, others only their own. write: "save" hands
+    blocks to the disk at once, "evict" when memory is needed or the store is closed. queue_bytes: most
+    bytes on their way there, by a thread of its own and beside ``capacity_bytes``; by default an
+    eighth of that, at most 64 MiB; a save that finds no room waits. 0: a save returns when they are
+    written. durable: when they would survive a power cut. read_only: open the folder beside its
+    writer and leave it as it is; what is saved stays in memory. tier: another Tier in place of a
+    folder; closed with the store. policy: what leaves memory first, as in ``Cache``. threads: for encoding
     and decoding one tensor. clock: seconds that never go back, for tests.
 
     model, tokenizer, lora, rope, salt: tags. All calls use them, and a block saved under other tags
     (or another layout) does not exist. salt is the tenant's secret, 0 to 64 bytes. A store without
     ``model`` is bound to the first one that uses it, see ``bind``.
 
-    Prompts that begin alike share blocks: a fork costs nothing, and nothing changes a block. What
-    goes wrong below (a disk that fails, a flipped bit) is a miss and a counter. Wrong arguments
+    Prompts that begin alike share blocks, and nothing changes a block. What goes wrong below (a disk that fails, a flipped bit) is a miss and a counter. Wrong arguments
     raise InvalidRequest, wrong options ConfigError or TypeError, a folder that cannot be opened or
     a closed store TierUnavailable.
     """
@@ -75,6 +77,7 @@ class KVStore:
         policy: str = "adaptive",
         write: Literal["save", "evict"] = "save",
         durable: bool = False,
+        queue_bytes: int | str | None = None,
         threads: int = 1,
         tier: Tier | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -82,8 +85,9 @@ class KVStore:
         if not isinstance(layout, KVLayout):
             raise TypeError(f"layout must be a KVLayout, not {type(layout).__name__}")
         auto = codec == "auto"
-        packing = Packing(layout, "raw" if auto else codec, threads=threads)
-        cold = Packing(layout, COLD_CODEC, threads=threads) if auto else None
+        arena = arena_for(byte_count("capacity_bytes", capacity_bytes))
+        packing = Packing(layout, "raw" if auto else codec, arena, threads=threads)
+        cold = Packing(layout, COLD_CODEC, arena, threads=threads) if auto else None
         fidelity = "lossless" if packing.lossless else codec
         words: dict[str, Words] = {"model": model, "tokenizer": tokenizer, "lora": lora}
         tags = tags_of(layout, fidelity, salt=salt, rope=rope, **words)
@@ -115,14 +119,21 @@ class KVStore:
                 disk_bytes=disk_bytes,
                 read_only=read_only,
             )
-        below = Below(tier, read_only=read_only, clock=clock)
+        below = Below(
+            tier,
+            read_only=read_only,
+            clock=clock,
+            counts=self._counts,
+            cold=cold,
+            queue_bytes=checked_queue(queue_bytes, residents.capacity_bytes),
+        )
         below.describe(layout, codec, tags.model)
         self._levels = Levels(
             packing,
             residents,
             below,
             self._counts,
-            cold=cold,
+            heats=auto,
             at_once=write == "save",
             durable=durable,
         )
@@ -200,9 +211,20 @@ class KVStore:
             raise InvalidRequest(
                 f"keys and values have {given} tokens, tokens has {prompt.tokens}", field="keys"
             )
-        saved = self._levels.save(prompt, keys, values)
+        return self._save(prompt, keys, values)
+
+    def fork(self, tokens: Any) -> Fork:
+        """Hold the longest cached prefix in memory for several continuations: samples, beams, agents.
+
+        What is only on disk is read into memory first. Copies nothing, see ``Fork``::
+
+            with store.fork(prompt) as trunk:       # trunk.tokens of it are held
+                for more in continuations:
+                    trunk.load(more, out=(keys, values))
+        """
+        fork = Fork(self, token_ids(tokens))
         self._news.deliver()
-        return self.layout.block_tokens * saved
+        return fork
 
     def pin_prefix(self, tokens: Any, *, ttl: float | None = None) -> int:
         """Keep a cached prefix in memory, a system prompt for example; returns the tokens kept.
@@ -277,12 +299,15 @@ class KVStore:
         self._levels.below.refresh()
 
     def flush(self, *, durable: bool = False) -> None:
-        """Write what is only in memory to the tier. durable: return when it is safe there."""
+        """Write what is only in memory, or on its way, to the tier. durable: return when it is safe
+        there."""
         self._require_open()
         for levels in self._all_levels():
-            levels.flush(durable=False)
+            levels.flush()
         if durable:
             self._levels.below.sync()
+        else:
+            self._levels.below.flush()
 
     def tenant(self, salt: bytes, *, quota_bytes: int | str | None = None) -> KVStore:
         """The same store for a tenant: the same memory, folder and options, and names that nobody
@@ -361,6 +386,8 @@ class KVStore:
             foreign=count["foreign"],
             tier_failures=below.failures,
             listener_failures=self._news.failures,
+            queued_bytes=below.queued_bytes,
+            holds=residents.holds(),
             tier=below.stats(),
         )
 
@@ -371,7 +398,7 @@ class KVStore:
             return
         below.closing = True
         for levels in self._all_levels():
-            levels.flush(durable=False)
+            levels.flush()
             levels.residents.clear()
         self._news.deliver()
         below.close()
@@ -403,6 +430,13 @@ class KVStore:
                     if not self._tags.model:
                         self._tags = self._tags.bound_to(model)
         return self._tags
+
+    def _save(self, prompt: Prompt, keys: Any, values: Any, *, first_token: int = 0) -> int:
+        """Tensors of the prompt's tokens from ``first_token`` on, which begins a block."""
+        size = self.layout.block_tokens
+        saved = self._levels.save(prompt, keys, values, first=first_token // size)
+        self._news.deliver()
+        return size * saved
 
     def _prompt(self, tokens: Any) -> Prompt:
         self._require_open()
