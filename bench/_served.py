@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 from urllib.parse import urlsplit
 
 from blatam_kv.bul.security.keys import KeyRing, NewKey
@@ -124,15 +125,23 @@ class Crowd:
 
     def __init__(self, url: str, path: str, body: bytes, headers: Headers) -> None:
         parts = urlsplit(url)
-        address = (parts.hostname or "", parts.port or 0)
-        self._sockets = [socket.create_connection(address) for _ in range(CONNECTIONS)]
-        for each in self._sockets:
-            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._address = (parts.hostname or "", parts.port or 0)
+        self._sockets: list[socket.socket] = []
         self._head = (
             f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         )
         self._body, self._headers = body, headers
+
+    def __enter__(self) -> Self:
+        self._sockets = [socket.create_connection(self._address) for _ in range(CONNECTIONS)]
+        for each in self._sockets:
+            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for each in self._sockets:
+            each.close()
 
     def ask(self) -> bytes:
         """One exchange on every connection; the last response, headers and all."""
@@ -143,28 +152,32 @@ class Crowd:
 
     def microseconds(self, pid: int, requests: int) -> float:
         """CPU of the process for each of about so many requests."""
-        before, turns = cpu_seconds(pid), -(-requests // CONNECTIONS)
-        for _ in range(turns):
+        with self:  # a server closes connections that rest while others are measured
             self.ask()
-        time.sleep(0.6)  # the recorder's share comes a little later
-        return (cpu_seconds(pid) - before) / (turns * CONNECTIONS) * 1e6
-
-    def close(self) -> None:
-        """Hang up."""
-        for each in self._sockets:
-            each.close()
+            before, turns = cpu_seconds(pid), -(-requests // CONNECTIONS)
+            for _ in range(turns):
+                self.ask()
+            time.sleep(0.6)  # the recorder's share comes a little later
+            return (cpu_seconds(pid) - before) / (turns * CONNECTIONS) * 1e6
 
 
 def _response(connection: socket.socket) -> bytes:
     response = b""
     while (end := response.find(b"\r\n\r\n")) < 0:
-        response += connection.recv(65536)
+        response += _received(connection)
     found = re.search(rb"(?i)content-length: (\d+)", response[:end])
     if found is None or not response.startswith(b"HTTP/1.1 20"):
         raise SystemExit(f"the server answered {response[:300]!r}")
     missing = end + 4 + int(found[1]) - len(response)
     while missing > 0:
-        more = connection.recv(65536)
+        more = _received(connection)
         response += more
         missing -= len(more)
     return response
+
+
+def _received(connection: socket.socket) -> bytes:
+    content = connection.recv(65536)
+    if not content:
+        raise SystemExit("the server hung up")
+    return content

@@ -15,7 +15,6 @@ import os
 import statistics
 import sys
 import tempfile
-from contextlib import ExitStack
 
 from _served import (
     BODY,
@@ -63,14 +62,11 @@ def main() -> int:
                 "document hit, signed": (pid, Crowd(url, "/query", QUERY, signed("/query", QUERY))),
             }
             costs: dict[str, list[float]] = {name: [] for name in cases}
-            with ExitStack() as opened:
-                for _, crowd in cases.values():
-                    opened.callback(crowd.close)
-                for turn in range(options.rounds + 1):
-                    for name, (which, crowd) in cases.items():
-                        cost = crowd.microseconds(which, options.requests)
-                        if turn:  # the first one warms up
-                            costs[name].append(cost)
+            for turn in range(options.rounds + 1):
+                for name, (which, crowd) in cases.items():
+                    cost = crowd.microseconds(which, options.requests)
+                    if turn:  # the first one warms up
+                        costs[name].append(cost)
     floors = costs["trivial handler"]
     print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores")
     print(f"{'CPU of the server a request':<28} {'µs':>7}  {'of trivial':>10}  {'spread':>11}")

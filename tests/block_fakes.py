@@ -89,6 +89,11 @@ def disk(path: Path, kind: type[DiskTier] = DiskTier, **options: Any) -> DiskTie
     return kind(path, **defaults | options)
 
 
+def image_of(segment: bytes | bytearray) -> int:
+    """Where the record begins in which a store says what its memory knew; the last of a segment."""
+    return segment.rindex(b"image\0") - 40
+
+
 class BrokenTier:
     """Fails whenever it is told to."""
 

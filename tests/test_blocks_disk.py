@@ -18,6 +18,7 @@ from block_fakes import (
     BrokenTier,
     check,
     disk,
+    image_of,
     load,
     prompt_of,
     resident,
@@ -119,9 +120,9 @@ def test_a_reader_sees_what_the_writer_saves_and_leaves_the_folder_alone(tmp_pat
         with pytest.raises(TierUnavailable, match="read-only"):
             reader.clear()
         assert writer.match_prefix(PROMPTS[1]) == 2 * SIZE
-    for file, content in before.items():
-        if file.name != "lock":
-            assert file.read_bytes() == content
+        for file, content in before.items():
+            if file.name != "lock":
+                assert file.read_bytes() == content
 
 
 def test_cleared_blocks_do_not_come_back(tmp_path: Path) -> None:
@@ -211,7 +212,7 @@ def test_no_flipped_bit_on_disk_is_ever_served(tmp_path: Path) -> None:
             save(store, prompt)
     (segment,) = (tmp_path / "entries").iterdir()
     good = segment.read_bytes()
-    bits = np.random.default_rng(5).choice(8 * len(good), 300, replace=False)
+    bits = np.random.default_rng(5).choice(8 * image_of(good), 300, replace=False)
     lost = 0
     for bit in map(int, bits):
         flipped = bytearray(good)
@@ -230,7 +231,8 @@ def test_a_damaged_block_is_thrown_away_and_saved_again(tmp_path: Path) -> None:
         save(store, PROMPTS[1])
     (segment,) = (tmp_path / "entries").iterdir()
     good = bytearray(segment.read_bytes())
-    good[-700] ^= 4  # in the body of the last record, the first block of the prompt
+    # In the body of the last block's record, the first of the prompt.
+    good[image_of(good) - 700] ^= 4
     segment.write_bytes(good)
     with opened(tmp_path) as store:
         assert store.match_prefix(PROMPTS[1]) == len(PROMPTS[1])  # not read yet

@@ -425,7 +425,8 @@ def test_a_miss_has_its_row_before_it_is_answered(service: Service, gated: Scrip
 def test_a_hit_touches_no_database_and_has_its_row_a_little_later(model: Scripted) -> None:
     archive = Faulty()
     with running(model, archive=archive) as service:
-        finished(service, submit(service, "bread"))
+        written = finished(service, submit(service, "bread"))
+        service.document(written, "html")  # its tenant's letterhead is known from now on
         archive.calls.clear()
         archive.broken = True
         hits = [submit(service, "bread", format="html") for _ in range(50)]

@@ -43,8 +43,16 @@ def test_every_field_is_taken() -> None:
         "max_length": 10_000,
         "temperature": 2,
         "seed": 2**64 - 1,
+        "cache": {
+            "no-cache": True,
+            "no-store": True,
+            "ttl": 5,
+            "s-maxage": 0,
+            "namespace": "a.b:c-d_e",
+        },
+        "callback_url": "https://example.org/done?x=1",
     }
-    assert parse_request(fields).model_dump() == fields
+    assert parse_request(fields).model_dump(by_alias=True) == fields
     assert set(fields) == set(QueryRequest.model_fields)
 
 

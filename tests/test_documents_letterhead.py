@@ -11,12 +11,14 @@ from typing import Any
 
 import pypdf
 import pytest
-from bul_fakes import Scripted
+from bul_fakes import Faulty, Scripted
 from hypothesis import given
 from hypothesis import strategies as st
 from pictures import JPEG, SIGNATURE, chunk, png
 from server_browser import Browser, browsing
 
+from blatam_kv.bul.press import FRESH_SECONDS, Press
+from blatam_kv.bul.storage import StorageUnavailable
 from blatam_kv.documents.document import Document
 from blatam_kv.documents.letterhead import MAX_LOGO_BYTES, Letterhead, Logo, read_logo
 from blatam_kv.documents.rendering import render
@@ -224,3 +226,18 @@ def test_a_bad_letterhead_is_422_with_its_field(
     assert [error["field"] for error in refused.json()["errors"]] == [field]
     assert hint in refused.json()["errors"][0]["detail"]
     assert browser.get("/letterhead").status_code == 404
+
+
+def test_a_known_letterhead_stands_while_the_database_is_away(browser: Browser) -> None:
+    faulty, now = Faulty(), [0.0]
+    press = Press(lambda: faulty, browser.service.metrics, clock=lambda: now[0])  # type: ignore[arg-type,return-value]
+    press.keep_letterhead(Letterhead("Acme"), tenant="a")
+    faulty.archive.letterheads.keep("a", Letterhead("Changed elsewhere"))
+    assert press.letterhead(tenant="a") == Letterhead("Acme")
+    now[0] += FRESH_SECONDS
+    faulty.broken = True
+    assert press.letterhead(tenant="a") == Letterhead("Acme")
+    with pytest.raises(StorageUnavailable):
+        press.letterhead(tenant="b")
+    faulty.broken = False
+    assert press.letterhead(tenant="a") == Letterhead("Changed elsewhere")

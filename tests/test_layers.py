@@ -37,6 +37,7 @@ FLOORS: tuple[frozenset[str], ...] = (
                 "curves",
                 "devices",
                 "flights",
+                "histograms",
                 "metrics",
                 "pages",
                 "parameters",
@@ -63,7 +64,7 @@ ADAPTERS, ADAPTERS_USER = "integrations", "truthgpt.local"
 # Never at module level, whoever imports them: they cost seconds or may be missing.
 HEAVY = frozenset({
     "torch", "transformers", "tokenizers", "redis", "sqlalchemy", "alembic", "psycopg", "pynvml",
-    "typst", "docx", "zstandard", "cryptography", "opentelemetry", "matplotlib", "pandas", "scipy",
+    "typst", "docx", "openpyxl", "zstandard", "cryptography", "opentelemetry", "matplotlib", "pandas", "scipy",
     "triton", "vllm", "sglang", "lmcache",
 })  # fmt: skip
 

@@ -89,6 +89,17 @@ py::bytes followers(Index& self, const py::bytes& parent, bool root, size_t most
   return answer(self.slots);
 }
 
+py::bytes save(const Index& self, size_t most) {
+  const std::vector<uint8_t> bytes = self.index.save(most);
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+py::object restore(Index& self, const py::object& bytes) {
+  const Buffer buffer(bytes, PyBUF_SIMPLE);
+  const char* const wrong = self.index.restore(buffer.bytes());
+  return wrong == nullptr ? py::object(py::none()) : py::str(wrong);
+}
+
 py::bytes resize(Index& self, uint64_t capacity_bytes) {
   self.evicted.clear();
   self.index.resize(Index::checked(capacity_bytes), self.evicted);
@@ -121,6 +132,11 @@ void add_prefix_index(py::module_& module) {
            "Take a block out; its slot, None if it is not here or another one continues it.")
       .def("followers", followers, py::arg("parent"), py::arg("root"), py::arg("most"),
            "Slots of what continues a block, or begins under a root, the newest first.")
+      .def("save", save, py::arg("most"),
+           "What is known of at most so many blocks, and what the policy learned.")
+      .def(
+          "restore", restore, py::arg("saved"),
+          "Teach an index that was never used what save() wrote; what is wrong with that, or None.")
       .def("resize", resize, py::arg("capacity_bytes"), "A new bound; slots of what left for it.")
       .def_property_readonly("capacity_bytes",
                              [](const Index& self) { return self.index.capacity_bytes(); })

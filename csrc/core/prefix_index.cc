@@ -6,14 +6,19 @@
 namespace blatam {
 namespace {
 
-// What learns sees every block: beside its payload a block's 240 bytes of history are nothing, and
-// what is seen then does not depend on names, so that the simulator sees the same.
-constexpr PolicyOptions kOptions{.shadows = size_t{1} << 20};
+// More uses are no more a reason to keep a block.
+constexpr uint32_t kMostUses = 255;
 
 }  // namespace
 
 PrefixIndex::PrefixIndex(uint64_t capacity_bytes, std::string_view policy)
-    : capacity_bytes_(capacity_bytes), policy_(make_policy(policy, kOptions)) {}
+    : capacity_bytes_(capacity_bytes), policy_name_(policy), policy_(new_policy(policy)) {}
+
+// What learns sees every block: beside its payload a block's 240 bytes of history are nothing, and
+// what is seen then does not depend on names, so that the simulator sees the same.
+std::unique_ptr<Policy> PrefixIndex::new_policy(std::string_view name) {
+  return make_policy(name, {.shadows = size_t{1} << 20});
+}
 
 void PrefixIndex::find(std::span<const Digest> names, std::vector<Slot>& slots) const {
   // Far enough ahead for a bucket to arrive before it is read.
@@ -66,6 +71,7 @@ void PrefixIndex::add(const Digest& last, const Digest& parent, bool root,
   }
   for (size_t i = names.size(); i-- > here;) {
     policy_->insert(slots[i], {.hash = names[i].prefix(), .size = weights[i], .cost = 1});
+    if (!known_.empty()) repeat_uses(slots[i]);
     if (i + 1 < names.size()) policy_->link(slots[i], slots[i + 1]);
   }
   settle();
@@ -134,12 +140,27 @@ Slot& PrefixIndex::list_of(const Node& node) noexcept {
 void PrefixIndex::begin_request(const Digest& last) {
   policy_->begin_request(last.prefix());
   request_ = last.prefix();
+  ++requests_;
 }
 
 // Slots are only released behind this, so those of used_ are still what they were.
 void PrefixIndex::settle() noexcept {
-  for (const Slot slot : used_) policy_->hit(slot);
+  for (const Slot slot : used_) {
+    Node& node = nodes_[slot];
+    if (node.uses < kMostUses) ++node.uses;
+    node.used_at = requests_;
+    policy_->hit(slot);
+  }
   used_.clear();
+}
+
+// Of a block that came back, beyond the one that it came with.
+void PrefixIndex::repeat_uses(Slot slot) noexcept {
+  const auto found = known_.find(nodes_[slot].name.prefix());
+  if (found == known_.end()) return;
+  for (uint32_t use = 1; use < found->second; ++use) policy_->hit(slot);
+  nodes_[slot].uses = found->second;
+  known_.erase(found);
 }
 
 // Everything that allocates, so that what follows cannot fail.
@@ -174,7 +195,12 @@ Slot PrefixIndex::insert(const Digest& name, uint64_t weight, Slot parent, uint6
     nodes_.emplace_back();
   }
   Node& node = nodes_[slot];
-  node = {.name = name, .weight = weight, .root = root, .parent = parent};
+  node = {.name = name,
+          .weight = weight,
+          .root = root,
+          .parent = parent,
+          .uses = 1,
+          .used_at = requests_};
   Slot& list = list_of(node);
   if (list != kNoSlot) nodes_[list].previous = slot;
   node.next = list;
@@ -209,6 +235,7 @@ void PrefixIndex::release(Slot slot) noexcept {
   pins_.forget(slot);
   table_.erase(node.name.prefix(), slot);
   bytes_ -= node.weight;
+  node.uses = 0;
   node.next = free_;
   free_ = slot;
 }

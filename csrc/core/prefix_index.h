@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
@@ -57,6 +58,15 @@ class PrefixIndex {
   // Slots of what continues a block, or begins under a root: the newest first, at most so many.
   void followers(const Digest& parent, bool root, size_t most, std::vector<Slot>& slots) const;
 
+  // What is known of the uses of at most so many blocks here, those used last, and what the policy
+  // learned (prefix_memory.cc). May throw std::bad_alloc.
+  [[nodiscard]] std::vector<uint8_t> save(size_t most) const;
+  // Teaches an index in which nothing ever was what another one knew: to its policy these blocks
+  // have been here and left, and one that comes back was used half as often as it had been. Returns
+  // what is wrong with the bytes, or nullptr; what one policy learned is nothing to another.
+  // Changes nothing unless they are whole. May throw std::bad_alloc.
+  [[nodiscard]] const char* restore(std::span<const uint8_t> bytes);
+
   // A new bound; what leaves for it is appended, in order. Throws std::bad_alloc before it changes
   // anything. Requires capacity_bytes > 0.
   void resize(uint64_t capacity_bytes, std::vector<Slot>& evicted);
@@ -78,13 +88,17 @@ class PrefixIndex {
     Slot first = kNoSlot;
     Slot next = kNoSlot;
     Slot previous = kNoSlot;
-    uint32_t held = 0;  // pins of the owner's
+    uint32_t held = 0;     // pins of the owner's
+    uint32_t uses = 0;     // 0: the slot is free
+    uint64_t used_at = 0;  // the request
   };
 
   [[nodiscard]] Slot slot_of(const Digest& name) const noexcept;
   [[nodiscard]] Slot& list_of(const Node& node) noexcept;
   void begin_request(const Digest& last);
   void settle() noexcept;
+  void repeat_uses(Slot slot) noexcept;
+  static std::unique_ptr<Policy> new_policy(std::string_view name);
   void reserve(size_t more);
   void tell_capacity(uint64_t weight) noexcept;
   Slot insert(const Digest& name, uint64_t weight, Slot parent, uint64_t root) noexcept;
@@ -92,6 +106,7 @@ class PrefixIndex {
   void release(Slot slot) noexcept;
 
   uint64_t capacity_bytes_;
+  const std::string policy_name_;
   std::unique_ptr<Policy> policy_;
   Pins pins_;  // by the owner, and by each block that continues one
   Table table_;
@@ -101,7 +116,9 @@ class PrefixIndex {
   Slot free_ = kNoSlot;
   uint64_t bytes_ = 0;
   uint64_t told_ = 0;
-  uint64_t request_ = 0;    // its last block
+  uint64_t requests_ = 0;                         // that have begun
+  uint64_t request_ = 0;                          // the last block of this one
+  std::unordered_map<uint64_t, uint32_t> known_;  // uses of blocks that have not come back yet
   std::vector<Slot> used_;  // by it, of which the policy has not heard; the end of the prompt first
 };
 

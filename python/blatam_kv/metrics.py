@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blatam_kv.errors import MissingExtra
+from blatam_kv.histograms import Buckets, Histogram
 from blatam_kv.policy import PolicyReport
 from blatam_kv.policy_metrics import learned
 from blatam_kv.tier_metrics import TierSnapshot, families
@@ -259,32 +260,29 @@ class ServiceMetrics:
             "kv_cache_errors", "What went wrong, by its kind.", ["error_type"], registry=registry
         )
         self._errors = {kind: errors.labels(kind) for kind in _ERRORS}
-        self._latency = prom.Histogram(
+        latency = Histogram(
             "kv_cache_latency_seconds",
             "Time from a valid request to its answer, cached or computed.",
-            buckets=_CACHE_BUCKETS,
-            registry=registry,
+            _CACHE_BUCKETS,
         )
-        self._stages = prom.Histogram(
+        self._latency = latency.of()
+        self._stages = Histogram(
             "bul_stage_duration_seconds",
             "Time spent in one stage of the pipeline.",
+            _STAGE_BUCKETS,
             ["stage"],
-            buckets=_STAGE_BUCKETS,
-            registry=registry,
         )
-        self._stage_children: dict[str, prom.Histogram] = {}
         self._rejected = prom.Counter(
             "bul_rejected",
             "Requests refused, by stage and reason.",
             ["stage", "reason"],
             registry=registry,
         )
-        self._waits = prom.Histogram(
+        self._waits = Histogram(
             "bul_queue_wait_seconds",
             "Time from a request to the first try at writing, by the priority asked for.",
+            _WAIT_BUCKETS,
             ["priority"],
-            buckets=_WAIT_BUCKETS,
-            registry=registry,
         )
         self._retries = prom.Counter(
             "bul_retries", "Answers that failed and are tried again.", registry=registry
@@ -297,20 +295,23 @@ class ServiceMetrics:
         )
         for operation in ("add", "save", "read", "retain"):
             self._storage_errors.labels(operation)
+        self._callbacks = prom.Counter(
+            "bul_callbacks", "Tries to deliver a callback.", ["outcome"], registry=registry
+        )
         self._documents = prom.Counter(
             "bul_documents",
             "Documents rendered or failed, by format.",
             ["format", "outcome"],
             registry=registry,
         )
-        self._http = prom.Histogram(
+        self._http = Histogram(
             "http_server_request_duration_seconds",
             "Time from the request's first byte to the answer's last.",
+            _HTTP_BUCKETS,
             ["http_request_method", "http_route", "http_response_status_code"],
-            buckets=_HTTP_BUCKETS,
-            registry=registry,
         )
-        self._http_children: dict[tuple[str, str, int], prom.Histogram] = {}
+        self._http_children: dict[tuple[str, str, int], Buckets] = {}
+        self._histograms = (latency, self._stages, self._waits, self._http)
         build = prom.Gauge("bul_build_info", "Always 1.", ["version"], registry=registry)
         build.labels(version).set(1)
         registry.register(self)
@@ -338,10 +339,7 @@ class ServiceMetrics:
 
     def stage_took(self, name: str, seconds: float) -> None:
         """Record a stage that was timed elsewhere."""
-        child = self._stage_children.get(name)
-        if child is None:
-            child = self._stage_children[name] = self._stages.labels(name)
-        child.observe(seconds)
+        self._stages.of(name).observe(seconds)
 
     def rejected(self, stage: str, reason: str) -> None:
         """Count one request that a stage refused."""
@@ -353,7 +351,7 @@ class ServiceMetrics:
 
     def waited(self, priority: int, seconds: float) -> None:
         """Time the wait of one answer for a writer."""
-        self._waits.labels(str(int(priority))).observe(seconds)
+        self._waits.of(str(int(priority))).observe(seconds)
 
     def retried(self) -> None:
         """Count one answer that failed and is tried again."""
@@ -363,6 +361,10 @@ class ServiceMetrics:
         """Count one failure of the database: operation is add, save, read or retain."""
         self._storage_errors.labels(operation).inc()
         self.failed("storage")
+
+    def called_back(self, outcome: str) -> None:
+        """Count one try: delivered, failed or given_up."""
+        self._callbacks.labels(outcome).inc()
 
     def document(self, format: str, *, ok: bool) -> None:
         """Count one document."""
@@ -380,7 +382,7 @@ class ServiceMetrics:
             names = (method, route, str(status))
             if known >= _MOST_EXCHANGES:
                 names = ("_OTHER", "_OTHER", f"{status // 100}xx")
-            child = self._http.labels(*names)
+            child = self._http.of(*names)
             self._http_children[method, route, status] = child
         child.observe(seconds)
         if status == 500:
@@ -390,6 +392,7 @@ class ServiceMetrics:
         """Called by the registry at each scrape: the gauges and counters that live elsewhere."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+        yield from map(_family, self._histograms)
         now = self._cache()
         for name, text, value in (
             ("kv_cache_entries", "Answers held.", now.entries),
@@ -448,6 +451,17 @@ class ServiceMetrics:
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+
+def _family(histogram: Histogram) -> Metric:
+    from prometheus_client.core import HistogramMetricFamily
+
+    family = HistogramMetricFamily(histogram.name, histogram.text, labels=histogram.labels)
+    for values, series in histogram.series():
+        pairs, total = series.snapshot()
+        buckets = [("+Inf" if bound == math.inf else str(bound), count) for bound, count in pairs]
+        family.add_metric(values, buckets, total)
+    return family
 
 
 def _backed_up(backups: BackupsSnapshot) -> Iterator[Metric]:

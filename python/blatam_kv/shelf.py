@@ -88,9 +88,10 @@ class Shelf(Generic[V]):
             self._use(key)
         return value
 
-    def keep(self, key: bytes, value: V) -> None:
-        """Have the disk keep a value that the cache has, or has just refused."""
-        now = self._clock()
+    def keep(self, key: bytes, value: V, *, ttl: float | None = None) -> None:
+        """Have the disk keep a value that the cache has, or has just refused. ttl: None for the
+        shelf's own."""
+        now, ttl = self._clock(), self._ttl if ttl is None else ttl
         self._use(key)
         record = Record(
             key,
@@ -99,7 +100,7 @@ class Shelf(Generic[V]):
             tags=self._tags,
             codec=self._codec,
             created_us=int(now * 1e6),
-            expires_us=0 if self._ttl is None else int((now + self._ttl) * 1e6),
+            expires_us=0 if ttl is None else int((now + ttl) * 1e6),
         )
         with self._stripe(key):
             self._put([record])

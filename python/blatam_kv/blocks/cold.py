@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from blatam_kv.blocks.payload import Packing
 from blatam_kv.errors import CorruptBlob, Unsupported
-from blatam_kv.record import Record
+from blatam_kv.record import Kind, Record
 from blatam_kv.tiers import Tier
 from blatam_kv.tiers.protocol import borrowed
 
@@ -49,7 +49,7 @@ class Cold:
 
     def _cooled(self, records: Iterable[Record]) -> Iterator[Record]:
         for record in records:
-            if record.codec == self._packing.codec:
+            if record.kind is not Kind.BLOCK or record.codec == self._packing.codec:
                 yield record
                 continue
             try:

@@ -5,10 +5,10 @@ Nothing here knows of callers, tags or tenants: a Prompt brings its names, and t
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -16,36 +16,19 @@ import numpy as np
 from blatam_kv import _core
 from blatam_kv.blocks.below import Below
 from blatam_kv.blocks.counts import Counts
+from blatam_kv.blocks.fetcher import Fetcher
 from blatam_kv.blocks.payload import Packing
 from blatam_kv.blocks.prompt import Prompt
 from blatam_kv.blocks.residents import Block, Residents
 from blatam_kv.errors import CorruptBlob, Unsupported
-from blatam_kv.record import Kind, Record
+from blatam_kv.record import Record
 from blatam_kv.tensors import STORAGE
 
 # How much is encoded, or read from a tier, before it is handed on: what a call holds in memory
 # beyond the store's bound.
 PORTION_BYTES = 16 << 20
-# Of what was let go as much stays warm, for the next portion.
-SPARE_BYTES = 16 << 20
-# Addresses for each byte of memory, so that a block finds its place in one piece, and for what is
-# on its way. The most that are asked for.
-_ADDRESSES, _ON_THE_WAY, _MOST_ADDRESSES = 4, 1 << 30, 1 << 44
 # Saves of the same prompt take the same lock, others mostly not.
 _SAVE_LOCKS = 16
-
-
-def arena_for(capacity_bytes: int) -> _core.Arena:
-    """The memory of a store of so many bytes. Raises MemoryError."""
-    spare = min(SPARE_BYTES, capacity_bytes // 16)
-    size = min(_ADDRESSES * capacity_bytes + _ON_THE_WAY, _MOST_ADDRESSES)
-    while True:
-        try:
-            return _core.Arena(size, spare)
-        except MemoryError:  # a limit on addresses
-            size //= 2
-            if size < min(capacity_bytes, _ON_THE_WAY):
-                raise
 
 
 class Levels:
@@ -69,6 +52,7 @@ class Levels:
     ) -> None:
         self.packing, self.residents, self.below = packing, residents, below
         self._heats = heats
+        self._fetcher = Fetcher(packing, below, counts, heats=heats)
         self._counts = counts
         self._at_once, self._durable = at_once, durable
         self.portion = max(1, PORTION_BYTES // packing.most_bytes)
@@ -121,7 +105,7 @@ class Levels:
         self.residents.use(prompt.last, resident)
         filled = 0
         for block in resident:
-            if not self._decoded(block, keys, values):
+            if not self._fetcher.decoded(block, keys, values):
                 self.residents.discard(block.name)
                 break
             filled += 1
@@ -200,10 +184,31 @@ class Levels:
                 self.below.keep(unknown)
 
     def move(self, tags: bytes, other: Levels) -> None:
-        """Give another pool what this one has with these tags; what has no room there goes below."""
+        """Give another pool what this one has with these tags, pins too; what has no room there goes
+        below."""
+        pins = self.residents.pins(tags)
         for block in reversed(self.residents.clear(tags)):
             if not other.admit(block.name, [block]):
                 other.spill([block])
+        for blocks, left in pins:
+            other.residents.pin(blocks, None if math.isinf(left) else left)
+
+    def chain(self, tags: bytes, names: Sequence[bytes]) -> list[Block]:
+        """Successive blocks from the first of a prompt on, by name, brought into memory as far as
+        they are below; for whoever knows that these names follow one another."""
+        found: list[Block] = []
+        for first in range(0, len(names), self.portion):
+            wanted = names[first : first + self.portion]
+            parent = found[-1].name if found else tags
+            blocks = self._fetcher.chained(tags, parent, len(found), wanted)
+            found += blocks[: self.admit(names[-1], blocks, promoted=True)]
+            if len(found) < first + len(wanted):
+                break
+        return found
+
+    def count_foreign(self) -> None:
+        """Something under one of our names was not ours."""
+        self._counts.add(foreign=1)
 
     def throw_away(self, block: Block) -> None:
         """Count a block as damaged and forget it, wherever it is."""
@@ -230,12 +235,7 @@ class Levels:
             names = prompt.names(first, min(first + self.portion, last))
             known = self.below.known(names)
             wanted = names[: known.index(False)] if False in known else names
-            with self.below.borrowed(wanted) as lent:
-                blocks = self._read(prompt, first, wanted, lent, out)
-                # What is only decoded is not copied.
-                own = self._owned(blocks, out) if room or out is None else []
-            if out is None:
-                blocks = own
+            blocks, own = self._fetcher.fetched(prompt, first, wanted, out, own=room)
             # What continues a block that memory refused could not be found there.
             room = room and self.admit(prompt.last, own, promoted=True) == len(blocks)
             if blocks:
@@ -243,25 +243,6 @@ class Levels:
             if len(blocks) < len(names):
                 return
             first += len(blocks)
-
-    def _read(
-        self,
-        prompt: Prompt,
-        first: int,
-        names: Sequence[bytes],
-        records: Sequence[Record | None],
-        out: tuple[Any, Any] | None,
-    ) -> list[Block]:
-        """The blocks from first on that these records hold, as far as they are whole."""
-        blocks: list[Block] = []
-        for name, record in zip(names, records, strict=True):
-            block = self._believed(record, prompt, first + len(blocks))
-            if block is None or (out is not None and not self._decoded(block, *out)):
-                if record is not None:
-                    self.below.forget([name])
-                break
-            blocks.append(block)
-        return blocks
 
     def _brought(self, prompt: Prompt) -> list[Block]:
         """The leading blocks in memory, after what is below was read; counts no use."""
@@ -277,53 +258,6 @@ class Levels:
             tokens_asked=size * last,
             tokens_from_memory=size * from_memory,
             tokens_from_tier=size * (found - from_memory),
-        )
-
-    def _decoded(self, block: Block, keys: Any, values: Any) -> bool:
-        """Put a block where it belongs; False, counted, if it is damaged."""
-        try:
-            first = block.position * self.packing.layout.block_tokens
-            self.packing.decode(block.payload, keys, values, first)
-        except (CorruptBlob, Unsupported):
-            self._counts.add(damaged=1)
-            return False
-        return True
-
-    def _owned(self, blocks: list[Block], out: tuple[Any, Any] | None) -> list[Block]:
-        """Lent blocks as memory wants them, as far as there is any; out: their values, if they are
-        there already."""
-        own: list[Block] = []
-        size, codec = self.packing.layout.block_tokens, self.packing.codec
-        with suppress(MemoryError):
-            for block in blocks:
-                if self._heats and out is not None:
-                    payload = self.packing.encode(*out, block.position * size)
-                    own.append(block.packed(payload, codec))
-                else:
-                    own.append(block.packed(self.packing.own(block.payload), block.codec))
-        return own
-
-    def _believed(self, record: Record | None, prompt: Prompt, position: int) -> Block | None:
-        """The block that a tier's record holds, if it is the one that was asked for."""
-        if record is None:
-            return None
-        tokens = prompt.block(position)
-        if (
-            record.kind is not Kind.BLOCK
-            or record.tags != prompt.root
-            or record.tokens != tokens
-            or not self.packing.accepts(record.codec)
-        ):
-            self._counts.add(foreign=1)
-            return None
-        return Block(
-            name=record.key,
-            parent=prompt.parent(position),
-            position=position,
-            tokens=tokens,
-            payload=record.payload,
-            codec=record.codec,
-            tags=prompt.root,
         )
 
     def _unknown(self, blocks: Sequence[Block]) -> list[Record]:

@@ -22,8 +22,26 @@ if TYPE_CHECKING:
 
 # Where a blob's header says how many bytes follow it (docs/CODECS.md).
 _PAYLOAD_BYTES = slice(40, 48)
+# Of what was let go as much stays warm, for the next portion.
+SPARE_BYTES = 16 << 20
+# Addresses for each byte of memory, so that a block finds its place in one piece, and for what is
+# on its way. The most that are asked for.
+_ADDRESSES, _ON_THE_WAY, _MOST_ADDRESSES = 4, 1 << 30, 1 << 44
 # What codecs that quantise keys along a channel need of them at least.
 _PAGE = 64
+
+
+def arena_for(capacity_bytes: int) -> _core.Arena:
+    """The memory of a store of so many bytes. Raises MemoryError."""
+    spare = min(SPARE_BYTES, capacity_bytes // 16)
+    size = min(_ADDRESSES * capacity_bytes + _ON_THE_WAY, _MOST_ADDRESSES)
+    while True:
+        try:
+            return _core.Arena(size, spare)
+        except MemoryError:  # a limit on addresses
+            size //= 2
+            if size < min(capacity_bytes, _ON_THE_WAY):
+                raise
 
 
 class Packing:

@@ -216,6 +216,31 @@ class Residents:
                     return count
         return 0
 
+    def pins(self, tags: bytes | None = None) -> list[tuple[list[Block], float]]:
+        """What is pinned, or of it what has these tags: the blocks of each prefix, the first first,
+        and the seconds it has left."""
+        with self._lock:
+            self._end_pins()
+            now, found = self._clock(), []
+            for name, end in self._pins.items():
+                (block,) = chain = self._blocks(self._index.find(name))
+                if tags is not None and block.tags != tags:
+                    continue
+                while chain[-1].position:
+                    chain += self._blocks(self._index.find(chain[-1].parent))
+                found.append((chain[::-1], end - now))
+        return found
+
+    def save(self, most: int) -> bytes:
+        """How at most so many blocks were used, those used last, and what the policy learned."""
+        with self._lock:
+            return self._index.save(most)
+
+    def restore(self, saved: bytes) -> str | None:
+        """Learn that, before anything else happens here; what is wrong with it, or None."""
+        with self._lock:
+            return self._index.restore(saved)
+
     def hold(self, blocks: Sequence[Block]) -> list[Block]:
         """Keep the longest of these prefixes that is still here, beside all pins and other holds,
         until ``let_go`` is told its last block; returns its blocks."""

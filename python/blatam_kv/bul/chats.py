@@ -18,6 +18,7 @@ from blatam_kv.bul.chat import ChatOrder
 from blatam_kv.bul.pipeline import Answer, Pipeline
 from blatam_kv.bul.queue import Priority, PriorityQueue, QueueFull, Ticket
 from blatam_kv.bul.tasks import CacheResult
+from blatam_kv.bul.wishes import USUAL, Wishes
 from blatam_kv.bul.writers import Job, Why
 from blatam_kv.errors import Error, ModelError
 
@@ -146,8 +147,8 @@ class Listener:
 class Saying:
     """One answer that waits for a writer, or is being said by one."""
 
-    def __init__(self, chats: Chats, order: ChatOrder, telling: Telling, *, keep: bool) -> None:
-        self.order, self.telling, self.keep = order, telling, keep
+    def __init__(self, chats: Chats, order: ChatOrder, telling: Telling, wishes: Wishes) -> None:
+        self.order, self.telling, self.wishes = order, telling, wishes
         self.ticket: Ticket[Job] | None = None
         self.tries = 0
         self.began: float | None = None
@@ -183,38 +184,40 @@ class Chats:
         self._under_way: set[Saying] = set()
         self._stopping = False
 
-    def lookup(self, order: ChatOrder) -> Answer | None:
-        """The cached answer, or None. Quick."""
-        return self._pipeline.recall(order.digest)
+    def lookup(self, order: ChatOrder, wishes: Wishes = USUAL) -> Answer | None:
+        """The cached answer if it will do, or None. Quick."""
+        return self._pipeline.recall(order.digest, wishes)
 
-    def ask(
-        self, order: ChatOrder, *, join: bool = True, keep: bool = True
-    ) -> tuple[Telling, CacheResult]:
+    def ask(self, order: ChatOrder, wishes: Wishes = USUAL) -> tuple[Telling, CacheResult]:
         """An answer being written, or written by now, and what the cache had to do with it.
 
-        join: hear one that is being written already. keep: put it into the cache when it is done.
-        Raises InvalidRequest if the conversation leaves no room to answer, TooManyChats.
+        Who wants to look hears one that is being written already, too. Raises InvalidRequest if the
+        conversation leaves no room to answer, TooManyChats.
         """
         room = self._pipeline.check_room(order, field="messages")
         order = replace(order, sampling=replace(order.sampling, max_tokens=room))
+        if order.digest not in self._tellings:
+            (found,) = self._pipeline.elsewhere([(order, wishes)])
+            if found is not None:
+                return Telling.of(found), "hit"
         with self._lock:
-            telling = self._tellings.get(order.digest) if join else None
+            telling = self._tellings.get(order.digest) if wishes.take(0.0) else None
             if telling is not None and telling.join():
                 return telling, "collapsed"
-            if join and (answer := self._pipeline.recall(order.digest)) is not None:
+            if (answer := self._pipeline.recall(order.digest, wishes)) is not None:
                 return Telling.of(answer), "hit"  # written since the caller looked
             if self._stopping:
                 raise TooManyChats("the service is stopping")
             if self._queue.paused:  # nobody should hold a line for as long as an operator likes
                 raise TooManyChats("writing is paused")
             telling = Telling()
-            saying = Saying(self, order, telling, keep=keep)
+            saying = Saying(self, order, telling, wishes)
             try:
                 saying.ticket = self._queue.push(saying, tenant=order.tenant, priority=PRIORITY)
             except QueueFull as error:
                 raise TooManyChats(str(error)) from None
             self._under_way.add(saying)
-            if join and keep:
+            if wishes.take(0.0) and wishes.keep:
                 self._tellings[order.digest] = telling
         return telling, "miss"
 
@@ -222,9 +225,19 @@ class Chats:
         answer: Answer | None = None
         error: Exception | None = None
         try:
-            answer = self._said(saying)
-            if saying.keep:
-                self._pipeline.keep(saying.order.digest, answer)
+            if saying.wishes.shared:
+                answer, said = self._pipeline.once(
+                    saying.order,
+                    lambda: self._said(saying),
+                    check=lambda: self._check_wanted(saying),
+                )
+                if not said:  # another node did, and is heard when it has
+                    saying.telling.say(answer.text)
+                self._pipeline.keep(saying.order, answer)
+            else:
+                answer = self._said(saying)
+                if saying.wishes.keep:
+                    self._pipeline.keep(saying.order, answer, tell=True)
         except Error as problem:
             error = problem
         except Exception as problem:
@@ -263,6 +276,7 @@ class Chats:
                     seconds=time.perf_counter() - start,
                     seconds_to_first_text=first,
                     born=self._clock(),
+                    ttl=saying.wishes.ttl,
                 )
         raise ModelError(f"{self.model.model_id} broke off in the middle of the answer")
 

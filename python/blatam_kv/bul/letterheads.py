@@ -39,6 +39,11 @@ def parse_letterhead(payload: object) -> Letterhead:
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False)
         raise RequestRejected([explain(each, LetterheadRequest) for each in found]) from None
+    return to_letterhead(request)
+
+
+def to_letterhead(request: LetterheadRequest) -> Letterhead:
+    """The letterhead of a checked request. Raises and draws as ``parse_letterhead``."""
     logo = None
     if request.logo is not None:
         try:

@@ -14,6 +14,7 @@ from blatam_kv.bul.backups import Backups
 from blatam_kv.bul.caller import ITSELF, Caller, Scope
 from blatam_kv.bul.pipeline import Answer, Pipeline
 from blatam_kv.bul.queue import PriorityQueue
+from blatam_kv.bul.shared import Shared
 from blatam_kv.bul.tally import Tallies
 from blatam_kv.bul.tasks import TaskBook
 from blatam_kv.bul.writers import Job, Writers
@@ -40,6 +41,7 @@ class Reports:
         version: str,
         blocks: KVStore | None,
         shelf: Shelf[Answer] | None,
+        shared: Shared | None,
         backups: Backups,
         database_is_well: Callable[[], bool],
     ) -> None:
@@ -53,6 +55,7 @@ class Reports:
         self._version = version
         self._blocks = blocks
         self._shelf = shelf
+        self._shared = shared
         self._backups = backups
         self._database_is_well = database_is_well
 
@@ -154,6 +157,18 @@ class Reports:
         if self._shelf is not None:
             failing = self._shelf.failing is not None
             found.append(_on_disk("answers", self._shelf.stats(), failing=failing))
+        if self._shared is not None:
+            redis = self._shared.stats()
+            found.append(
+                TierSnapshot(
+                    store="answers",
+                    tier="redis",
+                    lookups={"hit": redis.hits, "miss": redis.misses},
+                    damaged=redis.damaged,
+                    failures=redis.failures,
+                    failing=redis.failing is not None,
+                )
+            )
         if self._blocks is not None:
             blocks = self._blocks.stats()
             found.append(
@@ -211,7 +226,11 @@ class Reports:
             "queue": "stopping" if self._queue.closed else "ok",
             "writers": "ok" if self._writers.alive else "stopped",
             "database": "ok" if self._database_is_well() else "degraded",
-        }
+        } | ({} if self._shared is None else {"redis": self._redis()})
+
+    def _redis(self) -> str:
+        """Without it a node works as if alone."""
+        return "ok" if self._shared is None or self._shared.stats().failing is None else "degraded"
 
     def cache_health(self) -> dict[str, object]:
         """The cache's state, for ``GET /api/v1/kv-cache/health``."""

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol, TypeAlias
 
+from blatam_kv.bul.drafts import Part, Stopped
 from blatam_kv.bul.order import Order
-from blatam_kv.bul.pipeline import Answer, Pipeline, Stopped
+from blatam_kv.bul.pipeline import Answer, Pipeline
 from blatam_kv.bul.queue import PriorityQueue, Ticket
 from blatam_kv.errors import Error, ModelError
 from blatam_kv.metrics import LatencyHistogram, ServiceMetrics
@@ -84,6 +85,9 @@ class Owner(Protocol):
 
     def progress(self, writing: Writing, share: float) -> None:
         """The share written, 0 to 1; below 0, that the writing waits again."""
+
+    def turn(self, writing: Writing, part: Part) -> None:
+        """Another section is being written."""
 
     def settle(
         self, writing: Writing, *, answer: Answer | None = None, error: str | None = None
@@ -205,12 +209,19 @@ class Writers:
                 told = share
                 self._owner.progress(writing, share)
 
+        def turn(part: Part) -> None:
+            self._owner.turn(writing, part)
+
         progress(0.0)
         writing.pieces = []
         try:
             with self._metrics.stage("model"):
                 answer, _ = self._pipeline.write(
-                    writing.order, progress=progress, stop=writing.stop, heard=writing.pieces.append
+                    writing.order,
+                    progress=progress,
+                    turn=turn,
+                    stop=writing.stop,
+                    heard=writing.pieces.append,
                 )
         except Stopped:
             if writing.why is None:

@@ -12,6 +12,7 @@ from blatam_kv.config import LOCAL_DTYPES, LOG_LEVELS, MODELS, STRATEGIES
 from blatam_kv.simulation import DEFAULT_CAPACITY, DEFAULT_POLICY
 
 DEFAULT_URL = "http://127.0.0.1:8002"
+EXPORT_PORT = 8005
 
 _EXAMPLES = """\
 examples:
@@ -22,9 +23,12 @@ examples:
   blatam-kv serve --model local --local-model models/writer
                                        the service with a transformers model of this machine
   blatam-kv gateway --config FILE      one address in front of the service and other systems
+  blatam-kv serve --only export         the renderer alone: documents in six formats
   blatam-kv keys create --tenant acme   who may ask: an API key and a signing key
   blatam-kv config --show-origin        what the service would run with, and why
   blatam-kv stats --json               what the running service has done
+  blatam-kv batch submit list.csv --output documents.zip
+                                       a list of documents, written and fetched
   blatam-kv clear                      forget every cached answer of the running service
   blatam-kv simulate t.u32.xz --policy lru --policy belady --capacity 1%
                                        hit ratios of policies on a trace
@@ -54,6 +58,11 @@ def make_parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="run the service until it is told to stop")
     _config_flag(serve)
+    serve.add_argument(
+        "--only",
+        choices=("export",),
+        help=f"one part of it: export renders documents and nothing else (port {EXPORT_PORT})",
+    )
     serve.add_argument("--host", dest="api_host", help="address to listen on (127.0.0.1)")
     serve.add_argument("--port", dest="api_port", help="port; 0 takes a free one (8002)")
     _data_dir_flag(serve)
@@ -85,6 +94,12 @@ def make_parser() -> argparse.ArgumentParser:
     serve.add_argument("--backup-interval-hours", metavar="N", help="how often (6)")
     serve.add_argument("--backup-keep", metavar="N", help="how many to keep (120)")
     serve.add_argument("--backup-retention-days", metavar="N", help="and how long (30)")
+    serve.add_argument(
+        "--redis-url",
+        metavar="URL",
+        help="where nodes share answers (nowhere); with a password better in BUL_REDIS_URL, since "
+        "every user of the machine can read command lines",
+    )
     serve.add_argument("--max-concurrent-tasks", help="documents written at a time (2)")
     serve.add_argument("--max-queued-tasks", help="documents that may wait (4000)")
     serve.add_argument(
@@ -132,6 +147,7 @@ def make_parser() -> argparse.ArgumentParser:
     _json_flag(settings)
 
     _keys_command(commands)
+    _batch_command(commands)
     sign = commands.add_parser(
         "sign",
         help="headers of a signed request, for curl -H @-",
@@ -222,6 +238,27 @@ def make_parser() -> argparse.ArgumentParser:
     _model_flags(doctor)
     _json_flag(doctor)
     return parser
+
+
+def _batch_command(commands: Any) -> None:
+    batch = commands.add_parser("batch", help="a list of documents for the running service")
+    actions = batch.add_subparsers(dest="action", required=True, metavar="ACTION")
+    submit = actions.add_parser("submit", help="ask for all documents of a list")
+    submit.add_argument("file", type=Path, metavar="FILE", help=".json, .csv or .xlsx")
+    submit.add_argument("--priority", type=int, metavar="N", help="0 critical to 4 background (3)")
+    submit.add_argument("--callback-url", metavar="URL", help="told when all have ended")
+    submit.add_argument("--no-wait", action="store_true", help="do not follow it to its end")
+    follow = actions.add_parser("follow", help="wait for the end of one")
+    cancel = actions.add_parser("cancel", help="end what is not finished of one")
+    for action in (follow, cancel):
+        action.add_argument("batch", metavar="BATCH", help="the id that submit printed")
+    for action in (submit, follow):
+        action.add_argument("--output", type=Path, metavar="ZIP", help="write the documents there")
+    for action in (submit, follow, cancel):
+        action.add_argument("--url", default=DEFAULT_URL, help=f"the service ({DEFAULT_URL})")
+        _config_flag(action)
+        _data_dir_flag(action)
+        _json_flag(action)
 
 
 def _keys_command(commands: Any) -> None:

@@ -42,13 +42,14 @@ class Settings:
     retry_attempts: how often an answer that failed is tried again, first after retry_delay seconds.
     continuous_mode: False waits for POST /processor/start. drain_seconds: what a stop may take.
 
-    database_url: None is SQLite in data_dir. max_kept_tasks: finished ones of each tenant, for at
+    redis_url: where nodes share answers; None for nowhere. database_url: None is SQLite in data_dir. max_kept_tasks: finished ones of each tenant, for at
     most keep_days.
 
     hmac_secret: what all keys are derived from, None for the one in the data directory.
     allowed_hosts: further names the service answers to. trusted_proxies: networks whose
     X-Forwarded-For is believed. rate_limit_requests: of a tenant and class of route in
-    rate_limit_window seconds.
+    rate_limit_window seconds. callback_allow: networks that callbacks may go to, besides the public
+    internet.
 
     cache_persistence: whether answers outlive the process, in cache_persistence_path (``answers`` in
     data_dir), where they take at most cache_max_disk_mb MiB.
@@ -94,6 +95,7 @@ class Settings:
     continuous_mode: bool = True
     drain_seconds: float = 15.0
     database_url: Secret | None = None
+    redis_url: Secret | None = None
     max_kept_tasks: int = 10_000
     keep_days: float = 30.0
     hmac_secret: Secret | None = None
@@ -102,6 +104,7 @@ class Settings:
     rate_limit_enabled: bool = True
     rate_limit_requests: int = 6000
     rate_limit_window: float = 60.0
+    callback_allow: tuple[str, ...] = ()
     kv_memory_mb: int = 256
     kv_disk_mb: int | None = None
     kv_codec: str = "raw"

@@ -12,8 +12,8 @@ from blatam_kv.config.settings import Secret, Settings
 from blatam_kv.config.variables import ALIASES, ELSEWHERE, NO_EFFECT, VARIABLES, Variable
 from blatam_kv.errors import ConfigError, MissingExtra
 
-# The one name without a prefix that has an effect, where the one with it is not set.
-_DATABASE = "DATABASE_URL"
+# The names without a prefix that have an effect, where the one with it is not set.
+_WITHOUT_PREFIX = ("DATABASE_URL", "REDIS_URL")
 
 _SECTIONS = {"bul": "BUL_", "kv_cache": "KV_CACHE_"}
 
@@ -58,9 +58,10 @@ def _flag(field: str) -> str:
 
 def _from_environment(environ: Mapping[str, str], said: dict[str, str]) -> dict[str, object]:
     values: dict[str, object] = {}
-    if _DATABASE in environ and f"BUL_{_DATABASE}" not in environ:
-        variable = VARIABLES[f"BUL_{_DATABASE}"]
-        _put(values, variable, environ[_DATABASE], where=f"environment variable {_DATABASE}")
+    for name in _WITHOUT_PREFIX:
+        if name in environ and f"BUL_{name}" not in environ:
+            variable = VARIABLES[f"BUL_{name}"]
+            _put(values, variable, environ[name], where=f"environment variable {name}")
     for name in sorted(environ):
         if not name.startswith(tuple(_SECTIONS.values())) or name in ELSEWHERE:
             continue

@@ -7,6 +7,7 @@ only, sees no folder and no font but those here, and gets the time from the docu
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ from blatam_kv.errors import Error, MissingExtra
 
 if TYPE_CHECKING:
     import typst
+
+log = logging.getLogger("blatam_kv.documents")
 
 HERE = Path(__file__).parent
 FONTS = HERE / "fonts"
@@ -73,7 +76,8 @@ def _compiled(compiler: typst.Compiler, files: Mapping[str, bytes], moment: int)
 
     try:
         return compiled(["ua-1"])
-    except typst.TypstError:
+    except typst.TypstError as error:
+        log.info("not PDF/UA-1: %s", error)
         try:
             return compiled([])
         except typst.TypstError as error:

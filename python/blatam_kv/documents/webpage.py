@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from html import escape
 
 from blatam_kv.documents import languages
@@ -32,30 +33,11 @@ _SIDES: dict[Align, str] = {"left": "", "center": ' class="center"', "right": ' 
 
 def webpage(document: Document) -> str:
     """The whole page. What was written passes through nh3, whatever the writer here let through."""
-    try:
-        import nh3
-    except ImportError as error:
-        raise MissingExtra("nh3", extra="documents") from error
+    clean = _cleaner()
     writer = _Writer(document.language)
     written = writer.blocks(document.body)
     contents = writer.contents() if document.shows_contents else ""
     title = writer.spans(document.heading)
-    clean = nh3.Cleaner(
-        tags={*_BLOCKS.split(), *_INLINE.split()},
-        attributes={
-            "a": {"href"},
-            "aside": {"aria-label", "class"},
-            "nav": {"aria-label"},
-            **{f"h{level}": {"id"} for level in range(2, 7)},
-            "li": {"class"},
-            "ol": {"start"},
-            "table": {"class"},
-            "td": {"class"},
-            "th": {"class", "scope"},
-        },
-        url_schemes={"http", "https", "mailto"},
-        link_rel="noopener noreferrer",
-    ).clean
     direction = ' dir="rtl"' if languages.is_right_to_left(document.language) else ""
     facts = escape("  ·  ".join(document.facts))
     kind = escape(" · ".join(document.kind))
@@ -81,6 +63,32 @@ def webpage(document: Document) -> str:
         + f"{clean(contents)}{clean(written).strip()}\n</main>\n</body>\n"
         "</html>\n"
     )
+
+
+@cache
+def _cleaner() -> Callable[[str], str]:
+    try:
+        import nh3
+    except ImportError as error:
+        raise MissingExtra("nh3", extra="documents") from error
+    cleaner = nh3.Cleaner(
+        tags={*_BLOCKS.split(), *_INLINE.split()},
+        attributes={
+            "a": {"href"},
+            "aside": {"aria-label", "class"},
+            "nav": {"aria-label"},
+            **{f"h{level}": {"id"} for level in range(2, 7)},
+            "li": {"class"},
+            "ol": {"start"},
+            "table": {"class"},
+            "td": {"class"},
+            "th": {"class", "scope"},
+        },
+        url_schemes={"http", "https", "mailto"},
+        link_rel="noopener noreferrer",
+    )
+    clean: Callable[[str], str] = cleaner.clean
+    return clean
 
 
 def _letterhead(document: Document) -> str:

@@ -37,7 +37,14 @@ class LetterheadDesk:
         write: dict[str, Any] = {"path": "/letterhead", "scope": Scope.WRITE, "policy": "write"}
         return [
             Door(path="/letterhead", answer=self.shown, scope=Scope.READ),
-            Door(method="PUT", answer=self.put, read=_read, body=LetterheadRequest, **write),
+            Door(
+                method="PUT",
+                answer=self.put,
+                read=_read,
+                body=LetterheadRequest,
+                example={"company": "Horno La Espiga", "lines": ["Calle Mayor 1", "Madrid"]},
+                **write,
+            ),
             Door(method="DELETE", answer=self.drop, **write),
         ]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -27,7 +27,6 @@ from blatam_kv.record import (
     Record,
     checked_mac_key,
     pack,
-    packed_bytes,
     unpack,
     unpack_header,
     unpack_owned,
@@ -35,13 +34,17 @@ from blatam_kv.record import (
 from blatam_kv.tiers.bounds import bounds
 from blatam_kv.tiers.counts import Counts, DiskStats
 from blatam_kv.tiers.files import Files, SystemFiles, reason_of
-from blatam_kv.tiers.index import Index, Place
+from blatam_kv.tiers.index import Index, Indexing
 from blatam_kv.tiers.log import Log
 from blatam_kv.tiers.manifest import validated_tags
 from blatam_kv.tiers.mounts import network_kind
-from blatam_kv.tiers.segment import SEGMENT_HEADER_BYTES, Found
+from blatam_kv.tiers.segment import SEGMENT_HEADER_BYTES
 from blatam_kv.tiers.windows import Batch, Windows
-from blatam_kv.tiers.writer import Writer, broken, closed
+from blatam_kv.tiers.writer import Packed, Writer, broken, closed
+
+# What is handed to the kernel at once: beyond 1 MiB or so a larger piece gains nothing.
+_BATCH_BYTES = 2 << 20
+_BATCH_RECORDS = 200
 
 
 class DiskTier:
@@ -142,23 +145,30 @@ class DiskTier:
         """Append records in order; returns how many.
 
         One larger than a segment is left out, counted, and takes with it the older record of its
-        key. durable: return when all have reached the disk; many who wait share one fsync.
+        key. Those of a sequence go to the kernel some at a time, those of an iterator one by one, so
+        that it may hand out one buffer again and again. durable: return when all have reached the
+        disk; many who wait share one fsync.
         """
         self._require_writable()
-        stored = 0
+        together = isinstance(records, Sequence)
+        batch: list[Packed] = []
+        stored = waiting = 0
         with self._translated(writing=True):
-            for record in records:
-                if record.kind is Kind.TOMBSTONE:
-                    raise ConfigError("a tombstone cannot be put; use delete_many")
-                pieces = pack(record, mac_key=self._mac_key)
-                size = packed_bytes(record, has_mac=self._mac_key is not None)
-                if SEGMENT_HEADER_BYTES + size > self._bounds.segment_bytes:
-                    self._counts.add("refused")
-                    self._writer.delete(record.key)
-                    continue
-                self._writer.put(record.key, pieces, size)
-                stored += 1
-                self._counts.add("puts")
+            try:
+                for record in records:
+                    packed = self._packed(record)
+                    if SEGMENT_HEADER_BYTES + packed.size > self._bounds.segment_bytes:
+                        waiting = self._put_batch(batch)
+                        self._counts.add("refused")
+                        self._writer.delete(packed.key)
+                        continue
+                    stored += 1
+                    batch.append(packed)
+                    waiting += packed.size
+                    if not together or waiting >= _BATCH_BYTES or len(batch) == _BATCH_RECORDS:
+                        waiting = self._put_batch(batch)
+            finally:
+                self._put_batch(batch)
             if durable:
                 self._log.sync()
         return stored
@@ -322,8 +332,23 @@ class DiskTier:
             self._counts.add("hits", len(records) - misses)
 
     def _load(self) -> None:
-        if left := self._log.load(_Indexing(self._index, self._counts)):
+        if left := self._log.load(Indexing(self._index, self._counts)):
             self._index.forget_segments(left)
+
+    # ---- writing --------------------------------------------------------------------------------
+
+    def _packed(self, record: Record) -> Packed:
+        if record.kind is Kind.TOMBSTONE:
+            raise ConfigError("a tombstone cannot be put; use delete_many")
+        pieces = pack(record, mac_key=self._mac_key)
+        return Packed(record.key, pieces, sum(map(len, pieces)))
+
+    def _put_batch(self, batch: list[Packed]) -> int:
+        """Write what is in there and empty it, also where that fails; returns the bytes that wait then."""
+        records = batch[:]
+        batch.clear()
+        self._writer.put(records)
+        return 0
 
     # ---- what can go wrong ----------------------------------------------------------------------
 
@@ -359,27 +384,3 @@ class DiskTier:
             )
         if self._log.broken is not None:
             raise broken(self.path)
-
-
-class _Indexing:
-    """Puts what a log holds into an index."""
-
-    def __init__(self, index: Index, counts: Counts) -> None:
-        self.take = index.take
-        self.hole = index.clear
-        self._index, self._counts = index, counts
-
-    def record(self, segment: int, found: Found) -> None:
-        header = found.header
-        if found.intact and header.kind is not Kind.TOMBSTONE:
-            self._index.set(header.key, Place(segment, found.offset, header.record_bytes))
-            return
-        self._index.forget(header.key)
-        if not found.intact:
-            self._counts.add("damaged")
-
-    def restore(self, entries: memoryview, missing: Collection[int]) -> bool:
-        if not self._index.load(entries):
-            return False
-        self._index.forget_segments(missing)
-        return True

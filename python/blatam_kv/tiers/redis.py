@@ -111,6 +111,7 @@ class RedisTier:
             raise ConfigError(f"timeout must be from 0.001 to 60 seconds, not {timeout}")
         self.place = _place(url)
         self.namespace = namespace
+        self.channel = f"{namespace}:notices".encode()  # where nodes tell one another
         self._ttl, self._timeout = ttl, timeout
         self._mac_key = None if mac_key is None else checked_mac_key(mac_key)
         self._record_bytes = record_bytes
@@ -242,9 +243,14 @@ class RedisTier:
         """A Lua script, sent once and called by its digest: ``script(keys=…, args=…)``."""
         return self._client.register_script(text)
 
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        """What a subscription may raise."""
+        return (self._redis.exceptions.RedisError, OSError, ValueError)
+
     def listen(self) -> Any:
         """A subscription of redis-py, on a connection of its own."""
-        return self._client.pubsub(ignore_subscribe_messages=True)
+        return self._client.pubsub()
 
     def stats(self) -> RedisStats:
         """Exact counters."""

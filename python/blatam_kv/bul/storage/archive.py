@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from operator import itemgetter
 from typing import Any
 
@@ -13,8 +13,8 @@ from sqlalchemy import Connection, Engine, Row, Select, and_, delete, func, or_,
 
 from blatam_kv.bul.pipeline import Answer
 from blatam_kv.bul.request import QueryRequest
-from blatam_kv.bul.storage import Page
-from blatam_kv.bul.storage.callbacks import Callback, Callbacks
+from blatam_kv.bul.storage import BatchRow, Callback, Page
+from blatam_kv.bul.storage.callbacks import Callbacks
 from blatam_kv.bul.storage.database import Database
 from blatam_kv.bul.storage.letterheads import Letterheads
 from blatam_kv.bul.storage.replies import Replies
@@ -32,15 +32,6 @@ _USAGE = tuple(field.name for field in fields(Usage))
 _WRITTEN = tuple(field.name for field in fields(Answer) if field.name not in ("usage", "ttl"))
 # Below the least number of parameters that a statement may have anywhere.
 _CHUNK = 500
-
-
-@dataclass(frozen=True, slots=True)
-class BatchRow:
-    """A task of a batch without its document."""
-
-    id: str
-    status: Status
-    error: str | None
 
 
 class Archive:
@@ -92,6 +83,8 @@ class Archive:
             if rows:
                 connection.execute(self._add, rows)
             self.callbacks.add(callbacks, connection)
+        if callbacks:
+            self.callbacks.news.set()
 
     def save(self, finished: Sequence[Task]) -> None:
         """Write finished tasks over what they were, and the documents they got where these have no
@@ -240,7 +233,7 @@ class Archive:
         brief, answer = task.brief, task.answer
         request = None
         if answer is None and task.request is not None:
-            request = task.request.model_dump_json(exclude_none=True)
+            request = task.request.model_dump_json(exclude_none=True, by_alias=True)
         return {
             "id": task.id,
             "tenant": task.tenant,

@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-import os
+import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, delete, or_, select, update
 
+from blatam_kv.bul.storage import Callback
 from blatam_kv.bul.storage.database import Database
 from blatam_kv.bul.storage.schema import callbacks, tasks
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Callback:
-    """One end that somebody wants to be told of, of a task or of a batch.
-
-    key_id: whose signing key signs it. due: Unix time, not to be tried before.
-    """
-
-    tenant: str
-    key_id: str
-    url: str
-    task_id: str | None = None
-    batch: str | None = None
-    tries: int = 0
-    due: float = field(default_factory=time.time)
-    created: float = field(default_factory=time.time)
-    id: str = field(default_factory=lambda: os.urandom(16).hex())
-
-
 class Callbacks:
-    """The rows. Each call waits for the database and fails as ``Database`` says."""
+    """The rows. Each call waits for the database and fails as ``Database`` says. news: set when there
+    may be something to deliver."""
 
     def __init__(self, database: Database, *, node: str) -> None:
+        self.news = threading.Event()
         self._database = database
         self._node = node
 
@@ -58,8 +42,9 @@ class Callbacks:
         if rows:
             connection.execute(self._database.insert(callbacks), rows)
 
-    def due(self, *, now: float, limit: int) -> list[Callback]:
-        """This node's whose task or batch has ended, the longest due first."""
+    def due(self, *, now: float, limit: int, without: Sequence[str] = ()) -> list[Callback]:
+        """This node's whose task or batch has ended, the longest due first; none of the tenants
+        ``without``."""
         subject = or_(tasks.c.id == callbacks.c.task_id, tasks.c.batch == callbacks.c.batch)
         unfinished = select(tasks.c.id).where(tasks.c.finished.is_(None), subject)
         query = (
@@ -68,6 +53,7 @@ class Callbacks:
                 callbacks.c.node == self._node,
                 callbacks.c.ended.is_(None),
                 callbacks.c.due <= now,
+                callbacks.c.tenant.not_in(without),
                 ~unfinished.exists(),
             )
             .order_by(callbacks.c.due, callbacks.c.id)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, or_, select, update
 
+from blatam_kv.bul.storage import Earlier, Reply
 from blatam_kv.bul.storage.database import Database
 from blatam_kv.bul.storage.schema import replies
 
@@ -17,30 +16,13 @@ KEEP_SECONDS = 86_400.0
 STALE_SECONDS = 900.0
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What was answered. headers: pairs of lower-case name and value."""
-
-    status: int
-    headers: Sequence[tuple[str, str]]
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Earlier:
-    """A request under the same key. reply: None while it is being answered."""
-
-    request: str
-    reply: Reply | None
-
-
 class Replies:
     """The rows. Each call waits for the database and fails as ``Database`` says."""
 
     def __init__(self, database: Database, *, node: str) -> None:
         self._database = database
         self._node = node
-        self._claim = database.insert(replies).on_conflict_do_nothing()
+        self._claim = database.insert(replies).on_conflict_do_nothing().returning(replies.c.key)
 
     def claim(
         self, tenant: str, route: str, key: str, request: str, *, now: float | None = None
@@ -55,7 +37,7 @@ class Replies:
             old = or_(replies.c.began < now - KEEP_SECONDS, stale)
             connection.execute(delete(replies).where(mine, old))
             made = connection.execute(self._claim, row | {"node": self._node, "began": now})
-            if made.rowcount == 1:
+            if made.first() is not None:
                 return None
             found = connection.execute(select(replies).where(mine)).one()
         if found.status is None:
