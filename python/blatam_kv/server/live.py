@@ -154,16 +154,14 @@ class LiveDesk:
         self._streams += 1
 
     def back_up(self, request: Request, caller: Caller, wanted: None) -> Response:
-        """Back up every store now."""
+        """Back up every store now; null where nothing is on disk."""
         backups = self._service.backups
         try:
             made = backups.make_now()
         except (Error, OSError) as error:
             log.error("request %s: no backup: %s", request.state.request_id, error)
             raise Problem(503, "the backup failed; the service's log says why") from None
-        if not made:
-            raise Problem(409, "nothing of this service is on disk, so there is nothing to back up")
-        return json_reply({"backup": str(backups.root)})
+        return json_reply({"backup": str(backups.root) if made else None})
 
     # ---- texts ----------------------------------------------------------------------------------
 

@@ -83,7 +83,7 @@ function draw() {
   legend("n-evicted", [`${t("evicted")} ${count(now.evicted)}`, `${t("refused")} ${count(now.refused)}`]);
   charts.evicted.push(at, [now.evicted, now.refused]);
 
-  places();
+  if (passed < 20 || passed % 5 === 0) places();
   passed += 1;
   document.body.dataset.ready = String(passed);
 }

@@ -41,6 +41,10 @@ export class Chart {
   push(at, values) {
     this.points.push([at, values]);
     while (this.points.length && this.points[0][0] < at - SPAN - 2) this.points.shift();
+    this.describe();
+    // A second is less than a point wide, so every other one is enough once there are some.
+    if (this.points.length > 20 && at - this.drawn < 1.9) return;
+    this.drawn = at;
     this.draw();
   }
 

@@ -50,7 +50,7 @@ export async function begin(changed) {
   });
   by("backup").addEventListener("click", async () => {
     const { status, json } = await ask("POST", "/api/v1/backups", { body: {} });
-    by("admin-state").textContent = status === 200 ? t("backed_up") : json.detail;
+    by("admin-state").textContent = status === 200 ? t(json.backup ? "backed_up" : "back_up_none") : json.detail;
   });
   let paused = false;
   by("pause").addEventListener("click", async () => {

@@ -22,7 +22,7 @@ const SPANISH = {
   no_documents: "Todavía no hay documentos.", preview: "Ver", download: "Descargar", from_cache: "de la caché, en", written_in: "escrito en", seconds: "s",
   position: "puesto", in_queue: "en la cola", writing: "escribiéndose …", again: "se intenta de nuevo …", failed: "no salió bien", cancelled: "cancelado",
   bad_key: "Esa clave no abre nada aquí.", unreachable: "El servicio no responde.", paused: "La escritura está en pausa.", resumed: "Se sigue escribiendo.",
-  cleared: "respuestas olvidadas", backed_up: "Copia hecha.", back_up_none: "Nada que copiar:", session_over: "La sesión ha terminado.", five_minutes: "5 min", now: "ahora",
+  cleared: "respuestas olvidadas", backed_up: "Copia hecha.", back_up_none: "En el disco no hay nada que copiar.", session_over: "La sesión ha terminado.", five_minutes: "5 min", now: "ahora",
   healthy: "bien", unhealthy: "mal", unknown: "sin datos", open: "abierto", half_open: "a prueba", circuit_closed: "cerrado", lowest: "mínimo", highest: "máximo",
 };
 const ENGLISH = {
@@ -34,7 +34,7 @@ const ENGLISH = {
   this_node: "this node", no_nodes: "One node; no others are configured.", no_tiers: "No tiers but memory.", node: "node", cpu: "CPU", rss: "resident memory", gb: "GiB",
   no_documents: "No documents yet.", preview: "Preview", download: "Download", from_cache: "from the cache, in", written_in: "written in", seconds: "s", position: "place", in_queue: "in the queue",
   writing: "being written …", again: "trying again …", failed: "that did not work", cancelled: "cancelled", bad_key: "That key opens nothing here.", unreachable: "The service does not answer.",
-  paused: "Writing is paused.", resumed: "Writing goes on.", cleared: "answers forgotten", backed_up: "Backup made.", back_up_none: "Nothing to back up:", session_over: "The session has ended.", five_minutes: "5 min", now: "now",
+  paused: "Writing is paused.", resumed: "Writing goes on.", cleared: "answers forgotten", backed_up: "Backup made.", back_up_none: "Nothing is on disk to back up.", session_over: "The session has ended.", five_minutes: "5 min", now: "now",
   healthy: "well", unhealthy: "not well", unknown: "no data", open: "open", half_open: "trying", circuit_closed: "closed", lowest: "lowest", highest: "highest",
 };
 
