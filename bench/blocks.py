@@ -30,8 +30,9 @@ import numpy.typing as npt
 
 import blatam_kv as kv
 from blatam_kv import _core, tensors
+from blatam_kv.blocks.block import Block, block_weight
 from blatam_kv.blocks.events import News
-from blatam_kv.blocks.residents import Block, Residents, block_weight
+from blatam_kv.blocks.residents import Residents
 from blatam_kv.truthgpt.mini import Mini
 
 Array = npt.NDArray[Any]
@@ -127,6 +128,8 @@ def match(rounds: int) -> list[Row]:
 def bookkeeping(rounds: int) -> list[Row]:
     """Prompts of 20 blocks come, are used and go; nothing of their payloads is read."""
     chains = [chain_of_blocks() for _ in range(2 * RESIDENT // CHAIN)]
+    # A prompt has the names of its blocks one behind the other.
+    names = {chain[-1].name: b"".join(block.name for block in chain) for chain in chains}
     weight = block_weight(64, 64)
     memory = Residents(
         capacity_bytes=RESIDENT * weight, policy="lru", news=News(), clock=time.monotonic
@@ -135,8 +138,8 @@ def bookkeeping(rounds: int) -> list[Row]:
 
     def ours(some: list[list[Block]]) -> None:
         for chain in some:
-            memory.add(chain[-1].name, chain)
-            memory.use(chain[-1].name, chain)
+            memory.add(chain[-1].name, names[chain[-1].name], chain)
+            memory.use(chain[-1].name, names[chain[-1].name])
 
     def hand(some: list[list[Block]]) -> None:
         for chain in some:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tier_fakes import FastFiles
 
 from blatam_kv import KVLayout, KVStore, TierUnavailable
-from blatam_kv.blocks.residents import Block, block_weight
+from blatam_kv.blocks.block import Block, block_weight
 from blatam_kv.errors import Unavailable
 from blatam_kv.record import Record
 from blatam_kv.tiers import DiskTier

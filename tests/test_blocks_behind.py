@@ -189,7 +189,7 @@ def test_what_memory_does_not_keep_is_decoded_from_where_it_lies(
         assert store.stats().blocks > 0
         check(store)
         assert tier.calls["lent"] >= lent
-        assert tier.calls["copied"] <= 40 - lent
+        assert tier.calls["copied"] == 1  # the image of what memory knew
 
 
 def test_what_was_lent_is_not_kept(tmp_path: Path) -> None:

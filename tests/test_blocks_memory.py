@@ -7,7 +7,7 @@ import tracemalloc
 from block_fakes import LAYOUT, SIZE, prompt_of, tensors_of
 
 import blatam_kv as kv
-from blatam_kv.blocks.residents import block_weight
+from blatam_kv.blocks.block import block_weight
 
 PIECE_BYTES = 64 + 2 * 48
 

@@ -13,7 +13,7 @@ from block_fakes import check
 
 import blatam_kv as kv
 from blatam_kv import _core
-from blatam_kv.blocks.residents import block_weight
+from blatam_kv.blocks.block import block_weight
 
 DATA = Path(__file__).parent / "data"
 # A block of the trace, 512 tokens of a large model, is 16 tokens with a few bytes of values here.

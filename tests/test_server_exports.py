@@ -110,7 +110,7 @@ def test_sections_may_be_markdown_or_blocks(browser: Browser) -> None:
     assert text == (
         "## Uno\n\n- a\n- b\n\n## Dos\n\nx **y**\n\n| A | B |  |\n| --- | --: | --- |\n"
         "| a | 12.500,50 |  |\n| b |  |  |\n| c | 3 | extra |\n\n4. p\n5. ```\n   q\n   ```\n\n"
-        "> [!TIP]\n> >\n\n---\n\n### Tres\n"
+        "> [!TIP]\n> >\n\n***\n\n### Tres\n"
     )
 
 

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <span>
 #include <string>
-#include <utility>
+#include <tuple>
 #include <vector>
 
 #include "bindings/buffer.h"
@@ -63,8 +63,9 @@ void use(Index& self, const py::bytes& last, const py::object& names) {
   self.index.use(name_of(last), names_of(buffer));
 }
 
-std::pair<py::bytes, py::bytes> add(Index& self, const py::bytes& last, const py::bytes& parent,
-                                    bool root, const py::object& names, const py::object& weights) {
+std::tuple<size_t, py::bytes, py::bytes> add(Index& self, const py::bytes& last,
+                                             const py::bytes& parent, bool root,
+                                             const py::object& names, const py::object& weights) {
   const Buffer name_buffer(names, PyBUF_SIMPLE);
   const Buffer weight_buffer(weights, PyBUF_FORMAT);
   const auto all = names_of(name_buffer);
@@ -72,10 +73,10 @@ std::pair<py::bytes, py::bytes> add(Index& self, const py::bytes& last, const py
   if (weight_buffer.view().itemsize != sizeof(uint64_t) || sizes.size() != all.size()) {
     throw py::value_error("weights must be 64-bit integers, as many as names");
   }
-  self.slots.clear();
   self.evicted.clear();
-  self.index.add(name_of(last), name_of(parent), root, all, sizes, self.slots, self.evicted);
-  return {answer(self.slots), answer(self.evicted)};
+  const size_t old =
+      self.index.add(name_of(last), name_of(parent), root, all, sizes, self.slots, self.evicted);
+  return {old, answer(self.slots), answer(self.evicted)};
 }
 
 py::object remove(Index& self, const py::bytes& name) {
@@ -120,7 +121,8 @@ void add_prefix_index(py::module_& module) {
            "A request for a prompt that ends with a block: a use of each of these that is here.")
       .def("add", add, py::arg("last"), py::arg("parent"), py::arg("root"), py::arg("names"),
            py::arg("weights"),
-           "Insert successive blocks; their slots, and those of what left for them.")
+           "Insert successive blocks. How many of them were here, the slots of those that are\n"
+           "now, and of what left for them.")
       .def(
           "pin", [](Index& self, const py::bytes& name) { return self.index.pin(name_of(name)); },
           py::arg("name"), "Keep a block and what is before it; False if it is not here.")

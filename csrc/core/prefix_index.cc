@@ -46,11 +46,12 @@ void PrefixIndex::use(const Digest& last, std::span<const Digest> names) {
   }
 }
 
-void PrefixIndex::add(const Digest& last, const Digest& parent, bool root,
-                      std::span<const Digest> names, std::span<const uint64_t> weights,
-                      std::vector<Slot>& slots, std::vector<Slot>& evicted) {
+size_t PrefixIndex::add(const Digest& last, const Digest& parent, bool root,
+                        std::span<const Digest> names, std::span<const uint64_t> weights,
+                        std::vector<Slot>& slots, std::vector<Slot>& evicted) {
+  slots.clear();
   const Slot above = root ? kNoSlot : slot_of(parent);
-  if (names.empty() || (!root && above == kNoSlot)) return;
+  if (names.empty() || (!root && above == kNoSlot)) return 0;
   reserve(names.size());
   slots.assign(names.size(), kNoSlot);
   evicted.reserve(evicted.size() + table_.size() + names.size());
@@ -77,7 +78,8 @@ void PrefixIndex::add(const Digest& last, const Digest& parent, bool root,
   settle();
   const Slot before = here == 0 ? above : slots[here - 1];
   if (here < names.size() && before != kNoSlot) policy_->link(before, slots[here]);
-  make_room(evicted);
+  make_room(here, slots, evicted);
+  return here;
 }
 
 bool PrefixIndex::pin(const Digest& name) {
@@ -121,7 +123,8 @@ void PrefixIndex::resize(uint64_t capacity_bytes, std::vector<Slot>& evicted) {
   evicted.reserve(evicted.size() + table_.size());
   settle();
   capacity_bytes_ = capacity_bytes;
-  make_room(evicted);
+  std::vector<Slot> none;
+  make_room(0, none, evicted);
 }
 
 size_t PrefixIndex::memory_bytes() const noexcept {
@@ -211,13 +214,19 @@ Slot PrefixIndex::insert(const Digest& name, uint64_t weight, Slot parent, uint6
   return slot;
 }
 
-// What was just inserted is a leaf that nobody pinned, so there is a victim while there is too
-// much.
-void PrefixIndex::make_room(std::vector<Slot>& evicted) noexcept {
+// What was just inserted ends with a leaf that nobody pinned, so there is a victim while there is
+// too much. Of what is new, behind the first `old` slots, the end leaves first, and `slots` with
+// it.
+void PrefixIndex::make_room(size_t old, std::vector<Slot>& slots,
+                            std::vector<Slot>& evicted) noexcept {
   while (bytes_ > capacity_bytes_) {
     const Slot slot = policy_->evict(pins_, nullptr);
     if (slot == kNoSlot) return;
     release(slot);
+    if (!slots.empty() && slots.back() == slot) {
+      slots.pop_back();
+      if (slots.size() >= old) continue;
+    }
     evicted.push_back(slot);  // reserved
   }
 }

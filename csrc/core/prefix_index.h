@@ -40,11 +40,13 @@ class PrefixIndex {
   // Inserts successive blocks of a prompt, of so many bytes each: of the request at hand if that
   // has the same last block, else of one that begins. root: `parent` is not a block but what
   // prompts with the same tags begin with; otherwise nothing is inserted unless it is here. slots:
-  // that of each block, of those that were here already too. evicted: what left, in order, maybe
-  // some of these; room is reserved there for as many as there are, so keep it between calls.
-  // Throws std::bad_alloc before it changes anything. Requires names.size() == weights.size().
-  void add(const Digest& last, const Digest& parent, bool root, std::span<const Digest> names,
-           std::span<const uint64_t> weights, std::vector<Slot>& slots, std::vector<Slot>& evicted);
+  // those of the leading blocks that are here now, as far as there is room. evicted: what left for
+  // them, in order; of the new ones that left at once nothing is said. Room is reserved there for
+  // as many as there are, so keep both between calls. Returns how many were here before. Throws
+  // std::bad_alloc before it changes anything. Requires names.size() == weights.size().
+  size_t add(const Digest& last, const Digest& parent, bool root, std::span<const Digest> names,
+             std::span<const uint64_t> weights, std::vector<Slot>& slots,
+             std::vector<Slot>& evicted);
 
   // Pins nest, and hold what comes before too. pin() returns false if the block is not here, and
   // may throw std::bad_alloc; unpin() if it has no pin of this kind.
@@ -102,7 +104,7 @@ class PrefixIndex {
   void reserve(size_t more);
   void tell_capacity(uint64_t weight) noexcept;
   Slot insert(const Digest& name, uint64_t weight, Slot parent, uint64_t root) noexcept;
-  void make_room(std::vector<Slot>& evicted) noexcept;
+  void make_room(size_t old, std::vector<Slot>& slots, std::vector<Slot>& evicted) noexcept;
   void release(Slot slot) noexcept;
 
   uint64_t capacity_bytes_;

@@ -61,6 +61,11 @@ class Below:
         self._failures = 0
         self.closing = False
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a disk tier, which keeps what is not a block too."""
+        return self._disk is not None
+
     def known(self, names: Sequence[bytes]) -> list[bool]:
         """Whether each is there, without reading it."""
         if self._tier is None or not names:

@@ -7,10 +7,10 @@ from contextlib import suppress
 from typing import Any
 
 from blatam_kv.blocks.below import Below
+from blatam_kv.blocks.block import Block
 from blatam_kv.blocks.counts import Counts
 from blatam_kv.blocks.payload import Packing
 from blatam_kv.blocks.prompt import Prompt
-from blatam_kv.blocks.residents import Block
 from blatam_kv.errors import CorruptBlob, Unsupported
 from blatam_kv.record import Kind, Record
 

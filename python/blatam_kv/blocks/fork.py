@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from blatam_kv.blocks.arguments import checked_pair
+from blatam_kv.blocks.block import Block
 from blatam_kv.blocks.prompt import token_ids
-from blatam_kv.blocks.residents import Block, Residents
+from blatam_kv.blocks.residents import Residents
 from blatam_kv.errors import InvalidRequest
 
 if TYPE_CHECKING:

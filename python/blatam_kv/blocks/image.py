@@ -37,22 +37,24 @@ class Pin(NamedTuple):
 
 
 class Image:
-    """The image of one pool of memory in the tier below. Safe from any thread.
+    """The image of one pool of memory in the folder below, if there is one. Safe from any thread.
 
-    An image that is missing, damaged or another version's is none: memory then starts cold. now:
+    tags: those of the store, or of the tenant, whose memory it is. An image that is missing, damaged or another version's is none: memory then starts cold. now:
     seconds since 1970, for pins that end.
     """
 
-    def __init__(self, levels: Levels, now: Callable[[], float]) -> None:
-        self._levels, self._now = levels, now
+    def __init__(self, levels: Levels, tags: Callable[[], bytes], now: Callable[[], float]) -> None:
+        self._levels, self._tags, self._now = levels, tags, now
         self._saves = 0
         self._known = b""  # what was gathered last
         self._lock = threading.Lock()  # so that an older image does not replace a newer one
 
-    def recall(self, tags: bytes) -> bool:
-        """Learn from the image of the pool with these tags, in which nothing was yet, and pin what
-        it has pinned; False if there is none."""
-        (record,) = self._levels.below.fetch([_key(tags)])
+    def recall(self) -> bool:
+        """Have the memory, in which nothing was yet, learn from its image, and pin what that has
+        pinned; False if there is none."""
+        if not self._levels.below.is_folder:
+            return False
+        (record,) = self._levels.below.fetch([_key(self._tags())])
         if record is None:
             return False
         pins, known = _unpacked(record)
@@ -67,12 +69,13 @@ class Image:
                 self._levels.residents.pin(blocks, None if math.isinf(ttl) else ttl)
         return True
 
-    def save(self, tags: bytes, *, pins_only: bool = False) -> None:
-        """Write it down for the pool with these tags. pins_only: what else is known as it was written
+    def save(self, *, pins_only: bool = False) -> None:
+        """Write it down. pins_only: what else is known as it was written
         last, since gathering it looks at every block."""
-        if not self._levels.below.writable:
+        if not (self._levels.below.is_folder and self._levels.below.writable):
             return
         with self._lock:
+            tags = self._tags()
             now = self._now()
             pins = [
                 Pin(blocks[0].tags, tuple(block.name for block in blocks), now + left)
@@ -91,11 +94,11 @@ class Image:
             )
             self._levels.below.keep([record])
 
-    def saved(self, tags: bytes) -> None:
+    def saved(self) -> None:
         """Blocks were saved; now and then that is a reason to write."""
         self._saves += 1
         if self._saves % _SAVE_EVERY == 0:
-            self.save(tags)
+            self.save()
 
 
 def _key(tags: bytes) -> bytes:

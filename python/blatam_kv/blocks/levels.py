@@ -15,11 +15,12 @@ import numpy as np
 
 from blatam_kv import _core
 from blatam_kv.blocks.below import Below
+from blatam_kv.blocks.block import Block
 from blatam_kv.blocks.counts import Counts
 from blatam_kv.blocks.fetcher import Fetcher
 from blatam_kv.blocks.payload import Packing
 from blatam_kv.blocks.prompt import Prompt
-from blatam_kv.blocks.residents import Block, Residents
+from blatam_kv.blocks.residents import Residents
 from blatam_kv.errors import CorruptBlob, Unsupported
 from blatam_kv.record import Record
 from blatam_kv.tensors import STORAGE
@@ -92,7 +93,7 @@ class Levels:
         What was read is verified as a record, but no block is decoded.
         """
         blocks = self.residents.walk(prompt, last)
-        self.residents.use(prompt.last, blocks)
+        self.residents.use(prompt.last, prompt.digests(0, len(blocks)))
         resident = len(blocks)
         for more in self._fetched(prompt, resident, last, None):
             blocks += more
@@ -102,7 +103,7 @@ class Levels:
     def load(self, prompt: Prompt, last: int, keys: Any, values: Any) -> int:
         """Decode leading blocks, at most ``last``, into two tensors; returns how many."""
         resident = self.residents.walk(prompt, last)
-        self.residents.use(prompt.last, resident)
+        self.residents.use(prompt.last, prompt.digests(0, len(resident)))
         filled = 0
         for block in resident:
             if not self._fetcher.decoded(block, keys, values):
@@ -135,7 +136,7 @@ class Levels:
             for layer in range(layout.layers):
                 there = out[layer, begin : begin + count]
                 _core.copy_tensor(part[layer, :count], layout.dtype, 0, there, layout.dtype)
-        self.residents.use(prompt.last, [block])
+        self.residents.use(prompt.last, block.name)
         self._counts.add(tokens_asked=count, tokens_from_memory=count)
         return count
 
@@ -159,10 +160,13 @@ class Levels:
         with self._save_locks[prompt.last[0] % _SAVE_LOCKS]:
             return self._save(prompt, keys, values, first)
 
-    def admit(self, last: bytes, blocks: Sequence[Block], *, promoted: bool = False) -> int:
+    def admit(
+        self, last: bytes, names: bytes, blocks: Sequence[Block], *, promoted: bool = False
+    ) -> int:
         """Take successive blocks of the prompt that ends with ``last`` into memory as far as there is
-        room; what leaves goes below. Returns how many are in memory now."""
-        taken, evicted = self.residents.add(last, blocks)
+        room; what leaves goes below. names: theirs, one behind the other. Returns how many are in
+        memory now."""
+        taken, evicted = self.residents.add(last, names, blocks)
         self._counts.add(
             refused=len(blocks) - taken,
             promoted=taken if promoted else 0,
@@ -188,7 +192,7 @@ class Levels:
         below."""
         pins = self.residents.pins(tags)
         for block in reversed(self.residents.clear(tags)):
-            if not other.admit(block.name, [block]):
+            if not other.admit(block.name, block.name, [block]):
                 other.spill([block])
         for blocks, left in pins:
             other.residents.pin(blocks, None if math.isinf(left) else left)
@@ -201,7 +205,8 @@ class Levels:
             wanted = names[first : first + self.portion]
             parent = found[-1].name if found else tags
             blocks = self._fetcher.chained(tags, parent, len(found), wanted)
-            found += blocks[: self.admit(names[-1], blocks, promoted=True)]
+            admitted = b"".join(wanted[: len(blocks)])
+            found += blocks[: self.admit(names[-1], admitted, blocks, promoted=True)]
             if len(found) < first + len(wanted):
                 break
         return found
@@ -237,7 +242,8 @@ class Levels:
             wanted = names[: known.index(False)] if False in known else names
             blocks, own = self._fetcher.fetched(prompt, first, wanted, out, own=room)
             # What continues a block that memory refused could not be found there.
-            room = room and self.admit(prompt.last, own, promoted=True) == len(blocks)
+            admitted = prompt.digests(first, first + len(own))
+            room = room and len(blocks) == self.admit(prompt.last, admitted, own, promoted=True)
             if blocks:
                 yield blocks
             if len(blocks) < len(names):
@@ -292,7 +298,8 @@ class Levels:
             except MemoryError:
                 self._counts.add(refused=len(wanted))
                 break
-            taken = self.admit(prompt.last, blocks) if room else 0
+            names = prompt.digests(first, wanted.stop)
+            taken = self.admit(prompt.last, names, blocks) if room else 0
             room = room and taken == len(blocks)
             for block in blocks[:taken]:
                 kept[block.position] = True

@@ -14,73 +14,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from blatam_kv._core import Arena, PrefixIndex
+from blatam_kv._core import PrefixIndex
+from blatam_kv.blocks.block import Block
 from blatam_kv.blocks.events import BlockEvent, News
 from blatam_kv.blocks.prompt import Prompt, common_tokens
 from blatam_kv.cache import byte_count
 from blatam_kv.errors import ConfigError
-from blatam_kv.record import Bytes, Kind, Record
 
-# What a block weighs beside its payload and twice its tokens (a payload read from disk holds on to
-# the record around it): objects, names, the slot, the pin. Measured by tests/test_blocks_memory.py.
-BLOCK_OVERHEAD_BYTES = 1152
 # How many followers of a block are compared where none is the one wanted. Where many prompts begin
 # with the same few tokens, any of them will do.
 _NEAREST_OF = 16
-
-
-class Block:
-    """One block in memory, encoded. Nothing in it changes.
-
-    name, parent, tags: digests. position: blocks before it. tokens: as in a Record.
-    """
-
-    __slots__ = ("codec", "name", "parent", "payload", "position", "tags", "tokens", "weight")
-
-    def __init__(
-        self,
-        *,
-        name: bytes,
-        parent: bytes,
-        position: int,
-        tokens: bytes,
-        payload: Bytes,
-        codec: str,
-        tags: bytes,
-    ) -> None:
-        self.name, self.parent, self.position = name, parent, position
-        self.tokens, self.codec, self.tags = tokens, codec, tags
-        self.payload = memoryview(payload).toreadonly()
-        self.weight = block_weight(self.payload.nbytes, len(tokens))
-
-    def packed(self, payload: Bytes, codec: str) -> Block:
-        """The same block in another codec."""
-        return Block(
-            name=self.name,
-            parent=self.parent,
-            position=self.position,
-            tokens=self.tokens,
-            payload=payload,
-            codec=codec,
-            tags=self.tags,
-        )
-
-    def record(self, now_us: int) -> Record:
-        """The same for a tier."""
-        return Record(
-            key=self.name,
-            kind=Kind.BLOCK,
-            payload=self.payload,
-            tags=self.tags,
-            codec=self.codec,
-            tokens=self.tokens,
-            created_us=now_us,
-        )
-
-
-def block_weight(payload_bytes: int, tokens_bytes: int) -> int:
-    """Bytes of memory that a block takes."""
-    return Arena.rounded(payload_bytes) + 2 * tokens_bytes + BLOCK_OVERHEAD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +88,12 @@ class Residents:
                 break
         return found
 
-    def use(self, last: bytes, blocks: Sequence[Block]) -> None:
-        """A request for the prompt with this last block: count a use of each of its blocks here, the
-        last one first, so that the first is the most recent."""
+    def use(self, last: bytes, names: bytes) -> None:
+        """A request for the prompt with this last block: count a use of each of its blocks with these
+        names that is here, the last one first, so that the first is the most recent. names: one behind
+        the other."""
         with self._lock:
-            self._index.use(last, b"".join([block.name for block in blocks]))
+            self._index.use(last, names)
 
     def nearest(self, parent: bytes, root: bool, tokens: bytes) -> tuple[Block | None, int]:
         """Of the newest blocks that continue ``parent`` the one that begins most like ``tokens``,
@@ -164,33 +108,28 @@ class Residents:
                 best, most = block, common
         return best, most
 
-    def add(self, last: bytes, blocks: Sequence[Block]) -> tuple[int, list[Block]]:
+    def add(self, last: bytes, names: bytes, blocks: Sequence[Block]) -> tuple[int, list[Block]]:
         """Insert successive blocks of the prompt with this last block, the first ones first, as far
-        as there is room.
+        as there is room. names: theirs, one behind the other.
 
         Returns how many leading ones of them are here now, and what left for them, in that order;
-        a policy may prefer what was here to what is new, which then counts as not stored. None is
+        a policy may prefer what was here to what is new, which then was never stored. None is
         stored whose parent is not here.
         """
         if not blocks:
             return 0, []
         first = blocks[0]
-        names = b"".join([block.name for block in blocks])
         weights = array("Q", [block.weight for block in blocks])
         with self._lock:
             self._end_pins()
-            slots, gone = self._index.add(last, first.parent, not first.position, names, weights)
-            if not slots:
-                return 0, []
-            new = self._put(memoryview(slots).cast("I").tolist(), blocks)
+            old, held, gone = self._index.add(
+                last, first.parent, not first.position, names, weights
+            )
+            slots = memoryview(held).cast("I").tolist()
+            self._put(slots[old:], blocks[old : len(slots)])
             evicted = self._take(gone, "capacity")
-            stored = len(blocks)
-            if evicted and new:
-                mine = {block.name for block in new}.intersection(block.name for block in evicted)
-                stored -= len(mine)  # the ends of prompts leave first
-                evicted = [block for block in evicted if block.name not in mine]
             self._evicted += len(evicted)
-        return stored, evicted
+        return len(slots), evicted
 
     def pin(self, blocks: Sequence[Block], ttl: float | None) -> int:
         """Keep the longest of these prefixes that is still here, until unpinned or ``ttl`` seconds
@@ -341,28 +280,25 @@ class Residents:
         at = self._at
         return [at[slot] for slot in memoryview(slots).cast("I").tolist()]  # type: ignore[misc]  # none of these is free
 
-    def _put(self, slots: list[int], blocks: Sequence[Block]) -> list[Block]:
-        """Lay down the blocks that are new; returns them."""
+    def _put(self, slots: list[int], blocks: Sequence[Block]) -> None:
+        """Lay down the blocks that are new."""
         at = self._at
-        if (highest := max(slots)) >= len(at):
+        if slots and (highest := max(slots)) >= len(at):
             at += [None] * (highest + 1 - len(at))
-        new = []
         for slot, block in zip(slots, blocks, strict=True):
-            if at[slot] is None:
-                at[slot] = block
-                new.append(block)
+            at[slot] = block
         if self._news.wanted:
-            for block in new:
+            for block in blocks:
                 self._note("stored", block)
-        return new
 
     def _take(self, slots: bytes, reason: str) -> list[Block]:
         """Pick up what left the index."""
         if not slots:
             return []
         gone = self._blocks(slots)
-        for slot in memoryview(slots).cast("I").tolist():
-            self._at[slot] = None
+        at = self._at
+        for slot in memoryview(slots).cast("I"):
+            at[slot] = None
         if self._news.wanted:
             for block in gone:
                 self._note("removed", block, reason)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -11,6 +10,8 @@ from typing import Any, Literal, Self
 
 from blatam_kv.blocks.arguments import check_places, checked_pair, checked_queue, checked_ttl
 from blatam_kv.blocks.below import Below, open_disk
+from blatam_kv.blocks.binding import Binding
+from blatam_kv.blocks.block import Block, block_weight
 from blatam_kv.blocks.counts import Counts, KVStoreStats
 from blatam_kv.blocks.events import Listener, News
 from blatam_kv.blocks.fork import Fork
@@ -20,7 +21,7 @@ from blatam_kv.blocks.layout import KVLayout
 from blatam_kv.blocks.levels import Levels
 from blatam_kv.blocks.payload import Packing, arena_for
 from blatam_kv.blocks.prompt import Prompt, token_ids
-from blatam_kv.blocks.residents import Block, Residents, block_weight
+from blatam_kv.blocks.residents import Residents
 from blatam_kv.blocks.stats import stats_of
 from blatam_kv.blocks.tags import Tags, Words, tags_of
 from blatam_kv.blocks.tenants import Tenants
@@ -135,12 +136,11 @@ class KVStore:
             at_once=write == "save",
             durable=durable,
         )
-        self._tags = tags if tags.model else tags.bound_to(below.model)
-        self._tags_lock = threading.RLock()
+        self._binding = Binding(tags, below)
         self._owner: KVStore | None = None
         self._tenants = Tenants(self, pool, least_bytes=least_bytes)
-        self._keeps_image, self._wall_clock = path is not None, wall_clock
-        self._recall()
+        self._wall_clock = wall_clock
+        self._image = self._new_image()
 
     # ---- prefixes -------------------------------------------------------------------------------
 
@@ -234,7 +234,7 @@ class KVStore:
         prompt = self._prompt(tokens)
         pinned = self._levels.pin(prompt, ttl)
         self._news.deliver()
-        self._remember(pins_only=True)
+        self._image.save(pins_only=True)
         return pinned * self.layout.block_tokens
 
     def unpin_prefix(self, tokens: Any) -> int:
@@ -242,7 +242,7 @@ class KVStore:
         prompt = self._prompt(tokens)
         names = prompt.names(0, prompt.blocks)
         unpinned = self._levels.residents.unpin(names)
-        self._remember(pins_only=True)
+        self._image.save(pins_only=True)
         return unpinned * self.layout.block_tokens
 
     # ---- the store as a whole -------------------------------------------------------------------
@@ -256,13 +256,7 @@ class KVStore:
         """
         if not isinstance(model, str) or not model:
             raise ConfigError(f"model must be a fingerprint, not {model!r}")
-        if self._owner is not None:
-            return self._owner.bind(model)
-        with self._tags_lock:
-            if not self._tags.model:
-                self._tags = self._tags.bound_to(model)
-                self._levels.below.describe(self.layout, self._codec, model)
-            bound = self._tags.model
+        bound = self._binding.bind(model, self._codec)
         if bound != model:
             warnings.warn(
                 f"this store holds blocks of another model ({bound[:16]}…, not {model[:16]}…); "
@@ -274,7 +268,7 @@ class KVStore:
     @property
     def model(self) -> str | None:
         """What it is bound to."""
-        return self._current_tags().model or None
+        return self._tags.model or None
 
     @property
     def read_only(self) -> bool:
@@ -343,8 +337,8 @@ class KVStore:
         if everyone:
             for each in self._tenants.all():
                 each._levels.clear(None)
-        self._levels.clear(None if everyone else self._current_tags().digest)
-        self._remember()
+        self._levels.clear(None if everyone else self._tags.digest)
+        self._image.save()
         self._news.deliver()
 
     def stats(self) -> KVStoreStats:
@@ -382,49 +376,31 @@ class KVStore:
         if self._levels.below.closing:
             raise TierUnavailable(Unavailable.CLOSED, "the store is closed")
 
-    def _current_tags(self) -> Tags:
-        """One's tags, with the model that the store was bound to since."""
-        if not self._tags.model:
-            owner = self._owner
-            model = owner._current_tags().model if owner is not None else self._levels.below.model
-            if model:
-                with self._tags_lock:
-                    if not self._tags.model:
-                        self._tags = self._tags.bound_to(model)
-        return self._tags
+    @property
+    def _tags(self) -> Tags:
+        return self._binding.tags
 
     def _save(self, prompt: Prompt, keys: Any, values: Any, *, first_token: int = 0) -> int:
         """Tensors of the prompt's tokens from ``first_token`` on, which begins a block."""
         size = self.layout.block_tokens
         saved = self._levels.save(prompt, keys, values, first=first_token // size)
         self._news.deliver()
-        if self._image is not None:
-            self._image.saved(self._pool_tags())
+        self._image.saved()
         return size * saved
 
     def _prompt(self, tokens: Any) -> Prompt:
         self._require_open()
-        tags = self._current_tags()
+        tags = self._tags
         ids = token_ids(tokens)
         return Prompt(ids, self.layout.block_tokens, root=tags.digest, salt=tags.salt)
 
     def _flush(self) -> None:
         for each in self._tenants.pools():
             each._levels.flush()
-            each._remember()
+            each._image.save()
 
-    def _recall(self) -> None:
-        """Begin with what memory knew when its image was last written."""
-        self._image = Image(self._levels, self._wall_clock) if self._keeps_image else None
-        if self._image is not None:
-            self._image.recall(self._current_tags().digest)
-
-    def _remember(self, *, pins_only: bool = False) -> None:
-        if self._image is not None:
-            self._image.save(self._pool_tags(), pins_only=pins_only)
-
-    def _pool_tags(self) -> bytes:
-        """Of whose memory it is."""
-        owner = self._owner
-        apart = owner is None or self._levels.residents is not owner._levels.residents
-        return (self if apart or owner is None else owner)._current_tags().digest
+    def _new_image(self) -> Image:
+        """What one's memory knew when that was last written; of a tier of the caller's, nothing."""
+        image = Image(self._levels, lambda: self._tags.digest, self._wall_clock)
+        image.recall()
+        return image

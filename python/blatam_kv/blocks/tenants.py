@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -50,7 +49,7 @@ class Tenants:
                 tenant._owner = store
                 tenant._counts = Counts(whole=store._counts)
                 tenant._levels = store._levels.over(store._levels.residents, tenant._counts)
-                tenant._tags = replace(store._tags, salt=salt)
+                tenant._binding = store._binding.tenant(salt)
                 self._known[salt] = tenant
             if quota_bytes is not None:
                 self._set_aside(tenant, byte_count("quota_bytes", quota_bytes))
@@ -83,7 +82,7 @@ class Tenants:
         else:
             tenant._levels = common.over(self._pool(quota), tenant._counts)
             self._apart.append(tenant)
-            tenant._recall()
-            common.move(tenant._current_tags().digest, tenant._levels)
+            tenant._image = tenant._new_image()
+            common.move(tenant._tags.digest, tenant._levels)
         common.spill(evicted)
         self._store._news.deliver()
