@@ -46,6 +46,7 @@ class ExportDesk:
         """Every endpoint, what it takes, and how it is read."""
         path = "/api/v1/export"
         taken = {"method": "POST", "scope": Scope.WRITE, "policy": "write", "read": _read}
+        taken["example"] = {"format": "html", "markdown": "# Plan\n\n- Harina\n- Sal"}
         return [
             Door(path=path, answer=self.export, body=ExportRequest, **taken),  # type: ignore[arg-type]
             Door(path=f"{path}/validate", answer=self.validate, body=ExportRequest, **taken),  # type: ignore[arg-type]
