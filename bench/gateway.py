@@ -143,8 +143,6 @@ def main() -> int:
                 cost = crowds[name].microseconds(pid, options.requests)
                 if turn:  # the first one warms up
                     costs[name].append(cost)
-        for crowd in crowds.values():
-            crowd.close()
         firsts: dict[str, list[float]] = {"the system alone": [], "gateway": []}
         for _ in range(options.events):
             for name, times in firsts.items():

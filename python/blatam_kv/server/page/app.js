@@ -15,7 +15,7 @@ const charts = {
   latency: new Chart("chart-latency", { name: "latency", series: 3, low: 0.00001, least: 10, format: time }),
   rate: new Chart("chart-rate", { name: "throughput", series: 1, least: 1, format: count }),
   queue: new Chart("chart-queue", { name: "queue", series: 5, least: 4, format: count }),
-  memory: new Chart("chart-memory", { name: "memory", series: 2, least: 1 << 20, format: bytes }),
+  memory: new Chart("chart-memory", { name: "memory", series: 2, least: 1 << 20, binary: true, format: bytes }),
   prefix: new Chart("chart-prefix", { name: "prefixes", series: 1, top: 1, format: percent }),
   shadows: new Chart("chart-shadows", { name: "shadows", series: 5, top: 1, format: percent }),
   evicted: new Chart("chart-evicted", { name: "evictions", series: 2, least: 4, format: count }),

@@ -61,7 +61,7 @@ export class Chart {
     const inner = { width: width - LEFT - RIGHT, height: height - TOP - BOTTOM };
     let most = 0;
     for (const [, values] of points) for (const value of values) if (value > most) most = value;
-    const top = options.top ?? (options.low ? Math.max(options.least ?? 0, 10 ** Math.ceil(Math.log10(Math.max(most, options.low * 10)))) : Math.max(options.least ?? 0, niceTop(most)));
+    const top = options.top ?? (options.low ? Math.max(options.least ?? 0, 10 ** Math.ceil(Math.log10(Math.max(most, options.low * 10)))) : Math.max(options.least ?? 0, options.binary ? 2 ** Math.ceil(Math.log2(Math.max(most, 1))) : niceTop(most)));
     const share = this.shown(top);
     const y = (value) => TOP + inner.height * (1 - Math.min(1, Math.max(0, share(value))));
     const now = points.length ? points[points.length - 1][0] : 0;
