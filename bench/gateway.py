@@ -31,7 +31,7 @@ ROUNDS, REQUESTS = 9, 2000
 PATH = "/api/v1/gamma/answer"
 TARGET_US, TARGET_FIRST_MS = 120.0, 1.0
 SYSTEM = """
-import asyncio, sys, uvicorn
+import asyncio, uvicorn
 body = b'{"text": "' + b"x" * 880 + b'"}'
 async def app(scope, receive, send):
     if scope["type"] != "http":
@@ -52,9 +52,15 @@ async def app(scope, receive, send):
         await send({"type": "http.response.body", "body": event, "more_body": True})
         await asyncio.sleep(0.005)
     await send({"type": "http.response.body"})
-config = uvicorn.Config(app, host="127.0.0.1", port=0, loop="uvloop", http="httptools",
-                        access_log=False, lifespan="off")
-uvicorn.Server(config).run()
+class Server(uvicorn.Server):
+    async def startup(self, sockets=None):
+        await super().startup(sockets)
+        port = self.servers[0].sockets[0].getsockname()[1]
+        print(f"http://127.0.0.1:{port}", flush=True)
+
+config = uvicorn.Config(app, port=0, loop="uvloop", http="httptools", access_log=False,
+                        lifespan="off", log_level="error")
+Server(config).run()
 """
 NGINX = """
 daemon off; pid {folder}/pid; worker_processes 1; {user}

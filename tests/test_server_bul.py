@@ -420,7 +420,8 @@ def test_index_health_and_version(browser: Browser) -> None:
 def test_every_endpoint_of_the_index_is_routed(browser: Browser) -> None:
     for line in browser.get("/").json()["endpoints"]:
         method, path = line.split()
-        reply = browser.request(method, path.replace("{id}", "x"))
+        one = "?count=1" if path == "/api/v1/events" else ""  # which has no end otherwise
+        reply = browser.request(method, path.replace("{id}", "x") + one)
         assert reply.status_code != 405, line
         assert "nothing is served" not in reply.text, line
 

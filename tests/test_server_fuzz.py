@@ -41,6 +41,8 @@ def test_whatever_is_asked_is_answered_as_described(browser: Browser) -> None:
     for result in described.get_all_operations():
         operation: Any = result  # or what is wrong with it, which has no such method
         operation = operation.ok()
+        if operation.label == "GET /api/v1/events":
+            continue  # it has no end
         browser.service.go_on()  # a pause that was asked for would make a 503 of every chat
 
         @settings(

@@ -86,6 +86,7 @@ class Backups:
         self._every = settings.backup_interval_hours * 3600.0
         self._stop = threading.Event()
         self._files = _StoppableFiles(self._stop)
+        self._making = threading.Lock()  # one after the other, each with its second in its name
         self._lock = threading.Lock()  # guards what follows
         self._failing = ""
         self._last = self._bytes = self._seconds = 0.0
@@ -125,6 +126,17 @@ class Backups:
         with self._lock:
             self._failing = ""
         return min(wait, self._every)
+
+    def make_now(self) -> bool:
+        """Make a backup of each store now, also where none are made by themselves; False if there is
+        nothing on disk. Raises Error, OSError."""
+        if not self._folders:
+            return False
+        try:
+            self._make()
+        except _Stopped:
+            return False
+        return True
 
     def snapshot(self) -> BackupsSnapshot | None:
         """For the exporter; None where no backups are made."""
@@ -169,6 +181,11 @@ class Backups:
         secret = None
         if settings.backup_key_file is not None:
             secret = key_from_file(settings.backup_key_file)
+        with self._making:
+            self._make_each(secret)
+
+    def _make_each(self, secret: bytes | None) -> None:
+        settings = self._settings
         began = time.perf_counter()
         made = [
             create(

@@ -69,6 +69,7 @@ class Writer:
 
     room: tokens that prompt and answer leave. progress: told the share written, 0 to 1; turn: told
     of each section when it begins. check: called at each piece; what it raises ends the writing.
+    heard: told the text as it grows, headings and all.
     """
 
     def __init__(
@@ -80,12 +81,13 @@ class Writer:
         progress: Progress,
         turn: Turn,
         check: Callable[[], None],
+        heard: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._model = model
         self._order = order
         self._room = room
         self._progress, self._turn = progress, turn
-        self._check = check
+        self._check, self._heard = check, heard
         self._began = time.perf_counter()
         self._first_text: float | None = None
         self._usage = Usage(0, 0, 0)
@@ -126,6 +128,7 @@ class Writer:
         written = f"# {title}\n\n"
         for at, heading in enumerate(headings):
             self._turn(Part(at + 1, len(headings), heading))
+            self._heard(f"\n\n## {heading}\n\n")
             start = f"{written}## {heading}\n\n"
             left = len(headings) - at - 1
             allowed = self._left() - left * LEAST_SECTION_TOKENS
@@ -147,6 +150,7 @@ class Writer:
 
     def _title(self, model: Continues) -> str:
         limit = min(TITLE_TOKENS, max(8, self._room // 2))
+        self._heard("# ")
         text, _ = self._call(model, "", limit, stop=("\n",))
         usual = " ".join(self._order.brief.query.split())[:80]
         return " ".join(clean(text).lstrip("# ").split()) or usual
@@ -214,6 +218,7 @@ class Writer:
             self._check()
             if self._first_text is None:
                 self._first_text = time.perf_counter() - self._began
+            self._heard(last.text)
             yield last.text
         if last is None or last.finish_reason is None or last.usage is None:
             raise ModelError(f"{self._model.model_id} broke off in the middle of the answer")

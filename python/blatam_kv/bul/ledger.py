@@ -262,6 +262,13 @@ class Ledger:
         """Another section is being written."""
         self._book.turn(tuple(writing.task_ids), part)
 
+    def pieces(self, task_id: str) -> list[str] | None:
+        """The text of a task so far, piece by piece, as it grows; another list for another try. None
+        where nothing is being written for it."""
+        with self._lock:
+            writing = self._writing_of.get(task_id)
+        return None if writing is None else writing.pieces
+
     def tick(self) -> None:
         """End what has passed its deadline."""
         expired = [job for job in self._queue.expired() if isinstance(job, Writing)]

@@ -163,13 +163,14 @@ class Pipeline:
         progress: Progress | None = None,
         turn: Turn | None = None,
         stop: threading.Event | None = None,
+        heard: Callable[[str], None] | None = None,
     ) -> tuple[Answer, bool]:
         """The answer, and whether the model had to write it.
 
         Concurrent calls for one digest run the model once. A failure reaches every one of them
         and is not cached. progress: told the share written, 0 to 1. turn:
         told of each section when it begins, if it is written so. stop: when set, the writing
-        ends with Stopped at the next piece of text.
+        ends with Stopped at the next piece of text. heard: told each piece as it comes.
         """
         wrote = came = False
 
@@ -179,7 +180,9 @@ class Pipeline:
 
         def write_it() -> Answer:
             nothing: Callable[[object], None] = lambda told: None  # noqa: E731
-            return self._compute(order, progress or nothing, turn or nothing, check)
+            return self._compute(
+                order, progress or nothing, turn or nothing, check, heard or nothing
+            )
 
         def compute() -> Answer:
             nonlocal wrote, came
@@ -200,11 +203,19 @@ class Pipeline:
         return answer, wrote
 
     def _compute(
-        self, order: Order, progress: Progress, turn: Turn, check: Callable[[], None]
+        self,
+        order: Order,
+        progress: Progress,
+        turn: Turn,
+        check: Callable[[], None],
+        heard: Callable[[str], None],
     ) -> Answer:
         start = time.perf_counter()
         room = self.check_room(order)
-        draft = Writer(self.model, order, room, progress=progress, turn=turn, check=check).write()
+        writer = Writer(
+            self.model, order, room, progress=progress, turn=turn, check=check, heard=heard
+        )
+        draft = writer.write()
         seconds = time.perf_counter() - start
         return Answer(
             title=title_of(draft.text) or " ".join(order.brief.query.split())[:80],

@@ -474,6 +474,10 @@ class Service:
             self.metrics.storage_failed("read")
             raise
 
+    def pieces(self, task_id: str) -> list[str] | None:
+        """The text of a task so far, as it grows; None where nothing is being written for it."""
+        return self._ledger.pieces(task_id)
+
     def position(self, task: Task) -> int | None:
         """Where in the queue a task's answer is, 1 for the next; None if it is in none."""
         return None if task.is_finished else self._ledger.position(task)

@@ -56,6 +56,7 @@ class Writing:
     why: Why | None = None
     began: float | None = None  # this try, on the monotonic clock
     tries: int = 0
+    pieces: list[str] = field(default_factory=list)  # of this try; a new list for each
 
     def interrupt(self, why: Why) -> None:
         """End it at its next piece of text. The first reason holds."""
@@ -212,10 +213,15 @@ class Writers:
             self._owner.turn(writing, part)
 
         progress(0.0)
+        writing.pieces = []
         try:
             with self._metrics.stage("model"):
                 answer, _ = self._pipeline.write(
-                    writing.order, progress=progress, turn=turn, stop=writing.stop
+                    writing.order,
+                    progress=progress,
+                    turn=turn,
+                    stop=writing.stop,
+                    heard=writing.pieces.append,
                 )
         except Stopped:
             if writing.why is None:

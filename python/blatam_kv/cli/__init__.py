@@ -161,6 +161,16 @@ def _run(args: argparse.Namespace) -> int:
             from blatam_kv.cli.deploy import deploy
 
             return deploy(args)
+        case "bench" if args.http is not None:
+            from blatam_kv.cli.traffic import traffic
+
+            return traffic(
+                args.http,
+                _settings(args),
+                seconds=args.seconds,
+                connections=args.connections,
+                as_json=args.json,
+            )
         case "bench":
             from blatam_kv.cli.bench import bench
 

@@ -2,7 +2,8 @@
 
 The service runs as its own process, as ``blatam-kv serve`` starts it, and is spoken to over HTTP.
 The first round computes; the second must be answered from the cache, byte for byte the same. Then
-documents with one company's briefing begin where the first one's prompt did: see briefing.py.
+documents with one company's briefing begin where the first one's prompt did: see briefing.py. And the
+gateway passes a hit on, and says of a system that is not there that it is not: see passage.py.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from blatam_kv.cli import briefing
+from blatam_kv.cli import briefing, passage
 from blatam_kv.cli.report import show
 from blatam_kv.cli.started import DemoFailed, service
 from blatam_kv.client import Client, Refused
@@ -133,8 +134,9 @@ def demo(output: Path, *, config: Path | None, as_json: bool) -> int:
                 _second_round(client, row)
                 step(f"cached   {row.hit_ms:7.1f} ms  {row.title}")
             cache = client.request("GET", "/api/v1/kv-cache/stats").json("hit_rate", "blocks")
+            passed = passage.show(client.url, rows[0].query, config, Path(data))
         shared = briefing.show(config, Path(data)) if cache["blocks"] is not None else []
-    summary = _summary(rows, cache, output) | briefing.summary(shared)
+    summary = _summary(rows, cache, output) | briefing.summary(shared) | passage.summary(passed)
     if as_json:
         show(summary, as_json=True)
     else:
@@ -142,6 +144,7 @@ def demo(output: Path, *, config: Path | None, as_json: bool) -> int:
         print(_closing(summary))
         if shared:
             print(briefing.table(shared))
+        print(passage.line(passed))
     return 0
 
 

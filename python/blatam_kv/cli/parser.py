@@ -223,8 +223,14 @@ def make_parser() -> argparse.ArgumentParser:
 
     _deploy_commands(commands.add_parser("deploy", help="configurations for the servers around it"))
 
-    bench = commands.add_parser("bench", help="run the speed tables of the source checkout")
+    bench = commands.add_parser("bench", help="the speed tables, or traffic for a service")
     bench.add_argument("names", nargs="*", metavar="NAME", help="tables to run (all)")
+    bench.add_argument("--http", metavar="URL", help="instead, send traffic to a running service")
+    bench.add_argument("--seconds", type=float, default=10.0, help="of traffic (10)")
+    bench.add_argument("--connections", type=int, default=4, help="that ask at once (4)")
+    _config_flag(bench)
+    _data_dir_flag(bench)
+    _json_flag(bench)
 
     doctor = commands.add_parser("doctor", help="report what this machine has and lacks")
     _config_flag(doctor)

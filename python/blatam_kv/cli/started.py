@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import select
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,34 @@ def service(config: Path | None, *, data_dir: Path, answers: bool = True) -> Ite
         command += ["--cache-persistence", "off"]
     if config is not None:
         command += ["--config", str(config)]
+    settings = load(file=config, flags={"data_dir": data_dir})
+    with _process(command) as url, connect(url, settings) as client:
+        yield client
+
+
+@contextmanager
+def gateway(systems: Mapping[str, str], *, data_dir: Path) -> Iterator[str]:
+    """``blatam-kv gateway`` on a free port in front of systems, by name their URLs; yields its URL.
+
+    Raises DemoFailed with the end of what it said.
+    """
+    file = data_dir / "gateway.json"
+    own = {"port": 0, "log_level": "error"}
+    named = {name: {"url": url} for name, url in systems.items()}
+    file.write_text(json.dumps({"gateway": own, "systems": named}))
+    command = [sys.executable, "-m", "blatam_kv", "gateway", "--config", str(file)]
+    with _process([*command, "--data-dir", str(data_dir)]) as url:
+        yield url
+
+
+@contextmanager
+def _process(command: Sequence[str]) -> Iterator[str]:
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
         # Told to stop, the demo must not leave its service behind.
         previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         try:
-            settings = load(file=config, flags={"data_dir": data_dir})
-            with connect(_url(process, log), settings) as client:
-                yield client
+            yield _url(process, log)
             process.send_signal(signal.SIGTERM)
             if status := process.wait(START_SECONDS):
                 raise DemoFailed(f"the service ended with status {status}\n{_tail(log)}")

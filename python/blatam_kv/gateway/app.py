@@ -42,7 +42,7 @@ _STATUS = {
 class Gateway:
     """Passes on what belongs to a system; everything else is the gateway's own.
 
-    own: what answers that.
+    own: what answers that. stopping: set when no stream of the page is to go on.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Gateway:
         self._journal = journal
         self._own = own
         self._prepare = prepare
+        self.stopping = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):

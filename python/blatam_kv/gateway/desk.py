@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Send
 from starlette.types import Scope as ASGIScope
 
@@ -31,9 +32,11 @@ from blatam_kv.server.gate import Door
 from blatam_kv.server.options import choice, read_options, whole
 from blatam_kv.server.problem import Problem
 from blatam_kv.server.replies import json_reply
+from blatam_kv.server.webpage import Page
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _MOST_ITEMS = 200
+_EVENTS_SECONDS = 2.0
 
 INDEX = {
     "/api/v1/{system}/…": "a system, at the path that GET /systems tells",
@@ -46,6 +49,7 @@ INDEX = {
     "GET /api/v1/gateway/requests": "the latest requests; ?limit, ?system",
     "GET /api/v1/gateway/requests/{id}": "one of them",
     "GET /api/v1/gateway/statistics": "totals by system",
+    "GET /api/v1/gateway/events": "systems as they change, as server-sent events",
     "GET /healthz": "200 while the process lives",
     "GET /readyz": "200 while at least one system is well; /health is the same",
     "GET /metrics": "Prometheus metrics",
@@ -107,6 +111,7 @@ class Desk:
         keys: KeyRing,
         *,
         version: str,
+        page: Page,
     ) -> None:
         self._systems = systems
         self._journal = journal
@@ -115,6 +120,7 @@ class Desk:
         self._prepare = prepare
         self._keys = keys
         self._version = version
+        self._page = page
         self.gateway: Gateway | None = None  # which in turn needs the desk
 
     def doors(self) -> list[Door]:
@@ -158,10 +164,14 @@ class Desk:
             Door(path="/health", answer=self.readyz, scope=None),
             Door(path="/version", answer=self.version, scope=None),
             Door(path="/metrics", answer=self.metrics, scope=Scope.METRICS, local=True),
+            Door(path=f"{OWN_PATH}/events", answer=self.events, scope=Scope.METRICS, local=True),
+            *self._page.doors(),
         ]
 
     async def index(self, request: Request, caller: Caller, wanted: None) -> Response:
-        """What is served here."""
+        """What is served here, as a page for browsers."""
+        if self._page.wanted(request):
+            return self._page.index(request)
         return json_reply({"service": "gateway", "version": self._version, "endpoints": INDEX})
 
     async def healthz(self, request: Request, caller: Caller, wanted: None) -> Response:
@@ -251,6 +261,29 @@ class Desk:
                 "systems": tallies,
             }
         )
+
+    async def events(self, request: Request, caller: Caller, wanted: None) -> Response:
+        """The systems every two seconds, as server-sent events, for the page."""
+        return StreamingResponse(self._told(), media_type="text/event-stream")
+
+    async def _told(self) -> AsyncIterator[bytes]:
+        while self.gateway is not None and not self.gateway.stopping:
+            systems = []
+            for name, each in self._systems.by_name.items():
+                tally = self._journal.of(name)
+                described = each.described()
+                systems.append(
+                    {
+                        "name": name,
+                        "status": described["status"],
+                        "circuit": described["circuit"],
+                        "requests": tally.requests,
+                        "p95": tally.latency.quantile(0.95),
+                        "errors": sum(tally.errors.values()),
+                    }
+                )
+            yield b"event: systems\ndata: %b\n\n" % orjson.dumps(systems)
+            await asyncio.sleep(_EVENTS_SECONDS)
 
     def metrics(self, request: Request, caller: Caller, wanted: None) -> Response:
         """What Prometheus scrapes."""

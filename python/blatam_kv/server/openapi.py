@@ -59,6 +59,7 @@ _EXAMPLES: dict[str, object] = {
     "key": "e2NB8q9wX3XjTTis3FJDfgY6OqQ1jhCcW3CjKfELBMOKN2g2rXvw1oCVDlM7CaxF",
     "page": 1,
     "limit": 20,
+    "count": 1,
     "status": "completed",
     "business_area": "sales",
     "q": "panader",

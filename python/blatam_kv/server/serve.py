@@ -68,7 +68,10 @@ def serve(settings: Settings, *, version: str) -> int:
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            print(f"blatam-kv {version}: BUL listens on {url_of(listener)}", flush=True)
+            print(
+                f"blatam-kv {version}: BUL listens on {url_of(listener)} (its page, too)",
+                flush=True,
+            )
             if not is_loopback(address):
                 print(f"blatam-kv: {_CLEAR_TEXT}", flush=True)
 

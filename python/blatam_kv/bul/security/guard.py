@@ -7,6 +7,7 @@ looks into it.
 
 from __future__ import annotations
 
+import hmac
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from blatam_kv.bul.security.audit import AuditLog
 from blatam_kv.bul.security.keys import KeyRing, Known, Network
 from blatam_kv.bul.security.limits import Limiter, Verdict
 from blatam_kv.bul.security.nonces import Nonces
+from blatam_kv.bul.security.sessions import Sessions
 from blatam_kv.bul.security.shared_limits import SharedLimiter
 from blatam_kv.bul.security.tickets import Tickets
 from blatam_kv.errors import ConfigError
@@ -26,6 +28,7 @@ from blatam_kv.signature import WINDOW_SECONDS, BadSignature, Claim, Parts, cont
 
 # Failed attempts of one address a minute that are answered and written down one by one.
 _FAILURES, _FAILURE_WINDOW = 30, 60.0
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 # What the signatures of unknown keys are compared with.
 _NOBODY = keyed(bytes(32))
 _METHODS_WITH_BODY = ("POST", "PUT", "PATCH")
@@ -48,6 +51,7 @@ class Cause(StrEnum):
     TOO_MANY_FAILURES = "too_many_failures"
     RATE = "rate"
     SCOPE = "scope"
+    FORGED = "forged"
     KEYS_UNREADABLE = "keys_unreadable"
 
 
@@ -75,7 +79,8 @@ class Refusal(Exception):
 class Request(NamedTuple):
     """What of a request the guard looks at. Headers as lists of all their values; query with its
     ``?``; address: of the client, behind trusted proxies the one they name. ticket: where a door takes
-    one."""
+    one. session: of the page's cookie, which counts where nothing else is given; forgery_token: of its
+    header."""
 
     method: str
     authority: str
@@ -90,6 +95,8 @@ class Request(NamedTuple):
     content_digests: Sequence[str]
     has_body: bool
     ticket: str | None = None
+    session: str = ""
+    forgery_token: str = ""
 
 
 class Pending(NamedTuple):
@@ -126,6 +133,7 @@ class Guard:
         # What was signed before the start may have been seen before the start.
         self._started = int(seconds())
         self._nonces = Nonces(2 * WINDOW_SECONDS, clock=ticks)
+        self.sessions = Sessions(keys.session_secret(), clock=seconds)
         self._failures = Limiter(_FAILURES, _FAILURE_WINDOW, clock=ticks)
 
     def close(self) -> None:
@@ -169,7 +177,7 @@ class Guard:
         if not given and request.ticket is not None:
             return self._ticketed(request, request.ticket)
         if not given:
-            return Cause.NO_CREDENTIALS
+            return self._in_session(request) if request.session else Cause.NO_CREDENTIALS
         known = self._keys.by_api_key(_bare_key(given[0]))
         if known is None:
             return Cause.BAD_API_KEY
@@ -180,6 +188,18 @@ class Guard:
         known = None if key_id is None else self._keys.by_id(key_id)
         if known is None:
             return Cause.BAD_TICKET
+        return known if _within(known.networks, request.address) else Cause.NETWORK
+
+    def _in_session(self, request: Request) -> Known | Cause:
+        key_id = self.sessions.key_of(request.session)
+        known = None if key_id is None else self._keys.by_id(key_id)
+        if known is None:
+            return Cause.NO_CREDENTIALS  # it has ended, which is no failure
+        if request.method not in _SAFE_METHODS and not hmac.compare_digest(
+            request.forgery_token.encode("latin-1", "replace"),
+            self.sessions.forgery_token(request.session).encode(),
+        ):
+            return Cause.FORGED
         return known if _within(known.networks, request.address) else Cause.NETWORK
 
     def _claimed(self, request: Request) -> Known | Pending | Cause:

@@ -284,6 +284,10 @@ class KeyRing:
         """What commands on this machine sign with."""
         return self._signing_key(LOCAL_KEY_ID)
 
+    def session_secret(self) -> bytes:
+        """What sessions of the page are sealed with."""
+        return self._master.derive("blatam-kv/session/v1")
+
     def _signing_key(self, key_id: str) -> bytes:
         return self._master.derive("blatam-kv/signing-key/v1", key_id)
 

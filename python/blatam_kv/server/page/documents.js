@@ -1,0 +1,223 @@
+// Who is signed in, and what only they may: documents, the form, administration.
+import { language, number, say, t } from "./words.js";
+import { show } from "./markdown.js";
+
+const base = document.documentElement.dataset.base;
+const by = (id) => document.getElementById(id);
+const FORMATS = ["markdown", "html", "txt", "json", "docx", "pdf"];
+let session = { signed_in: false };
+let ends = null, stream = null, task = null, heard = () => {}, told = null;
+
+export async function ask(method, path, { body, headers = {} } = {}) {
+  if (method !== "GET" && session.csrf_token) headers["X-CSRF-Token"] = session.csrf_token;
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  const answer = await fetch(base + path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body), credentials: "same-origin" });
+  const json = (answer.headers.get("content-type") ?? "").includes("json") ? await answer.json() : {};
+  if (answer.status === 401 && session.signed_in) entered({ signed_in: false });
+  return { status: answer.status, json, headers: answer.headers };
+}
+
+export const may = (scope) => session.signed_in && (session.scopes.includes(scope) || session.scopes.includes("admin"));
+
+function entered(found) {
+  session = found;
+  clearTimeout(ends);
+  by("sign-in").hidden = found.signed_in;
+  by("inside").hidden = !found.signed_in;
+  by("sign-out").hidden = !found.signed_in;
+  by("admin").hidden = !may("admin");
+  by("write").hidden = !may("documents:write");
+  if (found.signed_in) {
+    ends = setTimeout(() => entered({ signed_in: false }), found.seconds * 1000);
+    if (may("documents:read")) recent();
+  }
+  heard(found);
+}
+
+export async function begin(changed) {
+  heard = changed;
+  by("sign-in").addEventListener("submit", signIn);
+  by("sign-out").addEventListener("click", async () => { await ask("DELETE", "/api/v1/session"); entered({ signed_in: false }); });
+  by("write").addEventListener("submit", write);
+  by("stop").addEventListener("click", () => task && ask("DELETE", `/task/${task}`));
+  by("preview-close").addEventListener("click", () => by("preview").close());
+  by("clear").addEventListener("click", () => by("sure").showModal());
+  by("sure-no").addEventListener("click", () => by("sure").close());
+  by("sure-yes").addEventListener("click", async () => {
+    by("sure").close();
+    const { json } = await ask("POST", "/api/v1/kv-cache/clear", { body: {} });
+    by("admin-state").textContent = `${number(json.cleared ?? 0)} ${t("cleared")}`;
+  });
+  by("backup").addEventListener("click", async () => {
+    const { status, json } = await ask("POST", "/api/v1/backups", { body: {} });
+    by("admin-state").textContent = status === 200 ? t(json.backup ? "backed_up" : "back_up_none") : json.detail;
+  });
+  let paused = false;
+  by("pause").addEventListener("click", async () => {
+    const { status } = await ask("POST", paused ? "/processor/start" : "/processor/stop", { body: {} });
+    if (status !== 200) return;
+    paused = !paused;
+    say(by("pause"), paused ? "resume" : "pause");
+    by("admin-state").textContent = t(paused ? "paused" : "resumed");
+  });
+  try {
+    entered((await ask("GET", "/api/v1/session")).json);
+  } catch {
+    entered({ signed_in: false });
+  }
+}
+
+// What was said in the other language, said again.
+export function retell() {
+  if (may("documents:read")) recent();
+  if (told) by("write-state").textContent = told();
+}
+
+async function signIn(event) {
+  event.preventDefault();
+  by("sign-in-error").textContent = "";
+  try {
+    const { status, json } = await ask("POST", "/api/v1/session", { headers: { "X-API-Key": by("key").value.trim() } });
+    if (status === 201) entered(json);
+    else by("sign-in-error").textContent = status === 401 ? t("bad_key") : json.detail;
+  } catch {
+    by("sign-in-error").textContent = t("unreachable");
+  }
+  by("key").value = "";
+}
+
+async function recent() {
+  const { status, json } = await ask("GET", "/documents?limit=8");
+  const list = by("recent");
+  list.replaceChildren();
+  if (status !== 200 || !json.documents.length) {
+    const none = document.createElement("li");
+    none.className = "none";
+    say(none, "no_documents");
+    list.append(none);
+    return;
+  }
+  for (const each of json.documents) {
+    const row = document.createElement("li"), text = document.createElement("div"), title = document.createElement("p"), about = document.createElement("p");
+    title.className = "title";
+    title.textContent = each.title;
+    title.lang = each.language;
+    about.className = "small";
+    about.textContent = `${each.document_type.replaceAll("_", " ")} · ${each.language} · ${new Date(each.created * 1000).toLocaleString(language, { dateStyle: "medium", timeStyle: "short" })}`;
+    text.append(title, about);
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "quiet";
+    say(button, "preview");
+    button.setAttribute("aria-label", `${t("preview")}: ${each.title}`);
+    button.addEventListener("click", () => preview(each));
+    row.append(text, button);
+    list.append(row);
+  }
+}
+
+async function preview(each) {
+  const { status, json } = await ask("GET", `/documents/${each.document_id}?format=markdown`);
+  if (status !== 200) return;
+  by("preview-title").textContent = each.title;
+  show(by("preview-text"), json.content);
+  by("preview-text").lang = each.language;
+  links(by("preview-links"), (format) => `/documents/${each.document_id}?format=${format}&download=1`);
+  by("preview").showModal();
+}
+
+function links(place, address) {
+  const label = document.createElement("span");
+  say(label, "download");
+  place.replaceChildren(label);
+  for (const format of FORMATS) {
+    const link = document.createElement("a");
+    link.href = base + address(format);
+    link.download = "";
+    link.textContent = format;
+    place.append(link);
+  }
+  place.hidden = false;
+}
+
+function finished() {
+  stream?.close();
+  stream = null;
+  task = null;
+  by("stop").hidden = true;
+  by("paper").classList.remove("writing");
+  by("write").querySelector("[type=submit]").disabled = false;
+}
+
+async function write(event) {
+  event.preventDefault();
+  const form = by("write"), fields = new FormData(form), wanted = {};
+  for (const [name, value] of fields) if (value.trim()) wanted[name] = name === "priority" ? Number(value) : value.trim();
+  by("write-error").textContent = "";
+  told = null;
+  by("downloads").hidden = true;
+  by("paper").replaceChildren();
+  by("paper").hidden = true;
+  form.querySelector("[type=submit]").disabled = true;
+  const began = performance.now();
+  try {
+    const { status, json } = await ask("POST", "/query", { body: wanted });
+    if (status === 200) await done(json, began, true);
+    else if (status === 202) follow(json, began);
+    else fail(json.detail ?? t("failed"));
+  } catch {
+    fail(t("unreachable"));
+  }
+}
+
+function fail(text) {
+  by("write-state").textContent = "";
+  by("write-error").textContent = text;
+  finished();
+}
+
+function follow(asked, began) {
+  task = asked.task_id;
+  by("stop").hidden = false;
+  say(by("write-state"), "in_queue");
+  const paper = by("paper");
+  let text = "";
+  paper.lang = asked.language;
+  stream = new EventSource(`${base}/task/${task}/text`);
+  stream.addEventListener("waiting", ({ data }) => {
+    const { position } = JSON.parse(data);
+    by("write-state").textContent = position ? `${t("in_queue")}, ${t("position")} ${position}` : t("writing");
+  });
+  stream.addEventListener("text", ({ data }) => {
+    text += JSON.parse(data);
+    say(by("write-state"), "writing");
+    paper.hidden = false;
+    paper.classList.add("writing");
+    show(paper, text);
+    paper.scrollTop = paper.scrollHeight;
+  });
+  stream.addEventListener("again", () => { text = ""; paper.replaceChildren(); say(by("write-state"), "again"); });
+  stream.addEventListener("done", ({ data }) => {
+    const ended = JSON.parse(data);
+    stream.close();
+    if (ended.status === "completed") done(ended, began, false);
+    else fail(ended.error?.detail ?? t(ended.status === "cancelled" ? "cancelled" : "failed"));
+  });
+}
+
+async function done(ended, began, cached) {
+  const took = (performance.now() - began) / 1000;
+  const [{ document_id: id }] = ended.documents;
+  const { json } = await ask("GET", `/task/${ended.task_id}/documents?format=markdown`);
+  const paper = by("paper");
+  paper.hidden = false;
+  show(paper, json.documents[0].content);
+  paper.lang = json.documents[0].language;
+  paper.scrollTop = 0;
+  by("write-state").removeAttribute("data-t");
+  told = () => (cached ? `${t("from_cache")} ${number(1000 * took, 0)} ms` : `${t("written_in")} ${number(took, 1)} ${t("seconds")}`);
+  by("write-state").textContent = told();
+  links(by("downloads"), (format) => `/documents/${id}?format=${format}&download=1`);
+  finished();
+  recent();
+}
