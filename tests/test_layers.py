@@ -34,6 +34,7 @@ FLOORS: tuple[frozenset[str], ...] = (
                 "client",
                 "codecs",
                 "config",
+                "cuda",
                 "curves",
                 "devices",
                 "flights",
@@ -106,12 +107,16 @@ CPP_MAY_INCLUDE: Mapping[str, frozenset[str]] = {
     "bindings": frozenset({"core", "kernels", "cuda", "bindings"}),
 }
 # Header-only arithmetic that host and device both compile, by name.
-CPP_SHARED_ARITHMETIC: frozenset[str] = frozenset(
-    f"kernels/{name}.h" for name in ("arithmetic", "affine", "rotation", "lloyd_max", "exchange")
-)
+CPP_SHARED_ARITHMETIC: frozenset[str] = frozenset({
+    "core/blake2b_rounds.h",
+    *(
+        f"kernels/{name}.h"
+        for name in ("arithmetic", "affine", "exchange", "lloyd_max", "packing", "rotation")
+    ),
+})  # fmt: skip
 CPP_FOREIGN: Mapping[str, frozenset[str]] = {
     r"(pybind11/|Python\.h|numpy/|nanobind/)": frozenset({"bindings"}),
-    r"(cuda|cub/|nv|cooperative_groups)": frozenset({"cuda"}),
+    r"(cuda[._]|cub/|nv|cooperative_groups)": frozenset({"cuda"}),
     r"(torch|ATen|c10)/": frozenset(),
     r"(gtest|gmock|benchmark)/": frozenset(),
 }
