@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
@@ -23,6 +25,7 @@ from blatam_kv.errors import (
     Unsupported,
 )
 
+ROOT = Path(__file__).resolve().parent.parent
 ERROR = 1000
 
 
@@ -241,6 +244,48 @@ def test_torch_tensors_come_as_they_are() -> None:
         assert cache.kinds == ("key", "value")
         assert cache.bases == (tensor[0].data_ptr(), tensor[1].data_ptr())
         assert cache.slots == 64
+
+
+# ---- docs/CUDA.md -------------------------------------------------------------------------------
+
+PAGE = (ROOT / "docs" / "CUDA.md").read_text()
+
+
+def test_the_pages_example_runs() -> None:
+    example = re.search(r"```python\n(import numpy.*?)```", PAGE, re.DOTALL)
+    assert example
+    names: dict[str, Any] = {}
+    exec(example[1], names)
+    assert names["keys"].shape == (64, 8, 128)
+    assert len(names["blobs"]) == 2
+    assert len(names["blobs"][0]) == 8
+
+
+def test_the_page_lists_every_codec_and_layout() -> None:
+    assert f"`{' '.join(cuda.CODECS)}`" in PAGE
+    for name, dimensions in cuda.LAYOUTS.items():
+        assert f"`{name}`" in PAGE
+        assert dimensions in PAGE
+
+
+# ---- the tests that need a GPU ------------------------------------------------------------------
+
+
+def test_without_a_gpu_every_test_for_one_skips_and_says_so() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_cuda_gpu.py"],
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "CI": "true"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    summary = re.search(r"(\d+) skipped, 0 without a mark", done.stdout)
+    assert summary, done.stdout
+    assert int(summary[1]) > 100
+    assert "passed" not in done.stdout
+    assert "no GPU" in done.stdout
 
 
 # ---- the report of the compiler -----------------------------------------------------------------

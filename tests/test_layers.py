@@ -43,7 +43,7 @@ FLOORS: tuple[frozenset[str], ...] = (
                 "parameters",
             ),
             *("policy", "probe", "record", "tensors", "traces"),
-            *("model_metrics", "policy_metrics", "tier_metrics"),
+            *("model_metrics", "policy_metrics", "device_metrics", "tier_metrics"),
         }
     ),
     frozenset({"tiers"}),
@@ -87,7 +87,8 @@ HOUSED: Mapping[str, frozenset[str]] = {
     "pydantic": SERVICE,
     "orjson": SERVICE | {"truthgpt"},
     "httpx": SERVICE | {"truthgpt"},
-    "prometheus_client": SERVICE | {"metrics", "model_metrics", "policy_metrics", "tier_metrics"},
+    "prometheus_client": SERVICE
+    | {"metrics", "model_metrics", "policy_metrics", "device_metrics", "tier_metrics"},
     "markdown_it": frozenset({"documents"}),
     "nh3": frozenset({"documents"}),
     "typst": frozenset({"documents"}),

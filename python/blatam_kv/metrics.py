@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from blatam_kv.device_metrics import of_gpus
+from blatam_kv.devices.reading import DeviceSnapshot
 from blatam_kv.errors import MissingExtra
 from blatam_kv.policy import PolicyReport
 from blatam_kv.policy_metrics import learned
@@ -214,6 +216,7 @@ class ServiceMetrics:
         queue_depth: Callable[[], Mapping[int, int]],
         unsaved: Callable[[], int] = lambda: 0,
         blocks: Callable[[], BlocksSnapshot | None] = lambda: None,
+        devices: Callable[[], Sequence[DeviceSnapshot]] = tuple,
         tiers: Callable[[], Iterable[TierSnapshot]] = lambda: (),
     ) -> None:
         try:
@@ -224,6 +227,7 @@ class ServiceMetrics:
         prom.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._cache = cache
         self._blocks = blocks
+        self._devices = devices
         self._queue_depth = queue_depth
         self._unsaved = unsaved
         self._tiers = tiers
@@ -419,6 +423,8 @@ class ServiceMetrics:
                 ratio.add_metric([blocks.codec], blocks.raw_bytes / blocks.memory_bytes)
             yield ratio
         yield from families(self._tiers())
+        if devices := self._devices():
+            yield from of_gpus(devices)
         depth = GaugeMetricFamily("bul_queue_depth", "Tasks waiting.", labels=["priority"])
         for priority, waiting in sorted(self._queue_depth().items()):
             depth.add_metric([str(priority)], waiting)

@@ -144,6 +144,10 @@ def _run(args: argparse.Namespace) -> int:
                 quiet=args.quiet,
                 as_json=args.json,
             )
+        case "devices":
+            from blatam_kv.cli.devices import devices
+
+            return devices(as_json=args.json)
         case "bench":
             from blatam_kv.cli.bench import bench
 

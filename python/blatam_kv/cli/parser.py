@@ -188,6 +188,9 @@ def make_parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="run the speed tables of the source checkout")
     bench.add_argument("names", nargs="*", metavar="NAME", help="tables to run (all)")
 
+    devices = commands.add_parser("devices", help="the GPUs of this machine and what they do")
+    _json_flag(devices)
+
     doctor = commands.add_parser("doctor", help="report what this machine has and lacks")
     _config_flag(doctor)
     doctor.add_argument("--data-dir", metavar="DIR", help="the data directory to check")

@@ -22,9 +22,10 @@ class NvmlMonitor:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, nvml: Any = None) -> None:
         if nvml is None:
             try:
-                import pynvml as nvml  # type: ignore[import-not-found, import-untyped, unused-ignore]
+                import pynvml  # type: ignore[import-not-found, import-untyped, unused-ignore]
             except ImportError as error:
                 raise MissingExtra("nvidia-ml-py", extra="gpu") from error
+            nvml = pynvml
         self._clock = clock
         self._nvml = nvml
         try:
