@@ -102,6 +102,7 @@ constexpr Named kSchemes[] = {
     {Scheme::rotated4, "int4_rot", 0.5},
     {Scheme::levels4, "tq4", 0.5},
     {Scheme::levels3, "tq3", 0.5},
+    {Scheme::exp4, "exp4", 0.5},
 };
 
 Job job_for(Scheme scheme) {

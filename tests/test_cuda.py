@@ -109,7 +109,8 @@ def test_blobs_are_those_of_quantize_in_every_layout(layout: str, codec: str) ->
                 assert blob.tobytes() == expected_blob(x, element, codec, kind, 5)
 
 
-@pytest.mark.parametrize("codec", cuda.CODECS)
+# The reference that wrote the file knows no lossless codec.
+@pytest.mark.parametrize("codec", [codec for codec in cuda.CODECS if codec != "exp4"])
 def test_golden_vectors(codec: str) -> None:
     vectors = np.load(codecs_golden.PATH)
     for dtype in ("bfloat16", "float16"):
@@ -310,3 +311,30 @@ def test_a_section_of_escapes_is_read_as_the_cpu_reads_it(codec: str, data: st.D
         return
     s.plan.check_fetched(s.report, blocks=1)
     np.testing.assert_array_equal(s.tensors[0].reshape(144, 2, 64)[:65], expected)
+
+
+@given(data=st.data(), dtype=st.sampled_from(["bfloat16", "float16"]))
+def test_a_changed_exp4_payload_is_read_as_the_cpu_reads_it(
+    data: st.DataObject, dtype: str
+) -> None:
+    kind = data.draw(st.sampled_from(["normal", "bits", "zeros"]))
+    x = values(kind, (20, 1, 72), dtype, data.draw(st.integers(0, 99)))
+    blob = kv.quantize(x, codec="exp4", kind="key", dtype=dtype)
+    changes = st.tuples(st.integers(64, len(blob) - 1), st.integers(0, 255))
+    for at, byte in data.draw(st.lists(changes, max_size=3)):
+        blob[64 + (at - 64) % min(len(blob) - 64, 1500)] = byte
+    kv._core.seal_blob(blob, "exp4", True, dtype, 20, 1, 72, 0, True)
+    target = np.zeros_like(x)
+    cache = cuda.PagedCache.of([target], "slot head dim", kind="key", element=dtype)
+    plan = cuda.Arrangement.of(cache, codec="exp4", tokens=20)
+    payloads, report = memory(plan.bytes_for(1)), memory(plan.report_bytes(1))
+    plan.unseal([[blob]], payloads, report)
+    cuda.fetch(plan, np.arange(20)[None], payloads=payloads, report=report)
+    try:
+        expected = kv.dequantize(blob)
+    except CorruptBlob:
+        with pytest.raises(CorruptBlob):
+            plan.check_fetched(report, blocks=1)
+        return
+    plan.check_fetched(report, blocks=1)
+    np.testing.assert_array_equal(target, expected.view(np.uint16))

@@ -100,7 +100,7 @@ def test_blobs_are_the_hosts_for_every_head_size(torch: Any, dim: int, codec: st
     assert found == blobs_of(host, slots, codec, OnHost(), 6)
 
 
-@pytest.mark.parametrize("codec", cuda.CODECS)
+@pytest.mark.parametrize("codec", [codec for codec in cuda.CODECS if codec != "exp4"])
 def test_golden_vectors(torch: Any, codec: str) -> None:
     vectors = np.load(codecs_golden.PATH)
     for dtype in ("bfloat16", "float16"):

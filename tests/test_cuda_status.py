@@ -16,8 +16,8 @@ import cuda_report
 import numpy as np
 import pytest
 
-from blatam_kv import cuda
-from blatam_kv.cuda import arrangement, probe
+from blatam_kv import _core, cuda
+from blatam_kv.cuda import probe
 from blatam_kv.errors import (
     DeviceTrouble,
     DeviceUnavailable,
@@ -140,8 +140,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     machine = fake(run=run)
     monkeypatch.setattr(probe, "module", lambda: machine)
     monkeypatch.setattr(probe, "status", lambda: probe.examine(machine))
-    core = arrangement._core
-    described = core.describe_memory
+    described = _core.describe_memory
 
     def describe_memory(x: Any) -> Any:
         if not isinstance(x, OnDevice):
@@ -149,7 +148,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         address, _, dtype, shape, strides, read_only = described(x.array)
         return address, x.device, dtype, shape, strides, read_only
 
-    monkeypatch.setattr(core, "describe_memory", describe_memory)
+    monkeypatch.setattr(_core, "describe_memory", describe_memory)
     return asked
 
 

@@ -10,9 +10,11 @@ namespace blatam::cuda {
 namespace {
 
 constexpr uint32_t kThreads = kWarpsInBlock * kLanes;
+// On a multiprocessor. Unless told, ptxas aims higher by itself and spills a few words for it.
+constexpr uint32_t kLeastBlocks = 1;
 
 template <class Lanes, class Cell, bool kStore>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kLeastBlocks)
     rows_kernel(const __grid_constant__ Plan plan, uint32_t blocks_each) {
   __shared__ alignas(16) uint8_t scratch[kWarpsInBlock][Lanes::kScratch];
   const uint32_t payload = blockIdx.x / blocks_each;
@@ -28,16 +30,16 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class Lanes, class Cell, bool kStore>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kLeastBlocks)
     settle_kernel(const __grid_constant__ Plan plan, uint32_t payloads) {
   __shared__ alignas(16) uint8_t scratch[kWarpsInBlock][16];
   const uint32_t payload = blockIdx.x * kWarpsInBlock + threadIdx.x / kLanes;
   if (payload >= payloads) return;
   Warp warp(scratch[threadIdx.x / kLanes]);
   if constexpr (kStore) {
-    settle_store<Cell, typename Lanes::Units>(warp, plan, payload);
+    Settle<Lanes, Cell>::store(warp, plan, payload);
   } else {
-    settle_fetch<Cell, typename Lanes::Units>(warp, plan, payload);
+    Settle<Lanes, Cell>::fetch(warp, plan, payload);
   }
 }
 

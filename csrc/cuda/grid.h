@@ -6,6 +6,7 @@
 #pragma once
 
 #include "cuda/channel_lanes.h"
+#include "cuda/exp4_lanes.h"
 #include "cuda/levels_lanes.h"
 #include "cuda/raw_lanes.h"
 #include "cuda/rotated_lanes.h"
@@ -50,9 +51,10 @@ int run_plan(const Grid& grid, const Plan& plan, bool store) {
       return run_scheme<Levels<4>>(grid, plan, store);
     case Scheme::levels3:
       return run_scheme<Levels<3>>(grid, plan, store);
-    default:
-      return kUnsupported;
+    case Scheme::exp4:
+      return run_scheme<Exp4>(grid, plan, store);
   }
+  return kUnsupported;
 }
 
 }  // namespace

@@ -15,7 +15,7 @@ struct HostGrid {
           Lanes::template store<Cell>(warp, all, payload, item);
         },
         [](Warp& warp, const Plan& all, uint32_t payload) {
-          settle_store<Cell, typename Lanes::Units>(warp, all, payload);
+          Settle<Lanes, Cell>::store(warp, all, payload);
         });
   }
   template <class Lanes, class Cell>
@@ -26,7 +26,7 @@ struct HostGrid {
           Lanes::template fetch<Cell>(warp, all, payload, item);
         },
         [](Warp& warp, const Plan& all, uint32_t payload) {
-          settle_fetch<Cell, typename Lanes::Units>(warp, all, payload);
+          Settle<Lanes, Cell>::fetch(warp, all, payload);
         });
   }
 

@@ -69,6 +69,19 @@ void lay_pages(Plan* plan, int bits) {
   plan->tail_items = raw_items(job, tail);
 }
 
+// Chunks of 1,024 values in the order of the tensor, the rows here. At most what codes save of them
+// comes back as escapes.
+void lay_chunks(Plan* plan, uint64_t values) {
+  const uint64_t whole = plan->job.element == Element::fp16 ? 56 : 32;  // bytes of 64 codes
+  const uint64_t left = values % 64;
+  const uint64_t codes = values / 64 * whole + (left < whole ? left : whole);
+  plan->rows = static_cast<uint32_t>(ceil_div(values, 1024));
+  plan->row_values = static_cast<uint32_t>(values);  // of all
+  plan->fixed_bytes = 1 + 3 * uint64_t{plan->rows} + codes + values;
+  plan->most_bytes = plan->fixed_bytes + values - codes;
+  plan->items = plan->rows;
+}
+
 int lay(Plan* plan) {
   const Job& job = plan->job;
   const uint64_t values = uint64_t{job.tokens} * job.kv_heads * job.head_dim;
@@ -101,9 +114,11 @@ int lay(Plan* plan) {
       lay_planes(plan);
       plan->items = plan->rows;
       return kOk;
-    default:
-      return kUnsupported;
+    case Scheme::exp4:
+      lay_chunks(plan, values);
+      return kOk;
   }
+  return kUnsupported;
 }
 
 int check(const Job& job) {
@@ -162,6 +177,7 @@ int make_plan(const Job& job, Plan* plan) {
   plan->book3 = kLloydMax3;
   if (const int code = check(job); code != kOk) return code;
   if (const int code = lay(plan); code != kOk) return code;
+  if (plan->most_bytes == 0) plan->most_bytes = plan->fixed_bytes;
   if (job.payload_room < plan->fixed_bytes) return kRoom;
   if (overlap(job)) return kOverlap;
   const uint64_t warps = uint64_t{plan->items} + plan->tail_items;
@@ -223,7 +239,10 @@ uint64_t blatam_paged_fixed_bytes(const Job* job) {
   return sizes(*job, &plan) ? plan.fixed_bytes : 0;
 }
 
-uint64_t blatam_paged_most_bytes(const Job* job) { return blatam_paged_fixed_bytes(job); }
+uint64_t blatam_paged_most_bytes(const Job* job) {
+  Plan plan;
+  return sizes(*job, &plan) ? plan.most_bytes : 0;
+}
 
 }  // extern "C"
 

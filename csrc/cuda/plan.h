@@ -23,6 +23,7 @@ struct Plan {
   uint64_t meta_begin;
   uint64_t tail_begin;   // of the tokens that fill no page
   uint64_t fixed_bytes;  // without escapes
+  uint64_t most_bytes;   // where the size depends on the values; else the same
   uint32_t codes_end;    // the end of the codes, before zeros up to meta_begin
   uint32_t meta_end;
   uint32_t rows;

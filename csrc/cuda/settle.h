@@ -69,7 +69,7 @@ BLATAM_LANES void each_escape(Warp& warp, const Units& units, uint32_t& escapes,
 }
 
 template <class Cell, class Units>
-BLATAM_LANES void settle_store(Warp& warp, const Plan& plan, uint32_t payload) {
+BLATAM_LANES void settle_stored_units(Warp& warp, const Plan& plan, uint32_t payload) {
   const uint32_t faults = plan.job.faults[payload];
   uint64_t bytes = plan.fixed_bytes;
   uint32_t left = faults & ~kEscapes;
@@ -105,7 +105,7 @@ BLATAM_LANES void settle_store(Warp& warp, const Plan& plan, uint32_t payload) {
 // The section as take_escapes() in kernels/escapes.h reads it: nothing is believed before it is
 // checked, and no value is written before all of it is.
 template <class Cell, class Units>
-BLATAM_LANES void settle_fetch(Warp& warp, const Plan& plan, uint32_t payload) {
+BLATAM_LANES void settle_fetched_units(Warp& warp, const Plan& plan, uint32_t payload) {
   const uint64_t bytes = plan.job.bytes[payload];
   if (bytes == plan.fixed_bytes) return;
   const uint8_t* const section = payload_at(plan, payload) + plan.fixed_bytes;
@@ -164,6 +164,18 @@ BLATAM_LANES void settle_fetch(Warp& warp, const Plan& plan, uint32_t payload) {
     values += more;
   }
 }
+
+// What a scheme's payloads need once their rows are done. Schemes whose escapes are no units have
+// one of their own.
+template <class Lanes, class Cell>
+struct Settle {
+  BLATAM_LANES void store(Warp& warp, const Plan& plan, uint32_t payload) {
+    settle_stored_units<Cell, typename Lanes::Units>(warp, plan, payload);
+  }
+  BLATAM_LANES void fetch(Warp& warp, const Plan& plan, uint32_t payload) {
+    settle_fetched_units<Cell, typename Lanes::Units>(warp, plan, payload);
+  }
+};
 
 }  // namespace
 }  // namespace blatam::cuda

@@ -43,6 +43,7 @@ constexpr SchemeCase kSchemes[] = {
     {cuda::Scheme::rotated4, "int4_rot", Kind::value},
     {cuda::Scheme::levels4, "tq4", Kind::value},
     {cuda::Scheme::levels3, "tq3", Kind::value},
+    {cuda::Scheme::exp4, "exp4", Kind::value},
 };
 
 // The layouts of docs/CUDA.md, as what they make of the strides. In the order of their dimensions:

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     Bytes = npt.NDArray[np.uint8]
 
 # The scheme of each codec for keys and for values, by its number in csrc/cuda/paged.h.
-_RAW, _TOKEN8, _TOKEN4, _CHANNEL8, _CHANNEL4, _ROTATED4, _LEVELS4, _LEVELS3 = range(8)
+_RAW, _TOKEN8, _TOKEN4, _CHANNEL8, _CHANNEL4, _ROTATED4, _LEVELS4, _LEVELS3, _EXP4 = range(9)
 CODECS: Mapping[str, tuple[int, int]] = {
     "raw": (_RAW, _RAW),
+    "exp4": (_EXP4, _EXP4),
     "int8": (_TOKEN8, _TOKEN8),
     "int8_kc": (_CHANNEL8, _TOKEN8),
     "k8v4": (_TOKEN8, _TOKEN4),
