@@ -30,8 +30,9 @@ import numpy.typing as npt
 
 import blatam_kv as kv
 from blatam_kv import _core, tensors
+from blatam_kv.blocks.block import Block, block_weight
 from blatam_kv.blocks.events import News
-from blatam_kv.blocks.residents import Block, Residents, block_weight
+from blatam_kv.blocks.residents import Residents
 from blatam_kv.truthgpt.mini import Mini
 
 Array = npt.NDArray[Any]
@@ -77,6 +78,18 @@ def row(what: str, unit: str, pairs: list[tuple[float, float]], floor_is: str, t
     )
 
 
+def show(rows: list[Row], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([asdict(each) for each in rows], indent=2))
+        return
+    print(f"{'':46}{'ours':>9}{'floor':>10}{'ratio':>8}{'±':>6}  target")
+    for each in rows:
+        print(
+            f"{each.what:46}{each.ours:9.2f}{each.floor:10.2f}{each.ratio:8.2f}{each.spread:6.2f}"
+            f"  {each.target:10} {each.unit}; floor: {each.floor_is}"
+        )
+
+
 def cpu(work: Callable[[], object]) -> float:
     start = time.thread_time_ns()
     work()
@@ -114,7 +127,9 @@ def match(rounds: int) -> list[Row]:
 
 def bookkeeping(rounds: int) -> list[Row]:
     """Prompts of 20 blocks come, are used and go; nothing of their payloads is read."""
-    chains = [_chain() for _ in range(2 * RESIDENT // CHAIN)]
+    chains = [chain_of_blocks() for _ in range(2 * RESIDENT // CHAIN)]
+    # A prompt has the names of its blocks one behind the other.
+    names = {chain[-1].name: b"".join(block.name for block in chain) for chain in chains}
     weight = block_weight(64, 64)
     memory = Residents(
         capacity_bytes=RESIDENT * weight, policy="lru", news=News(), clock=time.monotonic
@@ -123,8 +138,8 @@ def bookkeeping(rounds: int) -> list[Row]:
 
     def ours(some: list[list[Block]]) -> None:
         for chain in some:
-            memory.add(chain[-1].name, chain)
-            memory.use(chain[-1].name, chain)
+            memory.add(chain[-1].name, names[chain[-1].name], chain)
+            memory.use(chain[-1].name, names[chain[-1].name])
 
     def hand(some: list[list[Block]]) -> None:
         for chain in some:
@@ -147,7 +162,7 @@ def bookkeeping(rounds: int) -> list[Row]:
     return [row(name, "us", pairs, "OrderedDict, no parents", "<= 0.5 us")]
 
 
-def _chain() -> list[Block]:
+def chain_of_blocks() -> list[Block]:
     blocks: list[Block] = []
     for position in range(CHAIN):
         blocks.append(
@@ -304,15 +319,7 @@ def main() -> int:
         return elsewhere(options.folder)
     rounds = 3 if options.quick else options.rounds
     rows = [each for part in options.part or PARTS for each in PARTS[part](rounds)]
-    if options.json:
-        print(json.dumps([asdict(each) for each in rows], indent=2))
-        return 0
-    print(f"{'':46}{'ours':>9}{'floor':>10}{'ratio':>8}{'±':>6}  target")
-    for each in rows:
-        print(
-            f"{each.what:46}{each.ours:9.2f}{each.floor:10.2f}{each.ratio:8.2f}{each.spread:6.2f}"
-            f"  {each.target:10} {each.unit}; floor: {each.floor_is}"
-        )
+    show(rows, as_json=options.json)
     return 0
 
 

@@ -3,7 +3,8 @@
 Every round times each contender in turn: wall time for GB/s, and the CPU time of the thread, kernel
 included, for a second ratio that other load on the machine disturbs less. The plain file is written by
 ``write`` and read by ``pread`` of the same sizes, without checksum, index or bound; both contenders hand
-bytes to the page cache and fsync once at the end of each round's writing. "borrowed" is a verified read
+bytes to the page cache and fsync once at the end of each round's writing; "together" puts as many records
+a call as take 2 MiB, as a store of blocks and the queue before a tier do. "borrowed" is a verified read
 for whoever decodes at once, "owned" one whose bytes are copied for the caller. Answers are compared
 before they are timed.
 """
@@ -28,6 +29,7 @@ from blatam_kv.tiers import DiskTier, Tier, WriteBehind
 
 SIZES = {"256 KiB": 256 << 10, "1 MiB": 1 << 20, "2 MiB": 2 << 20}
 TARGET = 0.7
+TOGETHER_BYTES = 2 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,9 @@ def compare(name: str, size: int, folder: Path, total: int, rounds: int) -> list
     """Write and read ``total`` bytes in records of ``size``, plainly and through the tier."""
     payloads = [os.urandom(size) for _ in range(8)]
     numbers = range(total // size)
+    several = TOGETHER_BYTES // size
     writes: list[tuple[Time, Time]] = []
+    together: list[tuple[Time, Time]] = []
     owned: list[tuple[Time, Time]] = []
     borrowed: list[tuple[Time, Time]] = []
     for at in range(rounds):
@@ -70,10 +74,19 @@ def compare(name: str, size: int, folder: Path, total: int, rounds: int) -> list
         plain = os.open(path / "plain", os.O_RDWR | os.O_CREAT)
         tier = DiskTier(path / "tier", disk_bytes=4 * total + (1 << 30))
 
-        def write_plain(fd: int = plain) -> None:
+        def write_plain(name: str = "plain", path: Path = path) -> None:
+            fd = os.open(path / name, os.O_WRONLY | os.O_CREAT)
             for number in numbers:
                 os.write(fd, payloads[number % 8])
             os.fdatasync(fd)
+            os.close(fd)
+
+        def write_together(path: Path = path) -> None:
+            with DiskTier(path / "together", disk_bytes=4 * total + (1 << 30)) as tier:
+                for first in range(0, len(numbers), several):
+                    some = numbers[first : first + several]
+                    tier.put_many([Record(key_of(n), Kind.BLOCK, payloads[n % 8]) for n in some])
+                tier.sync()
 
         def write_tier(tier: DiskTier = tier) -> None:
             for number in numbers:
@@ -103,6 +116,8 @@ def compare(name: str, size: int, folder: Path, total: int, rounds: int) -> list
             return timed(ours), floor
 
         writes.append(pair(write_plain, write_tier))
+        if several > 1:
+            together.append(pair(partial(write_plain, "other"), write_together))
         for number in numbers:
             record = tier.get_many([key_of(number)])[0]
             if record is None or record.payload != payloads[number % 8]:
@@ -119,9 +134,11 @@ def compare(name: str, size: int, folder: Path, total: int, rounds: int) -> list
         summary(f"{what} {name}", pairs, done)
         for what, pairs in (
             ("write", writes),
+            ("write together", together),
             ("borrowed read", borrowed),
             ("owned read", owned),
         )
+        if pairs
     ]
 
 

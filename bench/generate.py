@@ -1,8 +1,8 @@
 """Time to the first token with a cached prefix, and a decode step beside transformers' own caches.
 
-A Llama of 125 million weights by chance (float32) and the embedded model read a prompt of 2,048 tokens and a question: all of it, from blocks in memory, and from blocks on
-disk in a process that has just started (the store is opened within the time). Then a step of
-decoding after 2,048 tokens with each cache, whole and the cache's part alone. One thread; contenders
+A Llama of 125 million weights by chance (float32) and the embedded model read a prompt of 2,048 tokens and a question: all of it, from blocks in memory, and from
+blocks on disk in a process that has just started (the store is opened within the time). Then a step of
+decoding after 2,048 tokens, or --tokens, with each cache, whole and the cache's part alone. One thread; contenders
 take turns in every round; ratios are of CPU time, which other load on the machine disturbs less, and
 wall time stands beside. Answers are compared before they are timed.
 
@@ -244,20 +244,20 @@ def embedded(rounds: int, folder: Path) -> list[Result]:
 # ---- a step of decoding -------------------------------------------------------------------------
 
 
-def filled(cache: Any, config: Any) -> Any:
-    """A cache of 2,048 tokens that nobody has said."""
+def filled(cache: Any, config: Any, tokens: int) -> Any:
+    """A cache of so many tokens that nobody has said."""
     chance = torch.Generator().manual_seed(SEED)
-    shape = (1, config.num_key_value_heads, PREFIX, config.head_dim)
+    shape = (1, config.num_key_value_heads, tokens, config.head_dim)
     for layer in range(config.num_hidden_layers):
         keys, values = (torch.randn(shape, generator=chance) for _ in range(2))
         cache.update(keys, values, layer)
     return cache
 
 
-def caches(config: Any) -> dict[str, Any]:
+def caches(config: Any, tokens: int) -> dict[str, Any]:
     from transformers import DynamicCache, QuantizedCache, StaticCache
 
-    room = PREFIX + 64
+    room = tokens + 64
     made: dict[str, Callable[[], Any]] = {
         "KVCache": lambda: KVCache(config),
         "StaticCache": lambda: StaticCache(config=config, max_cache_len=room),
@@ -270,17 +270,17 @@ def caches(config: Any) -> dict[str, Any]:
     found = {}
     for name, make in made.items():
         try:
-            found[name] = filled(make(), config)
+            found[name] = filled(make(), config, tokens)
         except ImportError as error:
             print(f"without {name}: {error}", file=sys.stderr)
     return found
 
 
-def decoding(model: Any, rounds: int) -> list[Result]:
+def decoding(model: Any, rounds: int, tokens: int) -> list[Result]:
     config = model.config
     token = torch.full((1, 1), 7)
     x = torch.ones((1, config.num_key_value_heads, 1, config.head_dim))
-    contenders = caches(config)
+    contenders = caches(config, tokens)
 
     def step(cache: Any) -> None:
         model(token, cache=cache, use_cache=True)
@@ -327,6 +327,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", choices=("memory", "disk", "mini", "decode"), action="append")
+    parser.add_argument("--tokens", type=int, default=PREFIX, help="that a cache holds: decode")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help="where to write; default: a temporary folder")
@@ -347,7 +348,7 @@ def main() -> None:
             "memory": lambda: [from_memory(model, options.rounds)],
             "disk": lambda: [from_disk(model, options.rounds, Path(name))],
             "mini": lambda: embedded(options.rounds, Path(name)),
-            "decode": lambda: decoding(model, options.rounds),
+            "decode": lambda: decoding(model, options.rounds, options.tokens),
         }
         for table in wanted:
             rows = tables[table]()

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tier_fakes import FastFiles
 
 from blatam_kv import KVLayout, KVStore, TierUnavailable
-from blatam_kv.blocks.residents import Block, block_weight
+from blatam_kv.blocks.block import Block, block_weight
 from blatam_kv.errors import Unavailable
 from blatam_kv.record import Record
 from blatam_kv.tiers import DiskTier
@@ -75,19 +75,23 @@ def check(store: KVStore) -> None:
     assert stats.blocks == len(blocks)
     assert stats.bytes == sum(block.weight for block in blocks.values()) <= stats.capacity_bytes
     parents = {block.parent for block in blocks.values() if block.position}
-    assert store._levels.residents.stats().held == len(
-        parents | store._levels.residents._pins.keys()
-    )
+    residents = store._levels.residents
+    assert residents.stats().held == len(parents | residents._pins.keys() | residents._held.keys())
 
 
-def disk(path: Path, **options: Any) -> DiskTier:
+def disk(path: Path, kind: type[DiskTier] = DiskTier, **options: Any) -> DiskTier:
     """A folder without waiting for the disk, with many segments."""
     defaults: dict[str, Any] = {
         "disk_bytes": 2 << 20,
         "segment_bytes": 8 << 10,
         "files": FastFiles(),
     }
-    return DiskTier(path, **defaults | options)
+    return kind(path, **defaults | options)
+
+
+def image_of(segment: bytes | bytearray) -> int:
+    """Where the record begins in which a store says what its memory knew; the last of a segment."""
+    return segment.rindex(b"image\0") - 40
 
 
 class BrokenTier:

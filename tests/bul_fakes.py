@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -88,9 +89,14 @@ class Faulty:
         return not self.broken
 
     def __getattr__(self, name: str) -> Any:  # Any: whatever the archive has by that name
-        method = getattr(self.archive, name)
+        found = getattr(self.archive, name)
+        return self.watched(found, name) if callable(found) else _Part(self, found)
+
+    def watched(self, method: Any, name: str) -> Any:
         if name == "close":
             return method
+        if not callable(method) and name != "well":
+            return _Part(self, method)
 
         def call(*arguments: Any, **options: Any) -> Any:
             self.calls.append(name)
@@ -101,11 +107,34 @@ class Faulty:
         return call
 
 
+class _Part:
+    """What else is kept in the database, failing with it."""
+
+    def __init__(self, faulty: Faulty, part: Any) -> None:
+        self._faulty, self._part = faulty, part
+
+    def __getattr__(self, name: str) -> Any:
+        return self._faulty.watched(getattr(self._part, name), name)
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for what another thread does."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 @contextmanager
-def running(model: Scripted, *, archive: Any = None, **settings: Any) -> Iterator[Service]:
-    """A service with this model and these settings, closed at the end. It retries nothing."""
-    options = {"retry_attempts": 0} | settings
-    service = Service(model, replace(Settings(), **options), version=VERSION, archive=archive)
+def running(
+    model: Scripted, *, archive: Any = None, redis: Any = None, **settings: Any
+) -> Iterator[Service]:
+    """A service with this model and these settings, closed at the end. It retries nothing, and keeps
+    answers in memory unless the settings name a folder of the test's own."""
+    options = {"retry_attempts": 0, "cache_persistence": "data_dir" in settings} | settings
+    service = Service(
+        model, replace(Settings(), **options), version=VERSION, redis=redis, archive=archive
+    )
     try:
         yield service
     finally:

@@ -11,7 +11,7 @@ from block_fakes import BrokenTier
 
 import blatam_kv as kv
 from blatam_kv import tensors
-from blatam_kv.blocks.residents import Block, block_weight
+from blatam_kv.blocks.block import Block, block_weight
 from blatam_kv.record import Record
 from blatam_kv.tiers import MemoryTier
 

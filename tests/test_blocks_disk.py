@@ -18,6 +18,7 @@ from block_fakes import (
     BrokenTier,
     check,
     disk,
+    image_of,
     load,
     prompt_of,
     resident,
@@ -36,11 +37,11 @@ def opened(path: Path, **options: Any) -> kv.KVStore:
     return kv.KVStore(LAYOUT, **defaults | options)
 
 
-def elsewhere(program: str, path: Path) -> subprocess.Popen[bytes]:
+def elsewhere(program: str, path: Path, **options: Any) -> subprocess.Popen[bytes]:
     """Run a program in another process, with a store of that folder as ``store``."""
     start = (
         "import sys; from block_fakes import *; import blatam_kv as kv\n"
-        f"store = kv.KVStore(LAYOUT, capacity_bytes='1MiB', path={str(path)!r})\n"
+        f"store = kv.KVStore(LAYOUT, capacity_bytes='1MiB', path={str(path)!r}, **{options!r})\n"
     )
     return subprocess.Popen(
         [sys.executable, "-c", start + program],
@@ -65,9 +66,16 @@ def test_another_process_finds_what_was_saved(tmp_path: Path, write: Any) -> Non
         assert store.stats().tokens_from_memory == len(PROMPTS[1])
 
 
-def test_a_killed_writer_blocks_nobody_and_loses_nothing_it_saved(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "then"), [({"queue_bytes": 0}, ""), ({"durable": True}, ""), ({}, "store.flush();")]
+)
+def test_a_killed_writer_blocks_nobody_and_loses_nothing_it_has_written(
+    tmp_path: Path, options: dict[str, Any], then: str
+) -> None:
     process = elsewhere(
-        f"save(store, {PROMPTS[0]!r}); print('saved', flush=True); sys.stdin.read()", tmp_path
+        f"save(store, {PROMPTS[0]!r}); {then} print('saved', flush=True); sys.stdin.read()",
+        tmp_path,
+        **options,
     )
     with process:
         assert process.stdout is not None
@@ -94,7 +102,7 @@ def test_a_store_that_cannot_be_opened_changes_nothing(tmp_path: Path) -> None:
 def test_a_reader_sees_what_the_writer_saves_and_leaves_the_folder_alone(tmp_path: Path) -> None:
     now = 0.0
     with (
-        opened(tmp_path, model="m") as writer,
+        opened(tmp_path, model="m", queue_bytes=0) as writer,
         opened(tmp_path, model="m", read_only=True, clock=lambda: now) as reader,
     ):
         save(writer, PROMPTS[0])
@@ -112,9 +120,9 @@ def test_a_reader_sees_what_the_writer_saves_and_leaves_the_folder_alone(tmp_pat
         with pytest.raises(TierUnavailable, match="read-only"):
             reader.clear()
         assert writer.match_prefix(PROMPTS[1]) == 2 * SIZE
-    for file, content in before.items():
-        if file.name != "lock":
-            assert file.read_bytes() == content
+        for file, content in before.items():
+            if file.name != "lock":
+                assert file.read_bytes() == content
 
 
 def test_cleared_blocks_do_not_come_back(tmp_path: Path) -> None:
@@ -145,7 +153,8 @@ def test_what_memory_cannot_hold_is_read_from_disk(tmp_path: Path) -> None:
 
 def test_blocks_spill_once_and_ends_before_beginnings(tmp_path: Path) -> None:
     tier = disk(tmp_path)
-    with kv.KVStore(LAYOUT, capacity_bytes=4 * WEIGHT, tier=tier, write="evict") as store:
+    options: dict[str, Any] = {"write": "evict", "queue_bytes": 0}
+    with kv.KVStore(LAYOUT, capacity_bytes=4 * WEIGHT, tier=tier, **options) as store:
         save(store, prompt_of([1, 2, 3]))
         assert len(tier) == 0
         save(store, prompt_of([4, 5, 6]))
@@ -203,7 +212,7 @@ def test_no_flipped_bit_on_disk_is_ever_served(tmp_path: Path) -> None:
             save(store, prompt)
     (segment,) = (tmp_path / "entries").iterdir()
     good = segment.read_bytes()
-    bits = np.random.default_rng(5).choice(8 * len(good), 300, replace=False)
+    bits = np.random.default_rng(5).choice(8 * image_of(good), 300, replace=False)
     lost = 0
     for bit in map(int, bits):
         flipped = bytearray(good)
@@ -222,7 +231,8 @@ def test_a_damaged_block_is_thrown_away_and_saved_again(tmp_path: Path) -> None:
         save(store, PROMPTS[1])
     (segment,) = (tmp_path / "entries").iterdir()
     good = bytearray(segment.read_bytes())
-    good[-700] ^= 4  # in the body of the last record, the first block of the prompt
+    # In the body of the last block's record, the first of the prompt.
+    good[image_of(good) - 700] ^= 4
     segment.write_bytes(good)
     with opened(tmp_path) as store:
         assert store.match_prefix(PROMPTS[1]) == len(PROMPTS[1])  # not read yet
@@ -268,7 +278,7 @@ def test_damage_in_memory_is_mended_from_below(tmp_path: Path) -> None:
 
 def test_a_broken_tier_is_a_miss_and_a_counter() -> None:
     tier = BrokenTier()
-    with kv.KVStore(LAYOUT, capacity_bytes=3 * WEIGHT, tier=tier) as store:
+    with kv.KVStore(LAYOUT, capacity_bytes=3 * WEIGHT, tier=tier, queue_bytes=0) as store:
         assert save(store, PROMPTS[0]) == 3 * SIZE
         assert load(store, PROMPTS[0]) == 3 * SIZE
         assert save(store, PROMPTS[1]) == 3 * SIZE

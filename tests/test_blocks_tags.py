@@ -202,7 +202,10 @@ def test_a_model_is_a_fingerprint(model: Any) -> None:
 def test_tenants_of_one_folder_never_meet(tmp_path: Path) -> None:
     tier = disk(tmp_path)
     salts = [b"", b"a", b"b", bytes(64)]
-    stores = [kv.KVStore(LAYOUT, capacity_bytes="1MiB", tier=tier, salt=salt) for salt in salts]
+    stores = [
+        kv.KVStore(LAYOUT, capacity_bytes="1MiB", tier=tier, salt=salt, queue_bytes=0)
+        for salt in salts
+    ]
     for count, store in enumerate(stores):
         assert store.match_prefix(PROMPT) == 0
         assert store.save_prefix(PROMPT, *tensors_of(PROMPT)) == len(PROMPT)

@@ -145,7 +145,7 @@ def test_what_a_tenant_asks_costs_the_same_whatever_others_have(
 
     def work(others_have_it: bool) -> Counter[str]:
         tier = Watched()
-        store = opened(tier=tier, capacity_bytes=20 * WEIGHT)
+        store = opened(tier=tier, capacity_bytes=20 * WEIGHT, queue_bytes=0)
         if others_have_it:
             save(store, PROMPT)
             save(store.tenant(b"ben"), PROMPT)
@@ -213,7 +213,7 @@ def test_tenants_that_nobody_holds_are_forgotten_but_not_their_blocks_or_quotas(
     save(store.tenant(b"ben", quota_bytes=4 * WEIGHT), PROMPT)
     for number in range(100):
         store.tenant(bytes([number, 1])).match_prefix(PROMPT)
-    assert len(store._tenants) == 1
+    assert len(store._tenants._known) == 1
     assert load(store.tenant(b"ana"), PROMPT) == load(store.tenant(b"ben"), PROMPT) == len(PROMPT)
     assert store.tenant(b"ben").stats().capacity_bytes == 4 * WEIGHT
 

@@ -12,6 +12,7 @@ from test_bul_service import finished, submit
 
 from blatam_kv.bul.answers import decode, encode
 from blatam_kv.bul.service import Service
+from blatam_kv.config import Settings
 from blatam_kv.tiers.files import SystemFiles
 
 
@@ -23,7 +24,7 @@ def health(service: Service) -> str:
 
 def test_an_answer_is_a_hit_after_a_restart(tmp_path: Path) -> None:
     model = Scripted()
-    options = {"cache_persistence": True, "data_dir": tmp_path}
+    options = {"data_dir": tmp_path}
     with running(model, **options) as service:
         first = finished(service, submit(service, "bread"))
         assert health(service) == "answers are kept on disk"
@@ -39,8 +40,9 @@ def test_an_answer_is_a_hit_after_a_restart(tmp_path: Path) -> None:
     assert (tmp_path / "answers" / "metadata.json").exists()
 
 
-def test_without_persistence_nothing_is_written(tmp_path: Path) -> None:
-    with running(Scripted(), data_dir=tmp_path) as service:
+def test_answers_are_kept_unless_told_otherwise(tmp_path: Path) -> None:
+    assert Settings().cache_persistence
+    with running(Scripted(), data_dir=tmp_path, cache_persistence=False) as service:
         finished(service, submit(service, "bread"))
         assert health(service) == "answers are kept in memory"
     assert list(tmp_path.iterdir()) == []

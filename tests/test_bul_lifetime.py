@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bul_fakes import Faulty, Scripted, running
+from bul_fakes import Faulty, Scripted, running, until
 from test_bul_service import asked, finished, submit
 
 from blatam_kv.bul import recorder, tasks, writers
@@ -42,12 +41,9 @@ def service(model: Scripted) -> Iterator[Service]:
         yield service
 
 
-def until(condition: Callable[[], object]) -> None:
-    """Wait for what another thread does."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+def _stopped(service: Service) -> bool:
+    busy = service.writers._being_written()
+    return any(isinstance(job, writers.Writing) and job.stop.is_set() for job in busy)
 
 
 def counted(service: Service, name: str) -> float:
@@ -98,7 +94,7 @@ def test_a_pause_before_a_retry_holds_up_nobody_else(model: Scripted) -> None:
 def test_an_answer_that_takes_too_long_is_ended(gated: Scripted) -> None:
     with running(gated, task_timeout=0.01, retry_attempts=3) as service:
         task = submit(service, "bread")
-        until(lambda: [w for w in service.writers._being_written() if w.stop.is_set()])
+        until(lambda: _stopped(service))
         assert gated.gate is not None
         gated.gate.set()
         failed = finished(service, task)
@@ -328,7 +324,7 @@ def test_what_was_unfinished_goes_on_after_a_restart(gated: Scripted, tmp_path: 
         assert gated.writing.wait(30)
         closer = threading.Thread(target=service.close, kwargs={"seconds": 0.0})
         closer.start()
-        until(lambda: [w for w in service.writers._being_written() if w.stop.is_set()])
+        until(lambda: _stopped(service))
         with pytest.raises(Overloaded, match="stopping"):
             submit(service, "late")
         assert gated.gate is not None
@@ -380,7 +376,7 @@ def test_each_tenant_resumes_under_its_own_salt(gated: Scripted, tmp_path: Path)
     salts = {caller.tenant: caller.salt for caller in callers}
     service = Service(
         Scripted(),
-        Settings(),
+        Settings(cache_persistence=False),
         version="9",
         archive=open_storage(url),
         salt_of=salts.__getitem__,
@@ -420,7 +416,8 @@ def test_a_miss_has_its_row_before_it_is_answered(service: Service, gated: Scrip
 def test_a_hit_touches_no_database_and_has_its_row_a_little_later(model: Scripted) -> None:
     archive = Faulty()
     with running(model, archive=archive) as service:
-        finished(service, submit(service, "bread"))
+        written = finished(service, submit(service, "bread"))
+        service.document(written, "html")  # its tenant's letterhead is known from now on
         archive.calls.clear()
         archive.broken = True
         hits = [submit(service, "bread", format="html") for _ in range(50)]

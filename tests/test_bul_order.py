@@ -12,8 +12,9 @@ from bul_fakes import Scripted
 
 from blatam_kv._core import framed_digest
 from blatam_kv.bul.caller import ITSELF
-from blatam_kv.bul.order import Order, Wanted, answer_digest, place
+from blatam_kv.bul.order import Order, answer_digest, place
 from blatam_kv.bul.request import parse_request
+from blatam_kv.bul.wanted import Wanted
 from blatam_kv.truthgpt.brief import Brief
 from blatam_kv.truthgpt.protocol import Message, Sampling
 
@@ -164,7 +165,7 @@ def test_an_area_alone_decides_the_type_when_the_query_does_not() -> None:
 
 def test_what_is_wanted_is_worked_out_once_for_each_caller_and_model() -> None:
     model, other = Scripted(), replace(ITSELF, tenant="other", salt=SALT)
-    wanted = Wanted(parse_request(BASE))
+    wanted = Wanted(parse_request(BASE), place)
     first = wanted.order(model, ITSELF)
     assert first == place(wanted.request, model, ITSELF)
     assert wanted.order(model, ITSELF) is first

@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from bul_fakes import Scripted
 
+from blatam_kv.bul.drafts import Stopped
 from blatam_kv.bul.order import Order, place
-from blatam_kv.bul.pipeline import Pipeline, Stopped
+from blatam_kv.bul.pipeline import Pipeline
 from blatam_kv.bul.request import parse_request
 from blatam_kv.cache import Cache
 from blatam_kv.errors import InvalidRequest, ModelError

@@ -28,6 +28,10 @@ def test_every_field_is_taken() -> None:
     fields: dict[str, Any] = {
         "query": "q",
         "format": "html",
+        "style": "modern",
+        "table_of_contents": False,
+        "letterhead": False,
+        "outline": ["Aims", "Means"],
         "business_area": "legal",
         "document_type": "legal_contract",
         "language": "en",
@@ -40,8 +44,16 @@ def test_every_field_is_taken() -> None:
         "max_length": 10_000,
         "temperature": 2,
         "seed": 2**64 - 1,
+        "cache": {
+            "no-cache": True,
+            "no-store": True,
+            "ttl": 5,
+            "s-maxage": 0,
+            "namespace": "a.b:c-d_e",
+        },
+        "callback_url": "https://example.org/done?x=1",
     }
-    assert parse_request(fields).model_dump() == fields
+    assert parse_request(fields).model_dump(by_alias=True) == fields
     assert set(fields) == set(QueryRequest.model_fields)
 
 
@@ -83,6 +95,7 @@ def test_honest_text_stays_as_it_is(honest: str) -> None:
         ({"query": None}, "query", "valid string"),
         ({"query": ["a"]}, "query", "not a list"),
         ({"query": "q", "format": "odt"}, "format", "'odt' is not one of markdown, html"),
+        ({"query": "q", "style": "modem"}, "style", "did you mean modern"),
         ({"query": "q", "format": "htlm"}, "format", "did you mean html?"),
         ({"query": "q", "format": None}, "format", "is not one of"),
         ({"query": "q", "language": "fr"}, "language", "is not one of es, en"),

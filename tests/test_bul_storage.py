@@ -241,7 +241,7 @@ def in_pages(listing: Callable[..., Any], limit: int) -> list[Any]:
 def test_listings_and_search_are_those_of_a_plain_list(
     archive: Archive, made: list[Task], limit: int, wanted: str
 ) -> None:
-    with archive._transaction() as connection:
+    with archive._database.transaction() as connection:
         connection.execute(tasks.delete())
         connection.execute(documents.delete())
     if made:
@@ -273,7 +273,7 @@ def test_listings_and_search_are_those_of_a_plain_list(
 def test_only_the_newest_of_each_tenant_and_the_young_are_kept(
     archive: Archive, made: list[Task], newest: int, age: int
 ) -> None:
-    with archive._transaction() as connection:
+    with archive._database.transaction() as connection:
         connection.execute(tasks.delete())
         connection.execute(documents.delete())
     waiting = asked_task("never deleted", tenant="a", created=-1e6)
@@ -465,7 +465,7 @@ def test_a_database_that_fails_slowly_is_left_alone_for_a_moment(tmp_path: Path)
         raise OperationalError("statement", {}, Exception("no answer"))
 
     archive = Archive(connect(f"sqlite:///{tmp_path / 'bul.db'}"), node="n", clock=lambda: now)
-    event.listen(archive._engine, "begin", fail)
+    event.listen(archive._database.engine, "begin", fail)
     for waits in (0.0, 3.0):  # noqa: B007  # fail reads it
         with pytest.raises(StorageUnavailable, match="no answer"):
             archive.tasks(tenant="local")
@@ -474,7 +474,7 @@ def test_a_database_that_fails_slowly_is_left_alone_for_a_moment(tmp_path: Path)
     with pytest.raises(StorageUnavailable, match="no answer"):
         archive.tasks(tenant="local")
     assert now == before  # it was not even asked
-    event.remove(archive._engine, "begin", fail)
+    event.remove(archive._database.engine, "begin", fail)
     now += 1.0
     assert archive.tasks(tenant="local").total == 0
     assert archive.well

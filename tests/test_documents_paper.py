@@ -16,9 +16,10 @@ import pypdf
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pictures import png
 
 from blatam_kv.documents.document import Document, title_of
-from blatam_kv.documents.letterhead import Letterhead
+from blatam_kv.documents.letterhead import Letterhead, read_logo
 from blatam_kv.documents.rendering import render
 from blatam_kv.documents.styles import STYLES
 
@@ -155,6 +156,16 @@ def test_a_pdf_says_what_it_is_and_in_which_language() -> None:
     metadata = root["/Metadata"].get_object().get_data()
     assert b"<pdfuaid:part>1</pdfuaid:part>" in metadata
     assert b"2026-03-07" in metadata
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_every_style_is_pdf_ua_with_all_that_a_document_may_hold(style: str) -> None:
+    head = Letterhead("Espiga", ("Calle Mayor 1",), read_logo(png()))
+    markdown = REPORT + "\n\n---\n\n![x](y)\n\n- [a](https://x.es)\n\n" + "###### Deep\n\nx\n\n" * 3
+    document = report(markdown, style=style, contents=True, letterhead=head)
+    metadata = pdf_root(document)["/Metadata"].get_object().get_data()
+    assert b"<pdfuaid:part>1</pdfuaid:part>" in metadata
+    assert {"/TOC", "/TOCI", "/Figure"} <= set(_tags(pdf_root(document)))
 
 
 def test_a_pdf_has_its_headings_as_bookmarks() -> None:

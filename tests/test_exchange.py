@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +126,31 @@ def test_wrong_arguments_are_named(store: Path, tmp_path: Path) -> None:
         export_store(store, store)
     with pytest.raises(InvalidRequest, match="no export"):
         import_store(store, tmp_path / "back", disk_bytes=DISK_BYTES)
+
+
+def test_what_is_no_cache_is_said_before_anything_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert cli.main(["export", str(tmp_path / "nowhere"), str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "nowhere is not a cache" in said
+    assert "torch" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_fails_leaves_nothing_and_can_be_repeated(
+    store: Path, tmp_path: Path
+) -> None:
+    def breaks(records: Iterable[Any], total: int) -> Iterator[Any]:
+        yield next(iter(records))
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        export_store(store, tmp_path / "out", progress=breaks)
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+    (tmp_path / "out.partial" / "entries").mkdir(parents=True)  # what a killed one leaves
+    assert export_store(store, tmp_path / "out") == 3
 
 
 def test_the_commands_say_what_they_did(

@@ -25,8 +25,8 @@ INSTALLED_AS = {
     "pynvml": "nvidia-ml-py",
     "yaml": "pyyaml",
 }
-# Libraries that another one's extra brings: uvicorn[standard].
-BROUGHT_BY = {"httptools": "uvicorn", "uvloop": "uvicorn"}
+# Libraries that another one brings, or its extra: uvicorn[standard].
+BROUGHT_BY = {"anyio": "starlette", "httptools": "uvicorn", "uvloop": "uvicorn"}
 
 
 def distributions(requirements: list[str]) -> set[str]:

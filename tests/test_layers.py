@@ -38,6 +38,7 @@ FLOORS: tuple[frozenset[str], ...] = (
                 "curves",
                 "devices",
                 "flights",
+                "histograms",
                 "metrics",
                 "pages",
                 "parameters",
@@ -52,6 +53,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"truthgpt", "backup", "documents", "exchange", "migrate"}),
     frozenset({"bul"}),
     frozenset({"server"}),
+    frozenset({"gateway"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
@@ -63,7 +65,7 @@ ADAPTERS, ADAPTERS_USER = "integrations", "truthgpt.local"
 # Never at module level, whoever imports them: they cost seconds or may be missing.
 HEAVY = frozenset({
     "torch", "transformers", "tokenizers", "redis", "sqlalchemy", "alembic", "psycopg", "pynvml",
-    "typst", "docx", "zstandard", "cryptography", "opentelemetry", "matplotlib", "pandas", "scipy",
+    "typst", "docx", "openpyxl", "zstandard", "cryptography", "opentelemetry", "matplotlib", "pandas", "scipy",
     "triton", "vllm", "sglang", "lmcache",
 })  # fmt: skip
 
@@ -78,12 +80,14 @@ BEHIND_DOORS: Mapping[str, frozenset[str]] = {
 ADAPTED: Mapping[str, frozenset[str]] = {"integrations": frozenset({"torch", "transformers"})}
 
 # The libraries of the service, and the rooms that may name them.
-SERVICE = frozenset({"bul", "server", "cli"})
+SERVICE = frozenset({"bul", "server", "gateway", "cli"})
 HOUSED: Mapping[str, frozenset[str]] = {
     "starlette": SERVICE,
     "fastapi": SERVICE,
     "uvicorn": SERVICE,
     "uvloop": SERVICE,
+    "httptools": frozenset({"server", "gateway"}),
+    "websockets": frozenset({"gateway"}),
     "pydantic": SERVICE,
     "orjson": SERVICE | {"truthgpt"},
     "httpx": SERVICE | {"truthgpt"},

@@ -82,6 +82,22 @@ def test_it_says_greedily_what_transformers_says(folder: Path, model: Local) -> 
     assert answer.usage.cached_tokens == 0
 
 
+def test_an_answer_that_was_begun_is_gone_on_with(
+    folder: Path, model: Local, wording: Wording
+) -> None:
+    begun = "# Plan\n\n## Resumen\n\n"
+    tokens = wording.encode(MESSAGES, begun=begun)
+    assert tokens[: len(model.encode(MESSAGES))].tolist() == model.encode(MESSAGES).tolist()
+    pieces = list(model.resume(MESSAGES, begun, sampling=GREEDY))
+    theirs = build_again(folder)
+    ids = torch.tensor([tokens.tolist()])
+    answer = theirs.generate(ids, max_new_tokens=GREEDY.max_tokens, do_sample=False)
+    expected = wording.text(answer[0, ids.shape[1] :].tolist())
+    assert "".join(piece.text for piece in pieces) == expected
+    assert pieces[-1].usage is not None
+    assert pieces[-1].usage.prompt_tokens == len(tokens)
+
+
 def test_a_seed_decides_all_chance_and_pieces_make_the_whole(model: Local) -> None:
     warm = Sampling(max_tokens=25, temperature=1.5, top_p=0.95, seed=4)
     state = torch.get_rng_state()

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_server import promtool
 
-from blatam_kv.bul.request import FORMATS
 from blatam_kv.bul.security.guard import Cause
 from blatam_kv.cache import Cache
 from blatam_kv.devices import DeviceSnapshot
+from blatam_kv.documents.rendering import FORMATS
 from blatam_kv.errors import Unavailable
 from blatam_kv.metrics import (
     BlocksSnapshot,

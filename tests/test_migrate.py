@@ -7,12 +7,15 @@ import json
 import pickle
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from postgres_server import Postgres, postgres
+from psycopg.types.json import Jsonb
 from test_backup import FaultyEverything
 from tier_fakes import FastFiles, open_tier, record_of
 
@@ -145,6 +148,163 @@ def test_a_dry_run_changes_nothing(folder: Callable[[str], Path]) -> None:
     migrated = tree(path.parent)
     down(path, dry_run=True, files=FastFiles())
     assert tree(path.parent) == migrated
+
+
+# ---- PostgreSQL ---------------------------------------------------------------------------------
+
+ROWS = [
+    ("q1", "a newer answer", "2026-01-02T10:00:00+00:00", None, None),  # the folder has one, too
+    ("pg1", '{"title": "Plan", "score": 0.1000000000000000055}', None, "s1", {"area": "legal"}),
+    ("pg2", "texto con ñ y \U0001f680", "2026-01-01T00:00:00+02:00", None, {"n": [1, None]}),
+]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with postgres() as server:
+        yield server
+
+
+def filled_database(server: Postgres, *, value: str = "TEXT", rows: int = 0) -> str:
+    """A database as the original's v2.0 left it, and its URL."""
+    url = server.database()
+    with psycopg.connect(url) as connection:
+        connection.execute(
+            f"CREATE TABLE cache_entries (key VARCHAR(255) PRIMARY KEY, value {value}, created_at "
+            "TIMESTAMPTZ, accessed_at TIMESTAMPTZ, session_id VARCHAR(255), metadata JSONB)"
+        )
+        insert = "INSERT INTO cache_entries VALUES (%s, %s, %s, NULL, %s, %s)"
+        for key, text, created, session, about in ROWS if value == "TEXT" else ROWS[1:2]:
+            connection.execute(insert, (key, text, created, session, Jsonb(about)))
+        connection.execute(
+            "INSERT INTO cache_entries (key, value) SELECT 'many' || n, to_json(n)::text::"
+            f"{value} FROM generate_series(1, {rows}) AS n"
+        )
+    return url
+
+
+def everything(url: str) -> list[Any]:
+    with psycopg.connect(url) as connection:
+        return connection.execute("SELECT *, xmin FROM cache_entries ORDER BY key").fetchall()
+
+
+def test_a_database_comes_along_and_stays_as_it_is(
+    folder: Callable[[str], Path], server: Postgres
+) -> None:
+    path, url = folder("v2"), filled_database(server, rows=1000)
+    rows = everything(url)
+    planned = up(path, database=url, dry_run=True, clock=lambda: NOW, files=FastFiles())
+    assert look(path).version is Version.V2
+    done = up(path, database=url, clock=lambda: NOW, files=FastFiles())
+    assert done == planned
+    assert (done.entries, done.replaced) == (1007, 1)  # q1 of the folder
+    store = path / "cache"
+    about, data = entry(store, "q1")
+    assert json.loads(data) == "a newer answer"
+    assert about["created_at"] == "2026-01-02T10:00:00+00:00"
+    about, data = entry(store, "pg1")
+    assert data == ROWS[1][1].encode()  # to the last digit
+    assert about["metadata"] == {"area": "legal"}
+    assert about["session_id"] == "s1"
+    assert json.loads(entry(store, "pg2")[1]) == ROWS[2][1]
+    assert json.loads(entry(store, "many1000")[1]) == 1000
+    with DiskTier(store, read_only=True) as tier:
+        record = tier.get_many([key_of("pg2")])[0]
+        assert record is not None
+        assert datetime.fromtimestamp(record.created_us / 1e6, UTC).hour == 22
+    migration = status(path)[1]
+    assert migration is not None
+    assert migration.database == done.database
+    down(path, files=FastFiles())
+    assert everything(url) == rows  # not a row was touched
+    for said in (done.database, (path.parent / "v2.undone" / "migration.json").read_text()):
+        assert "s3cret" not in said
+        assert "postgresql://postgres@" in said
+
+
+@pytest.mark.parametrize("kind", ["JSONB", "JSON", "BYTEA"])
+def test_every_type_of_value_comes_over(tmp_path: Path, server: Postgres, kind: str) -> None:
+    path = tmp_path / "empty"
+    path.mkdir()
+    url = filled_database(server, value="JSONB" if kind == "BYTEA" else kind)
+    with psycopg.connect(url) as connection:
+        if kind == "BYTEA":
+            connection.execute(
+                "ALTER TABLE cache_entries ALTER value TYPE BYTEA USING value::text::bytea"
+            )
+    assert up(path, database=url, files=FastFiles()).entries == 1
+    value = entry(path / "cache", "pg1")[1]
+    if kind == "BYTEA":
+        value = bytes.fromhex(json.loads(value)["bytes"])
+    assert b"0.1000000000000000055" in value
+    assert json.loads(value)["title"] == "Plan"
+
+
+def test_rows_that_come_meanwhile_stop_it(folder: Callable[[str], Path], server: Postgres) -> None:
+    path, url = folder("v2"), filled_database(server)
+    before = tree(path)
+
+    def meddling(items: Any, what: str) -> Any:
+        yield from items
+        if what == "verify":
+            with psycopg.connect(url) as connection:
+                connection.execute("INSERT INTO cache_entries (key, value) VALUES ('x', 'y')")
+
+    with pytest.raises(InvalidRequest, match="changed meanwhile"):
+        up(path, database=url, progress=meddling, files=FastFiles())
+    assert tree(path.parent) == {f"v2/{name}": data for name, data in before.items()}
+
+
+def test_the_progress_knows_how_many_rows_there_are(
+    folder: Callable[[str], Path], server: Postgres
+) -> None:
+    sizes = {}
+
+    def noted(items: Any, what: str) -> Any:
+        sizes[what] = len(items) if hasattr(items, "__len__") else None
+        return items
+
+    url = filled_database(server)
+    up(folder("v2"), database=url, dry_run=True, progress=noted, files=FastFiles())
+    assert [size for what, size in sizes.items() if what.startswith("postgresql")] == [3]
+
+
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        ("sqlite:///x.db", "must look like postgresql://"),
+        ("s3cret", "must look like postgresql://"),
+        ("postgresql://u:s3cret@/x?host=/nowhere", "cannot be read"),
+    ],
+)
+def test_a_database_that_cannot_be_had_is_said_without_its_password(
+    folder: Callable[[str], Path], url: str, hint: str, capsys: Captured
+) -> None:
+    path = folder("v2")
+    before = tree(path.parent)
+    assert cli.main(["migrate", "up", str(path), "--database", url, "--quiet"]) in (1, 2)
+    said = capsys.readouterr().err
+    assert hint in said
+    assert "s3cret" not in said
+    assert tree(path.parent) == before
+
+
+def test_a_database_without_the_table_is_refused(tmp_path: Path, server: Postgres) -> None:
+    with pytest.raises(Unsupported, match="has no table cache_entries"):
+        up(tmp_path, database=server.database(), files=FastFiles())
+
+
+def test_the_command_takes_a_database_along(
+    folder: Callable[[str], Path], server: Postgres, capsys: Captured
+) -> None:
+    path, url = folder("v2"), filled_database(server)
+    command = ["migrate", "up", str(path), "--database", url, "--quiet"]
+    assert cli.main([*command, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "was read and is as it was" in said
+    assert said.endswith("nothing was changed\n")
+    assert cli.main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["entries"] == 7
 
 
 # ---- failing calls ------------------------------------------------------------------------------

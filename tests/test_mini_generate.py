@@ -274,3 +274,34 @@ def test_blocks_that_go_away_meanwhile_are_computed(shipped: Mini, answer: Compl
     again = model.generate(MESSAGES, sampling=SHORT)
     assert again.text == answer.text
     assert again.usage.cached_tokens == store.loads[-1] < (shipped.count_tokens(MESSAGES) - 1)
+
+
+def test_an_answer_that_was_begun_is_gone_on_with_as_if_it_had_never_stopped(
+    shipped: Mini,
+) -> None:
+    greedy = Sampling(max_tokens=70, temperature=0.0)
+    whole = shipped.generate(MESSAGES, sampling=greedy).text
+    begun, _, rest = whole.partition("\n\n")
+    pieces = list(shipped.resume(MESSAGES, begun, sampling=greedy))
+    more = "".join(piece.text for piece in pieces)
+    assert more.startswith(f"\n\n{rest}")
+    assert pieces[-1].usage is not None
+    begun_tokens = len(shipped.weights.tokenizer.encode(begun))
+    assert pieces[-1].usage.prompt_tokens == shipped.count_tokens(MESSAGES) + begun_tokens
+
+
+def test_a_beginning_that_leaves_no_room_is_refused(tiny: Mini) -> None:
+    with pytest.raises(InvalidRequest, match="holds"):
+        tiny.resume(MESSAGES, "word " * 5000, sampling=SHORT)
+
+
+def test_a_document_by_sections_reads_each_beginning_once(shipped: Mini) -> None:
+    store = DictStore()
+    model = Mini(store)
+    begun = "# Propuesta comercial\n\n## Presentación\n\n" + "La propuesta es clara. " * 12
+    list(model.resume(MESSAGES, begun, sampling=SHORT))
+    again = list(model.resume(MESSAGES, f"{begun}\n\n## Solución\n\n", sampling=SHORT))[-1]
+    alone = list(shipped.resume(MESSAGES, f"{begun}\n\n## Solución\n\n", sampling=SHORT))[-1]
+    assert again.usage is not None
+    assert again.usage.cached_tokens >= shipped.count_tokens(MESSAGES) // 64 * 64 > 0
+    assert again.text == alone.text

@@ -49,7 +49,7 @@ from blatam_kv.truthgpt.endpoint import (
     Timeouts,
     UnknownModel,
 )
-from blatam_kv.truthgpt.openai import OpenAI
+from blatam_kv.truthgpt.openai import GO_ON, OpenAI
 from blatam_kv.truthgpt.protocol import Completion, Usage
 
 KEY = "sk-very-secret-4711"
@@ -773,8 +773,8 @@ def test_the_settings_choose_the_model(fake: Fake) -> None:
 # Documents through it.
 
 
-def finished(service: Service, query: str) -> Any:
-    request = parse_request({"query": query})
+def finished(service: Service, query: str, **fields: Any) -> Any:
+    request = parse_request({"query": query, "outline": [], **fields})
     order = service.place(request)
     task = service.answer_from_cache(order, request) or service.enqueue(order, request)
     while not service.task(task.id).is_finished:
@@ -785,7 +785,7 @@ def finished(service: Service, query: str) -> Any:
 def test_a_document_is_written_once_and_then_comes_from_the_cache(
     model: OpenAI, fake: Fake
 ) -> None:
-    service = Service(model, Settings(retry_attempts=0), version="9")
+    service = Service(model, Settings(retry_attempts=0, cache_persistence=False), version="9")
     try:
         first = finished(service, "Plan de negocio para una panadería")
         assert (first.status, first.cache, first.answer.text) == ("completed", "miss", TEXT.strip())
@@ -799,8 +799,26 @@ def test_a_document_is_written_once_and_then_comes_from_the_cache(
         service.close()
 
 
-def test_half_an_answer_is_never_cached(model: OpenAI, fake: Fake) -> None:
+def test_a_document_is_written_section_by_section(model: OpenAI, fake: Fake) -> None:
     service = Service(model, Settings(retry_attempts=0), version="9")
+    try:
+        for words in ("# Plan\n", "Uno.", "## B\n\nDos."):
+            fake.turns.append(answer(words))
+        done = finished(service, "Plan de negocio", outline=["A", "B"])
+    finally:
+        service.close()
+    assert done.answer.text == "# Plan\n\n## A\n\nUno.\n\n## B\n\nDos."
+    title, first, second = [chat["messages"] for chat in fake.chats]
+    assert first[: len(title)] == second[: len(title)] == title
+    assert first[len(title) :] == [
+        {"role": "assistant", "content": "# Plan\n\n## A\n\n"},
+        {"role": "user", "content": GO_ON},
+    ]
+    assert second[len(title)]["content"] == "# Plan\n\n## A\n\nUno.\n\n## B\n\n"
+
+
+def test_half_an_answer_is_never_cached(model: OpenAI, fake: Fake) -> None:
+    service = Service(model, Settings(retry_attempts=0, cache_persistence=False), version="9")
     try:
         fake.turns.append(sent(delta("# Half a plan"), cut=True))
         assert finished(service, "Plan de negocio").status == "failed"

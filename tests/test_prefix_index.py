@@ -24,14 +24,16 @@ def index() -> PrefixIndex:
 
 
 def test_slots_come_as_flat_numbers(index: PrefixIndex) -> None:
-    slots, evicted = index.add(LAST, ROOT, True, b"".join(NAMES[:3]), weights(1, 2, 3))
+    old, slots, evicted = index.add(LAST, ROOT, True, b"".join(NAMES[:3]), weights(1, 2, 3))
+    assert old == 0
     assert memoryview(slots).cast("I").tolist() == [0, 1, 2]
     assert evicted == b""
     assert index.find(memoryview(b"".join(NAMES))) == slots
     assert (index.entries, index.used_bytes, index.capacity_bytes, index.pinned) == (3, 6, 10, 2)
     assert index.memory_bytes > 0
-    assert index.add(LAST, NAMES[4], False, NAMES[3], weights(1)) == (b"", b"")
-    _, evicted = index.add(LAST, NAMES[0], False, NAMES[3], weights(5))
+    assert index.add(LAST, NAMES[4], False, NAMES[3], weights(1)) == (0, b"", b"")
+    assert index.add(LAST, ROOT, True, NAMES[0], weights(1)) == (1, slots[:4], b"")
+    _, _, evicted = index.add(LAST, NAMES[0], False, NAMES[3], weights(5))
     assert memoryview(evicted).cast("I").tolist() == [2]
     assert index.resize(3) != b""
     assert index.remove(NAMES[0]) == 0
@@ -41,7 +43,7 @@ def test_slots_come_as_flat_numbers(index: PrefixIndex) -> None:
 def test_nothing_asked_is_nothing_found(index: PrefixIndex) -> None:
     assert index.find(b"") == b""
     index.use(LAST, b"")
-    assert index.add(LAST, ROOT, True, b"", weights()) == (b"", b"")
+    assert index.add(LAST, ROOT, True, b"", weights()) == (0, b"", b"")
     assert index.followers(ROOT, True, 3) == index.followers(NAMES[0], False, 3) == b""
     assert not index.pin(NAMES[0])
     assert not index.unpin(NAMES[0])

@@ -14,15 +14,15 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from bul_fakes import Scripted
+from bul_fakes import Scripted, running
 from server_browser import Browser, browsing
 from starlette.requests import Request
 
 from blatam_kv.bul.caller import ITSELF
-from blatam_kv.bul.chat import ChatRequest, Wanted, parse
-from blatam_kv.bul.chats import Chats, Telling
-from blatam_kv.bul.pipeline import Pipeline
-from blatam_kv.cache import Cache
+from blatam_kv.bul.chat import Asked, ChatOrder, ChatRequest, orders, parse
+from blatam_kv.bul.chats import Telling
+from blatam_kv.bul.request import parse_request
+from blatam_kv.bul.wanted import Wanted
 from blatam_kv.errors import ModelError
 from blatam_kv.server.body import Recent
 
@@ -129,7 +129,7 @@ def test_the_openai_package_works_unchanged(browser: Browser, model: Scripted) -
 
 def test_a_miss_is_written_and_a_hit_is_the_same_answer(browser: Browser, model: Scripted) -> None:
     first, second = chat(browser), chat(browser)
-    assert first.headers["cache-status"] == "blatam-kv; fwd=miss"
+    assert first.headers["cache-status"].startswith('blatam-kv; fwd=miss; key="')
     assert second.headers["cache-status"].startswith("blatam-kv; hit; ttl=3")
     assert first.json()["choices"] == second.json()["choices"]
     assert first.json()["created"] == second.json()["created"]
@@ -338,7 +338,9 @@ def test_too_many_are_told_when_to_come_again(model: Scripted) -> None:
             threading.Thread(target=lambda seed=seed: answers.put(chat(browser, seed=seed)))
             for seed in range(3)
         ]
-        for thread in threads:
+        threads[0].start()
+        assert model.writing.wait(30)
+        for thread in threads[1:]:
             thread.start()
         response = answers.get(timeout=60)
         assert response.headers["retry-after"] == "1"
@@ -402,13 +404,13 @@ def test_an_answer_is_given_up_when_everybody_has_gone_and_not_before() -> None:
 def test_two_tenants_with_the_same_bytes_share_nothing() -> None:
     made: list[object] = []
 
-    def make(payload: object) -> Wanted:
+    def make(payload: object) -> Wanted[Asked, list[ChatOrder]]:
         made.append(payload)
-        return Wanted(parse(payload, ChatRequest))
+        return Wanted(parse(payload, ChatRequest), orders)
 
     read = Recent(make)
 
-    def asked(tenant: str) -> Wanted:
+    def asked(tenant: str) -> Wanted[Asked, list[ChatOrder]]:
         request = Request({"type": "http", "headers": [(b"content-type", b"application/json")]})
         request.state.body = json.dumps(ASK).encode()
         request.state.caller = replace(ITSELF, tenant=tenant, salt=tenant.encode() * 32)
@@ -421,29 +423,130 @@ def test_two_tenants_with_the_same_bytes_share_nothing() -> None:
 
 
 def test_orders_are_worked_out_anew_for_another_tenant_or_model(model: Scripted) -> None:
-    wanted = Wanted(parse(ASK, ChatRequest))
-    (first,) = wanted.orders(model, ITSELF)
-    (other,) = wanted.orders(model, replace(ITSELF, salt=bytes(range(32))))
+    wanted = Wanted(parse(ASK, ChatRequest), orders)
+    (first,) = wanted.order(model, ITSELF)
+    (other,) = wanted.order(model, replace(ITSELF, salt=bytes(range(32))))
     model.fingerprint = "f2"
-    (retrained,) = wanted.orders(model, ITSELF)
+    (retrained,) = wanted.order(model, ITSELF)
     assert len({first.digest, other.digest, retrained.digest}) == 3
+
+
+def order_of(model: Scripted, content: str, *, tenant: str = "local") -> ChatOrder:
+    asked = parse({"messages": [{"role": "user", "content": content}]}, ChatRequest)
+    caller = replace(ITSELF, tenant=tenant, salt=tenant.encode().ljust(32))
+    (order,) = orders(asked, model, caller)
+    return order
 
 
 def test_an_answer_that_nobody_hears_is_not_written_to_its_end(model: Scripted) -> None:
     model.gate = threading.Event()
-    pipeline = Pipeline(model, Cache(capacity=10))
-    chats = Chats(pipeline, writers=1, most_waiting=1)
-    (order,) = Wanted(parse(ASK, ChatRequest)).orders(model, ITSELF)
+    with running(model) as service:
+        order = order_of(model, "bread")
 
-    async def leave() -> None:
-        telling, _ = chats.ask(order)
-        listener = telling.listener()
-        assert await asyncio.to_thread(model.writing.wait, 30)
-        listener.close()
+        async def leave() -> None:
+            telling, _ = service.chats.ask(order)
+            listener = telling.listener()
+            assert await asyncio.to_thread(model.writing.wait, 30)
+            listener.close()
 
-    asyncio.run(leave())
-    model.gate.set()
-    while chats._under_way:  # closing would end it as well
-        time.sleep(0.001)
-    assert chats.lookup(order) is None
-    chats.close()
+        asyncio.run(leave())
+        model.gate.set()
+        while service.chats._under_way:  # closing would end it as well
+            time.sleep(0.001)
+        assert service.chats.lookup(order) is None
+
+
+def test_one_that_nobody_waits_for_any_more_never_reaches_the_model(model: Scripted) -> None:
+    model.gate = threading.Event()
+    with running(model, max_concurrent_tasks=1) as service:
+
+        async def leave() -> None:
+            first, _ = service.chats.ask(order_of(model, "first"))
+            heard = first.listener()
+            assert await asyncio.to_thread(model.writing.wait, 30)
+            second, _ = service.chats.ask(order_of(model, "second"))
+            second.listener().close()
+            assert model.gate is not None
+            model.gate.set()
+            await heard.wait()
+            with pytest.raises(ModelError, match="nobody listens"):
+                await second.listener().wait()
+
+        asyncio.run(leave())
+    assert model.calls == ["first"]
+
+
+# ---- one bound for chats and documents ----------------------------------------------------------
+
+
+def test_chats_and_documents_share_their_writers_tenants_take_turns_and_batches_wait(
+    model: Scripted,
+) -> None:
+    model.gate = threading.Event()
+    with running(model, max_concurrent_tasks=1) as service:
+        service.ask_all([parse_request({"query": "first", "priority": 1})])
+        assert model.writing.wait(30)
+        service.ask_all([parse_request({"query": f"batch {n}", "priority": 3}) for n in range(2)])
+
+        async def listen() -> None:
+            heard = []
+            for tenant, content in (("a", "a1"), ("a", "a2"), ("a", "a3"), ("b", "b1")):
+                telling, how = service.chats.ask(order_of(model, content, tenant=tenant))
+                assert how == "miss"
+                heard.append(telling.listener())
+            assert service.writers.busy == 1
+            assert service.queue.depths()[1] == 4
+            assert model.gate is not None
+            model.gate.set()
+            for each in heard:
+                await each.wait()
+
+        asyncio.run(listen())
+        while len(model.calls) < 7:
+            time.sleep(0.001)
+    # Each tenant's own in its order, b before a's second, batches last.
+    assert model.calls == ["first", "a1", "b1", "a2", "a3", "batch 0", "batch 1"]
+
+
+def test_a_chat_that_takes_too_long_is_ended(model: Scripted) -> None:
+    model.gate = threading.Event()
+    with browsing(model, task_timeout=0.01) as browser:
+        answers: queue.Queue[httpx.Response] = queue.Queue()
+        thread = threading.Thread(target=lambda: answers.put(chat(browser)))
+        thread.start()
+        assert model.writing.wait(30)
+        (saying,) = browser.service.chats._under_way
+        while saying.why is None:
+            time.sleep(0.001)
+        model.gate.set()
+        thread.join()
+        refused(answers.get(), 503, "BUL_TASK_TIMEOUT")
+        assert len(model.calls) == 1
+
+
+def test_while_writing_is_paused_hits_are_answered_and_others_told(
+    browser: Browser, model: Scripted
+) -> None:
+    chat(browser)
+    assert browser.post("/processor/stop").status_code == 200
+    assert "; hit" in chat(browser).headers["cache-status"]
+    refused(chat(browser, seed=1), 503, "writing is paused")
+    assert browser.post("/processor/start").status_code == 200
+    assert chat(browser, seed=1).status_code == 200
+
+
+def test_a_stop_tells_those_that_wait_at_once(model: Scripted) -> None:
+    model.gate = threading.Event()
+    with running(model, max_concurrent_tasks=1) as service:
+
+        async def wait() -> None:
+            first, _ = service.chats.ask(order_of(model, "first"))
+            first.listener()
+            assert await asyncio.to_thread(model.writing.wait, 30)
+            second, _ = service.chats.ask(order_of(model, "second"))
+            service.drain()
+            with pytest.raises(ModelError, match="is stopping"):
+                await second.listener().wait()
+
+        asyncio.run(wait())
+    assert model.calls == ["first"]

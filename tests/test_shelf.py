@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import random
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +29,7 @@ def shelf_at(path: Path, *, capacity: int = 4, policy: str = "lru", **options: A
     )
     disk = open_tier(
         path,
-        segment_bytes=16 << 10,
+        segment_bytes=64 << 10,  # what a policy learned takes 16 KiB
         files=options.pop("files", FastFiles()),
         clock=options.get("clock") or (lambda: 1000.0),
     )
@@ -141,6 +143,63 @@ def test_pins_outlive_a_restart(tmp_path: Path) -> None:
     shelf.close()
     shelf = shelf_at(tmp_path)
     assert shelf._cache.stats().pinned == 0
+    shelf.close()
+
+
+def test_a_pin_outlives_a_kill(tmp_path: Path) -> None:
+    """What is on disk at any moment after the pin has it; nothing is closed."""
+    shelf = shelf_at(tmp_path / "a")
+    shelf.put(key_of(1), "pinned")
+    shelf.pin(key_of(1))
+    shelf._tier.flush()
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    shelf.unpin(key_of(1))
+    shelf._tier.flush()
+    shutil.copytree(tmp_path / "a", tmp_path / "c")
+    shelf.close()
+    for name, pinned in (("b", 1), ("c", 0)):
+        later = shelf_at(tmp_path / name)
+        assert later._cache.stats().pinned == pinned
+        later.close()
+
+
+def scanned(shelf: Shelf[str], chance: random.Random) -> None:
+    """Some keys that are used again and again among many that are used once."""
+    for at in range(4000):
+        hot = chance.random() < 0.6
+        key = key_of(chance.randrange(20) if hot else 1000 + at)
+        if shelf._cache.get(key) is None:
+            shelf._cache.put(key, "x")
+            shelf._use(key)
+
+
+def test_what_the_policy_learned_outlives_a_restart(tmp_path: Path) -> None:
+    shelf = shelf_at(tmp_path, capacity=32, policy="adaptive")
+    empty = shelf._cache.save_policy()
+    scanned(shelf, random.Random(1))
+    for key in list(shelf._cache):
+        shelf.keep(key, "x")
+    learned = shelf._cache.save_policy()
+    report = shelf._cache.stats().learned
+    assert learned != empty
+    assert report is not None
+    shelf.close()
+    shelf = shelf_at(tmp_path, capacity=32, policy="adaptive")
+    assert shelf.warmed == 32
+    assert shelf._cache.save_policy() == learned
+    again = shelf._cache.stats().learned
+    assert again is not None
+    assert (again.leader, again.pattern) == (report.leader, report.pattern)
+    shelf.close()
+
+
+def test_another_policy_starts_anew_with_the_same_entries(tmp_path: Path) -> None:
+    shelf = shelf_at(tmp_path, policy="adaptive")
+    shelf.put(key_of(1), "x")
+    shelf.close()
+    shelf = shelf_at(tmp_path, policy="lru")
+    assert shelf.warmed == 1
+    assert shelf.get(key_of(1)) == "x"
     shelf.close()
 
 

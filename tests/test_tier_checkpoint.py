@@ -20,6 +20,7 @@ from tier_fakes import (
     open_tier,
     record_of,
 )
+from tier_recorder import RecordingFiles, uncertain
 
 from blatam_kv.record import Kind, Record, pack
 from blatam_kv.tiers import checkpoint
@@ -259,3 +260,22 @@ def test_a_checkpoint_is_written_while_the_store_grows(
         assert sum(written) < 500 * 1024 / 4
     with open_tier(tmp_path) as tier:
         assert len(contents(tier, KEYS)) <= len(KEYS)
+
+
+def test_a_checkpoint_is_put_in_place_after_all_that_it_covers_was_synced(tmp_path: Path) -> None:
+    """Else a power cut could leave one that leads past a durable value to a lost one."""
+    files = RecordingFiles(tmp_path / "store")
+    with open_tier(tmp_path / "store", segment_bytes=16 << 10, files=files) as tier:
+        for number in range(200):
+            tier.put_many([record_of(number % 90, bytes(900))])
+    changes = files.changes
+    placed = [
+        at
+        for at, change in enumerate(changes)
+        if change.call == "replace" and change.first == "index"
+    ]
+    assert len(placed) > 3  # as the store grew, and at the end
+    assert placed[-1] > max(at for at, change in enumerate(changes) if change.call == "write") - 4
+    for at in placed:
+        unsynced = [changes[each].path for each in uncertain(changes[:at])]
+        assert not [path for path in unsynced if path.endswith(".seg")], at

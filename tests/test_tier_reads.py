@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -95,6 +97,46 @@ def test_where_files_cannot_be_mapped_they_are_read(tmp_path: Path, error: int |
         tier.put_many(record_of(number, bytes([number]) * 100) for number in range(20))
         keys = [key_of(number) for number in range(20)]
         assert contents(tier, keys) == {key: bytes([key[0]]) * 100 for key in keys}
+
+
+class Watched(MappedFile):
+    """Looks only where the file has something: the kernel may keep more, and touching that kills."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        super().__init__(fd, size)
+        self.path = Path(f"/proc/self/fd/{fd}").readlink()
+
+    def view(self, offset: int, size: int) -> memoryview | None:
+        assert offset + size <= self.path.stat().st_size
+        return super().view(offset, size)
+
+
+class Watching(FastFiles):
+    def map(self, fd: int, size: int) -> Mapped:
+        return Watched(fd, size)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_nothing_behind_the_end_of_a_cut_file_is_touched(tmp_path: Path, read_only: bool) -> None:
+    values = {key_of(number): bytes([number]) * 20_000 for number in range(8)}
+    with open_tier(tmp_path / "store", segment_bytes=64 << 10) as tier:
+        tier.put_many([record_of(key[0], value) for key, value in values.items()])
+    for name in sorted(path.name for path in (tmp_path / "store" / "entries").iterdir()):
+        size = (tmp_path / "store" / "entries" / name).stat().st_size
+        for kept in (100, 20_200, size - 5000, size - 1):
+            shutil.copytree(tmp_path / "store", tmp_path / "copy")
+            os.truncate(tmp_path / "copy" / "entries" / name, kept)
+            with open_tier(
+                tmp_path / "copy", segment_bytes=64 << 10, files=Watching(), read_only=read_only
+            ) as tier:
+                found = contents(tier, list(values))
+                assert found.items() < values.items()
+                assert contents(tier, list(values)) == found
+                if not read_only:
+                    for number in range(8):  # what is written now lies there as well
+                        tier.put_many([record_of(number, b"new")])
+                        assert contents(tier, [key_of(number)]) == {key_of(number): b"new"}
+            shutil.rmtree(tmp_path / "copy")
 
 
 def test_a_mapped_file_says_what_it_does_not_have(tmp_path: Path) -> None:

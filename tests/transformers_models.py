@@ -30,9 +30,19 @@ _COMMON: dict[str, Any] = {
     "pad_token_id": PAD,
 }
 # What each family has that the others have not.
-FAMILIES = ("llama", "mistral", "qwen3", "gemma3", "gpt2", "gemma3n", "qwen3_next")
+FAMILIES = (
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "gpt2",
+    "gemma3n",
+    "qwen3_next",
+)
 # Those of which a store can hold prefixes; the others say why not.
-STORED = ("llama", "mistral", "qwen3", "gemma3", "gpt2")
+STORED = FAMILIES[:7]
 
 
 @functools.cache
@@ -49,7 +59,15 @@ def build(family: str, *, seed: int = 0, dtype: str = "float32", **changes: Any)
     made: dict[str, tuple[str, dict[str, Any]]] = {
         "llama": ("Llama", {}),
         "mistral": ("Mistral", {"sliding_window": 24}),
+        "qwen2": (
+            "Qwen2",
+            {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1},
+        ),
         "qwen3": ("Qwen3", {"num_key_value_heads": 1}),
+        "gemma2": (
+            "Gemma2",
+            {"sliding_window": 20, "layer_types": ["sliding_attention", "full_attention"]},
+        ),
         "gemma3": (
             "Gemma3Text",
             {

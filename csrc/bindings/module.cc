@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/arena.h"
 #include "bindings/buffer.h"
 #include "bindings/cache_type.h"
 #include "bindings/codecs.h"
@@ -153,6 +154,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   module.def("crc32c", checksum, py::arg("data"), py::arg("crc") = 0,
              "CRC-32C of a buffer; pass the last result as crc to go on with the next piece.");
 
+  add_arena(module);
   add_prefix_index(module);
   add_simulation(module);
   add_codecs(module);

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <span>
 #include <string>
-#include <utility>
+#include <tuple>
 #include <vector>
 
 #include "bindings/buffer.h"
@@ -63,8 +63,9 @@ void use(Index& self, const py::bytes& last, const py::object& names) {
   self.index.use(name_of(last), names_of(buffer));
 }
 
-std::pair<py::bytes, py::bytes> add(Index& self, const py::bytes& last, const py::bytes& parent,
-                                    bool root, const py::object& names, const py::object& weights) {
+std::tuple<size_t, py::bytes, py::bytes> add(Index& self, const py::bytes& last,
+                                             const py::bytes& parent, bool root,
+                                             const py::object& names, const py::object& weights) {
   const Buffer name_buffer(names, PyBUF_SIMPLE);
   const Buffer weight_buffer(weights, PyBUF_FORMAT);
   const auto all = names_of(name_buffer);
@@ -72,10 +73,10 @@ std::pair<py::bytes, py::bytes> add(Index& self, const py::bytes& last, const py
   if (weight_buffer.view().itemsize != sizeof(uint64_t) || sizes.size() != all.size()) {
     throw py::value_error("weights must be 64-bit integers, as many as names");
   }
-  self.slots.clear();
   self.evicted.clear();
-  self.index.add(name_of(last), name_of(parent), root, all, sizes, self.slots, self.evicted);
-  return {answer(self.slots), answer(self.evicted)};
+  const size_t old =
+      self.index.add(name_of(last), name_of(parent), root, all, sizes, self.slots, self.evicted);
+  return {old, answer(self.slots), answer(self.evicted)};
 }
 
 py::object remove(Index& self, const py::bytes& name) {
@@ -87,6 +88,17 @@ py::bytes followers(Index& self, const py::bytes& parent, bool root, size_t most
   self.slots.clear();
   self.index.followers(name_of(parent), root, most, self.slots);
   return answer(self.slots);
+}
+
+py::bytes save(const Index& self, size_t most) {
+  const std::vector<uint8_t> bytes = self.index.save(most);
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+py::object restore(Index& self, const py::object& bytes) {
+  const Buffer buffer(bytes, PyBUF_SIMPLE);
+  const char* const wrong = self.index.restore(buffer.bytes());
+  return wrong == nullptr ? py::object(py::none()) : py::str(wrong);
 }
 
 py::bytes resize(Index& self, uint64_t capacity_bytes) {
@@ -109,7 +121,8 @@ void add_prefix_index(py::module_& module) {
            "A request for a prompt that ends with a block: a use of each of these that is here.")
       .def("add", add, py::arg("last"), py::arg("parent"), py::arg("root"), py::arg("names"),
            py::arg("weights"),
-           "Insert successive blocks; their slots, and those of what left for them.")
+           "Insert successive blocks. How many of them were here, the slots of those that are\n"
+           "now, and of what left for them.")
       .def(
           "pin", [](Index& self, const py::bytes& name) { return self.index.pin(name_of(name)); },
           py::arg("name"), "Keep a block and what is before it; False if it is not here.")
@@ -121,6 +134,11 @@ void add_prefix_index(py::module_& module) {
            "Take a block out; its slot, None if it is not here or another one continues it.")
       .def("followers", followers, py::arg("parent"), py::arg("root"), py::arg("most"),
            "Slots of what continues a block, or begins under a root, the newest first.")
+      .def("save", save, py::arg("most"),
+           "What is known of at most so many blocks, and what the policy learned.")
+      .def(
+          "restore", restore, py::arg("saved"),
+          "Teach an index that was never used what save() wrote; what is wrong with that, or None.")
       .def("resize", resize, py::arg("capacity_bytes"), "A new bound; slots of what left for it.")
       .def_property_readonly("capacity_bytes",
                              [](const Index& self) { return self.index.capacity_bytes(); })

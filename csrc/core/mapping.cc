@@ -49,7 +49,6 @@ bool Mapping::populate(size_t offset, size_t bytes) const noexcept {
   return failed == 0;
 }
 
-// Pages behind the end of the file never are.
 bool Mapping::resident(const uint8_t* from, size_t bytes) const noexcept {
   std::array<unsigned char, 512> pages;
   const size_t most = pages.size() * page_bytes();

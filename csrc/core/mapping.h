@@ -3,9 +3,10 @@
 // renamed, removed or grow meanwhile. Safe from any thread.
 //
 // Touching a mapped byte that the file does not have, or that the device cannot deliver, is a bus
-// error. So whoever reads calls populate() first, which asks the same question as a system call.
-// What is cut off between the two kills the process. A writer of segments cuts only what no reader
-// was shown; nobody else may.
+// error. So whoever reads makes sure that the file has the bytes, and calls populate(), which asks
+// the second question as a system call. It does not answer the first: of a file that was cut, the
+// kernel may keep pages behind the end and call them resident. What is cut off after the two kills
+// the process. A writer of segments cuts only what no reader was shown; nobody else may.
 #pragma once
 
 #include <cstddef>
@@ -24,8 +25,9 @@ class Mapping {
 
   [[nodiscard]] std::span<const uint8_t> bytes() const noexcept { return {data_, bytes_}; }
 
-  // Reads a part of it in, from the device where it must. Returns whether it can be touched now;
-  // false also where it is out of range or the kernel (before Linux 5.14) cannot say.
+  // Reads a part of it in, from the device where it must. Requires that the file has it. Returns
+  // whether it can be touched now; false also where it is out of range or the kernel (before Linux
+  // 5.14) cannot say.
   [[nodiscard]] bool populate(size_t offset, size_t bytes) const noexcept;
 
  private:

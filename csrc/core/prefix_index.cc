@@ -4,9 +4,23 @@
 #include <new>
 
 namespace blatam {
+namespace {
+
+// More uses are no more a reason to keep a block.
+constexpr uint32_t kMostUses = 255;
+
+}  // namespace
 
 PrefixIndex::PrefixIndex(uint64_t capacity_bytes, std::string_view policy)
-    : capacity_bytes_(capacity_bytes), policy_(make_policy(policy)) {}
+    : capacity_bytes_(capacity_bytes), policy_name_(policy), policy_(new_policy()) {}
+
+// What learns sees every block: beside its payload a block's 288 bytes of history are nothing, and
+// what is seen then does not depend on names, so that the simulator sees the same.
+std::unique_ptr<Policy> PrefixIndex::new_policy() const {
+  std::unique_ptr<Policy> policy = make_policy(policy_name_, {.shadows = size_t{1} << 20});
+  policy->set_capacity_bytes(capacity_bytes_);
+  return policy;
+}
 
 void PrefixIndex::find(std::span<const Digest> names, std::vector<Slot>& slots) const {
   // Far enough ahead for a bucket to arrive before it is read.
@@ -25,27 +39,29 @@ void PrefixIndex::find(std::span<const Digest> names, std::vector<Slot>& slots) 
 }
 
 void PrefixIndex::use(const Digest& last, std::span<const Digest> names) {
-  policy_->begin_request(last.prefix());
-  request_ = last.prefix();
+  settle();
+  used_.reserve(names.size());
+  begin_request(last);
   for (size_t i = names.size(); i-- > 0;) {
     const Slot slot = slot_of(names[i]);
-    if (slot != kNoSlot) policy_->hit(slot);
+    if (slot != kNoSlot) used_.push_back(slot);
   }
 }
 
-void PrefixIndex::add(const Digest& last, const Digest& parent, bool root,
-                      std::span<const Digest> names, std::span<const uint64_t> weights,
-                      std::vector<Slot>& slots, std::vector<Slot>& evicted) {
+size_t PrefixIndex::add(const Digest& last, const Digest& parent, bool root,
+                        std::span<const Digest> names, std::span<const uint64_t> weights,
+                        std::vector<Slot>& slots, std::vector<Slot>& evicted) {
+  slots.clear();
   const Slot above = root ? kNoSlot : slot_of(parent);
-  if (names.empty() || (!root && above == kNoSlot)) return;
+  if (names.empty() || (!root && above == kNoSlot)) return 0;
   reserve(names.size());
   slots.assign(names.size(), kNoSlot);
   evicted.reserve(evicted.size() + table_.size() + names.size());
   const uint64_t list = root ? parent.prefix() : 0;
   if (root) roots_.try_emplace(list, kNoSlot);
   if (last.prefix() != request_) {
-    policy_->begin_request(last.prefix());
-    request_ = last.prefix();
+    settle();
+    begin_request(last);
   }
 
   // The leading ones that are here; behind the first that is missing nothing can be.
@@ -58,11 +74,14 @@ void PrefixIndex::add(const Digest& last, const Digest& parent, bool root,
   }
   for (size_t i = names.size(); i-- > here;) {
     policy_->insert(slots[i], {.hash = names[i].prefix(), .size = weights[i], .cost = 1});
+    if (!known_.empty()) repeat_uses(slots[i]);
     if (i + 1 < names.size()) policy_->link(slots[i], slots[i + 1]);
   }
+  settle();
   const Slot before = here == 0 ? above : slots[here - 1];
   if (here < names.size() && before != kNoSlot) policy_->link(before, slots[here]);
-  make_room(evicted);
+  make_room(here, slots, evicted);
+  return here;
 }
 
 bool PrefixIndex::pin(const Digest& name) {
@@ -84,6 +103,7 @@ bool PrefixIndex::unpin(const Digest& name) noexcept {
 Slot PrefixIndex::remove(const Digest& name) noexcept {
   const Slot slot = slot_of(name);
   if (slot == kNoSlot || nodes_[slot].first != kNoSlot) return kNoSlot;
+  settle();
   policy_->remove(slot);
   release(slot);
   return slot;
@@ -103,8 +123,11 @@ void PrefixIndex::followers(const Digest& parent, bool root, size_t most,
 
 void PrefixIndex::resize(uint64_t capacity_bytes, std::vector<Slot>& evicted) {
   evicted.reserve(evicted.size() + table_.size());
+  settle();
   capacity_bytes_ = capacity_bytes;
-  make_room(evicted);
+  policy_->set_capacity_bytes(capacity_bytes);
+  std::vector<Slot> none;
+  make_room(0, none, evicted);
 }
 
 size_t PrefixIndex::memory_bytes() const noexcept {
@@ -118,6 +141,32 @@ Slot PrefixIndex::slot_of(const Digest& name) const noexcept {
 
 Slot& PrefixIndex::list_of(const Node& node) noexcept {
   return node.parent == kNoSlot ? roots_.find(node.root)->second : nodes_[node.parent].first;
+}
+
+void PrefixIndex::begin_request(const Digest& last) {
+  policy_->begin_request(last.prefix());
+  request_ = last.prefix();
+  ++requests_;
+}
+
+// Slots are only released behind this, so those of used_ are still what they were.
+void PrefixIndex::settle() noexcept {
+  for (const Slot slot : used_) {
+    Node& node = nodes_[slot];
+    if (node.uses < kMostUses) ++node.uses;
+    node.used_at = requests_;
+    policy_->hit(slot);
+  }
+  used_.clear();
+}
+
+// Of a block that came back, beyond the one that it came with.
+void PrefixIndex::repeat_uses(Slot slot) noexcept {
+  const auto found = known_.find(nodes_[slot].name.prefix());
+  if (found == known_.end()) return;
+  for (uint32_t use = 1; use < found->second; ++use) policy_->hit(slot);
+  nodes_[slot].uses = found->second;
+  known_.erase(found);
 }
 
 // Everything that allocates, so that what follows cannot fail.
@@ -152,7 +201,12 @@ Slot PrefixIndex::insert(const Digest& name, uint64_t weight, Slot parent, uint6
     nodes_.emplace_back();
   }
   Node& node = nodes_[slot];
-  node = {.name = name, .weight = weight, .root = root, .parent = parent};
+  node = {.name = name,
+          .weight = weight,
+          .root = root,
+          .parent = parent,
+          .uses = 1,
+          .used_at = requests_};
   Slot& list = list_of(node);
   if (list != kNoSlot) nodes_[list].previous = slot;
   node.next = list;
@@ -163,13 +217,19 @@ Slot PrefixIndex::insert(const Digest& name, uint64_t weight, Slot parent, uint6
   return slot;
 }
 
-// What was just inserted is a leaf that nobody pinned, so there is a victim while there is too
-// much.
-void PrefixIndex::make_room(std::vector<Slot>& evicted) noexcept {
+// What was just inserted ends with a leaf that nobody pinned, so there is a victim while there is
+// too much. Of what is new, behind the first `old` slots, the end leaves first, and `slots` with
+// it.
+void PrefixIndex::make_room(size_t old, std::vector<Slot>& slots,
+                            std::vector<Slot>& evicted) noexcept {
   while (bytes_ > capacity_bytes_) {
     const Slot slot = policy_->evict(pins_, nullptr);
     if (slot == kNoSlot) return;
     release(slot);
+    if (!slots.empty() && slots.back() == slot) {
+      slots.pop_back();
+      if (slots.size() >= old) continue;
+    }
     evicted.push_back(slot);  // reserved
   }
 }
@@ -187,6 +247,7 @@ void PrefixIndex::release(Slot slot) noexcept {
   pins_.forget(slot);
   table_.erase(node.name.prefix(), slot);
   bytes_ -= node.weight;
+  node.uses = 0;
   node.next = free_;
   free_ = slot;
 }

@@ -4,14 +4,15 @@
 //
 // A block is of use only while all blocks before it can be had, so a block that another one
 // continues is never a victim, and neither is one that is pinned. A prompt is replayed as the
-// simulator does it (core/simulate.h): what is new goes in from its end to its beginning, and then
-// blocks are evicted until the rest fits, maybe some just inserted.
+// simulator does it (core/simulate.h): what is new goes in from its end to its beginning, what was
+// here is used, and then blocks are evicted until the rest fits, maybe some just inserted.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
@@ -31,18 +32,21 @@ class PrefixIndex {
   void find(std::span<const Digest> names, std::vector<Slot>& slots) const;
 
   // A request begins, for a prompt whose last block has this name: a use of each of its blocks that
-  // are named, the last one first; what is not here is passed over. Throws std::bad_alloc before it
-  // changes anything.
+  // are named, the last one first; what is not here is passed over. The policy hears of them behind
+  // what the same request inserts, as in the simulator, or when something else happens. Throws
+  // std::bad_alloc before it changes anything.
   void use(const Digest& last, std::span<const Digest> names);
 
   // Inserts successive blocks of a prompt, of so many bytes each: of the request at hand if that
   // has the same last block, else of one that begins. root: `parent` is not a block but what
   // prompts with the same tags begin with; otherwise nothing is inserted unless it is here. slots:
-  // that of each block, of those that were here already too. evicted: what left, in order, maybe
-  // some of these; room is reserved there for as many as there are, so keep it between calls.
-  // Throws std::bad_alloc before it changes anything. Requires names.size() == weights.size().
-  void add(const Digest& last, const Digest& parent, bool root, std::span<const Digest> names,
-           std::span<const uint64_t> weights, std::vector<Slot>& slots, std::vector<Slot>& evicted);
+  // those of the leading blocks that are here now, as far as there is room. evicted: what left for
+  // them, in order; of the new ones that left at once nothing is said. Room is reserved there for
+  // as many as there are, so keep both between calls. Returns how many were here before. Throws
+  // std::bad_alloc before it changes anything. Requires names.size() == weights.size().
+  size_t add(const Digest& last, const Digest& parent, bool root, std::span<const Digest> names,
+             std::span<const uint64_t> weights, std::vector<Slot>& slots,
+             std::vector<Slot>& evicted);
 
   // Pins nest, and hold what comes before too. pin() returns false if the block is not here, and
   // may throw std::bad_alloc; unpin() if it has no pin of this kind.
@@ -55,6 +59,15 @@ class PrefixIndex {
 
   // Slots of what continues a block, or begins under a root: the newest first, at most so many.
   void followers(const Digest& parent, bool root, size_t most, std::vector<Slot>& slots) const;
+
+  // What is known of the uses of at most so many blocks here, those used last, and what the policy
+  // learned (prefix_memory.cc). May throw std::bad_alloc.
+  [[nodiscard]] std::vector<uint8_t> save(size_t most) const;
+  // Teaches an index in which nothing ever was what another one knew: to its policy these blocks
+  // have been here and left, and one that comes back was used half as often as it had been. Returns
+  // what is wrong with the bytes, or nullptr; what one policy learned is nothing to another.
+  // Changes nothing unless they are whole. May throw std::bad_alloc.
+  [[nodiscard]] const char* restore(std::span<const uint8_t> bytes);
 
   // A new bound; what leaves for it is appended, in order. Throws std::bad_alloc before it changes
   // anything. Requires capacity_bytes > 0.
@@ -77,18 +90,25 @@ class PrefixIndex {
     Slot first = kNoSlot;
     Slot next = kNoSlot;
     Slot previous = kNoSlot;
-    uint32_t held = 0;  // pins of the owner's
+    uint32_t held = 0;     // pins of the owner's
+    uint32_t uses = 0;     // 0: the slot is free
+    uint64_t used_at = 0;  // the request
   };
 
   [[nodiscard]] Slot slot_of(const Digest& name) const noexcept;
   [[nodiscard]] Slot& list_of(const Node& node) noexcept;
+  void begin_request(const Digest& last);
+  void settle() noexcept;
+  void repeat_uses(Slot slot) noexcept;
+  std::unique_ptr<Policy> new_policy() const;
   void reserve(size_t more);
   void tell_capacity(uint64_t weight) noexcept;
   Slot insert(const Digest& name, uint64_t weight, Slot parent, uint64_t root) noexcept;
-  void make_room(std::vector<Slot>& evicted) noexcept;
+  void make_room(size_t old, std::vector<Slot>& slots, std::vector<Slot>& evicted) noexcept;
   void release(Slot slot) noexcept;
 
   uint64_t capacity_bytes_;
+  const std::string policy_name_;
   std::unique_ptr<Policy> policy_;
   Pins pins_;  // by the owner, and by each block that continues one
   Table table_;
@@ -98,7 +118,10 @@ class PrefixIndex {
   Slot free_ = kNoSlot;
   uint64_t bytes_ = 0;
   uint64_t told_ = 0;
-  uint64_t request_ = 0;  // its last block
+  uint64_t requests_ = 0;                         // that have begun
+  uint64_t request_ = 0;                          // the last block of this one
+  std::unordered_map<uint64_t, uint32_t> known_;  // uses of blocks that have not come back yet
+  std::vector<Slot> used_;  // by it, of which the policy has not heard; the end of the prompt first
 };
 
 }  // namespace blatam

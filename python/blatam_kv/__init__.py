@@ -23,7 +23,7 @@ from blatam_kv.errors import (
 )
 
 if TYPE_CHECKING:
-    from blatam_kv.blocks import BlockEvent, KVLayout, KVStore, KVStoreStats
+    from blatam_kv.blocks import BlockEvent, Fork, KVLayout, KVStore, KVStoreStats
     from blatam_kv.codecs import BlobInfo, dequantize, describe, encoded_size, quantize
     from blatam_kv.pages import Pages
     from blatam_kv.probe import Quality, quality
@@ -40,6 +40,7 @@ __all__ = [
     "CorruptRecord",
     "EntryTooLarge",
     "Error",
+    "Fork",
     "InvalidRequest",
     "KVLayout",
     "KVStore",
@@ -66,7 +67,7 @@ __all__ = [
 
 # Whoever wants a cache does not wait for codecs: these modules are loaded when first asked for.
 _LATER = {
-    "blocks": ("BlockEvent", "KVLayout", "KVStore", "KVStoreStats"),
+    "blocks": ("BlockEvent", "Fork", "KVLayout", "KVStore", "KVStoreStats"),
     "codecs": ("BlobInfo", "dequantize", "describe", "encoded_size", "quantize"),
     "pages": ("Pages",),
     "probe": ("Quality", "quality"),

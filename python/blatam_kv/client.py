@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 from urllib.parse import urlsplit
 
 from blatam_kv.errors import Error, InvalidRequest
@@ -76,9 +77,10 @@ class Client:
             port = parts.port
         except ValueError:
             port = -1
-        if parts.scheme != "http" or not parts.hostname or port == -1 or parts.path.strip("/"):
+        if parts.scheme != "http" or not parts.hostname or port == -1 or parts.query:
             raise InvalidRequest(f"--url must look like http://127.0.0.1:8002, not {url!r}")
         self.url = url.rstrip("/")
+        self._prefix = parts.path.rstrip("/")  # that a gateway has the service under
         self._api_key = api_key
         self._key_id, self._signing_key = key_id, signing_key
         self._connection = http.client.HTTPConnection(parts.hostname, port, timeout=timeout)
@@ -89,36 +91,69 @@ class Client:
     def __exit__(self, *exc: object) -> None:
         self._connection.close()
 
-    def request(self, method: str, path: str, body: object = None) -> Reply:
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        file: bytes | None = None,
+        content_type: str = "application/json",
+        idempotency_key: str | None = None,
+    ) -> Reply:
         """Send, wait, read. Raises Unreachable.
 
-        A kept connection that the service has closed meanwhile is opened again, once.
+        body: a JSON value; file: bytes of another type in its place. A kept connection that the
+        service has closed meanwhile is opened again, once; with an idempotency_key it does not
+        matter whether the request had arrived by then.
         """
-        content = None if body is None else json.dumps(body).encode()
+        content = file if body is None else json.dumps(body).encode()
         if content is None and method in ("POST", "PUT", "PATCH"):
             content = b""
+        headers = self._headers(method, path, content, content_type)
+        if idempotency_key is not None:
+            headers["Idempotency-Key"] = idempotency_key
         kept = self._connection.sock is not None
         try:
             try:
-                return self._once(method, path, content)
+                return self._once(method, path, content, headers)
             except (http.client.RemoteDisconnected, ConnectionError):
                 if not kept:
                     raise
                 self._connection.close()
-                return self._once(method, path, content)
+                # A signature is good once.
+                headers |= self._headers(method, path, content, content_type)
+                return self._once(method, path, content, headers)
         except (OSError, http.client.HTTPException) as error:
-            self._connection.close()
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise Unreachable(
-                f"no service answers at {self.url} ({reason}); start one with: blatam-kv serve, "
-                "or name another with --url"
-            ) from error
+            raise self._unreachable(error) from error
 
-    def _once(self, method: str, path: str, content: bytes | None) -> Reply:
-        headers = self._headers(method, path, content)
-        self._connection.request(method, path, content, headers)
+    def download(self, path: str, file: BinaryIO) -> None:
+        """Write what is there into a file, a piece at a time. Raises Refused, Unreachable."""
+        try:
+            self._connection.request(
+                "GET", self._prefix + path, headers=self._headers("GET", path, None)
+            )
+            response = self._connection.getresponse()
+            if response.status != 200:
+                Reply(response.status, response.headers, response.read()).json("never")
+            shutil.copyfileobj(response, file, 1 << 16)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+
+    def _once(
+        self, method: str, path: str, content: bytes | None, headers: Mapping[str, str]
+    ) -> Reply:
+        self._connection.request(method, self._prefix + path, content, dict(headers))
         response = self._connection.getresponse()
         return Reply(response.status, response.headers, response.read())
+
+    def _unreachable(self, error: Exception) -> Unreachable:
+        self._connection.close()
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return Unreachable(
+            f"no service answers at {self.url} ({reason}); start one with: blatam-kv serve, "
+            "or name another with --url"
+        )
 
     def document(self, query: Mapping[str, object], *, seconds: float = 300.0) -> bytes:
         """Ask for a document (the fields of ``POST /query``) and wait for its bytes.
@@ -141,12 +176,23 @@ class Client:
             reply.json("never")
         return reply.content
 
-    def _headers(self, method: str, path: str, content: bytes | None) -> dict[str, str]:
-        headers = {} if content is None else {"Content-Type": "application/json"}
+    def _headers(
+        self,
+        method: str,
+        path: str,
+        content: bytes | None,
+        content_type: str = "application/json",
+    ) -> dict[str, str]:
+        headers = {} if content is None else {"Content-Type": content_type}
         if self._api_key is not None:
             headers["X-API-Key"] = self._api_key
         elif self._key_id is not None and self._signing_key is not None:
             headers |= sign(
-                method, self.url + path, key_id=self._key_id, key=self._signing_key, body=content
+                method,
+                self.url + path,
+                key_id=self._key_id,
+                key=self._signing_key,
+                body=content,
+                content_type=content_type,
             )
         return headers

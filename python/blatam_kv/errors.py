@@ -77,6 +77,9 @@ class Unavailable(StrEnum):
     NO_SPACE = "no space"
     TOO_MANY_FILES = "too many open files"
     IO_ERROR = "input/output error"
+    UNREACHABLE = "cannot be reached"
+    TIMED_OUT = "timed out"
+    REFUSED = "refused"
 
 
 class TierUnavailable(Error, RuntimeError):

@@ -8,6 +8,7 @@ same lies in ``cache.safetensors`` and ``entries/entry_001.safetensors``, ints a
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,27 +39,35 @@ def export_store(
 ) -> int:
     """Write every record of a store into a new folder; returns how many.
 
-    The store may be in use. What expires or leaves meanwhile is left out. Raises ConfigError for a
-    format that is unknown or a target that is there, MissingExtra without torch, TierUnavailable.
+    The store may be in use. What expires or leaves meanwhile is left out. A failure leaves nothing.
+    Raises ConfigError for a format that is unknown or a target that is there, InvalidRequest for a
+    source that is no store, MissingExtra without torch, TierUnavailable.
     """
     if format not in FORMATS:
         raise ConfigError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
-    save = _save_pt() if format == "pt" else _save_safetensors
-    target = Path(target)
+    source, target = Path(source), Path(target)
+    if not (source / "entries").is_dir():
+        raise InvalidRequest(f"{source} is not a cache: it has no folder entries", field="source")
     if target.exists():
         raise ConfigError(f"{target} is there already; export into a new folder")
+    save = _save_pt() if format == "pt" else _save_safetensors
     partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
     (partial / "entries").mkdir(parents=True)
     written = 0
-    with DiskTier(source, read_only=True) as tier:
-        keys = tier.keys()
-        for record in progress(_records(tier, keys), len(keys)):
-            written += 1
-            words, numbers, tensors = _parts(record)
-            save(partial / "entries" / f"entry_{written:03d}.{format}", words, numbers, tensors)
-        words = {f"tag.{name}": value for name, value in tier.tags.items()}
-    save(partial / f"cache.{format}", words, {"version": VERSION, "entries": written}, {})
-    partial.replace(target)
+    try:
+        with DiskTier(source, read_only=True) as tier:
+            keys = tier.keys()
+            for record in progress(_records(tier, keys), len(keys)):
+                written += 1
+                words, numbers, tensors = _parts(record)
+                save(partial / "entries" / f"entry_{written:03d}.{format}", words, numbers, tensors)
+            words = {f"tag.{name}": value for name, value in tier.tags.items()}
+        save(partial / f"cache.{format}", words, {"version": VERSION, "entries": written}, {})
+        partial.replace(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     return written
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from blatam_kv.device_metrics import of_gpus
 from blatam_kv.devices.reading import DeviceSnapshot
 from blatam_kv.errors import MissingExtra
+from blatam_kv.histograms import Buckets, Histogram
 from blatam_kv.policy import PolicyReport
 from blatam_kv.policy_metrics import learned
 from blatam_kv.tier_metrics import TierSnapshot, families
@@ -163,6 +164,19 @@ class BlocksSnapshot:
     raw_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupsSnapshot:
+    """The backups that the service makes. last_timestamp: seconds since 1970 of the last whole one, 0
+    before the first; last_seconds and last_bytes: what the last one took, of those since the start,
+    as are made and failed."""
+
+    last_timestamp: float
+    last_seconds: float
+    last_bytes: int
+    made: int
+    failed: int
+
+
 _CACHE_BUCKETS = (
     *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005),
     *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
@@ -203,9 +217,9 @@ _ERRORS = ("internal", "model", "storage", "timeout")
 class ServiceMetrics:
     """The Prometheus registry of one service. Safe from any thread; needs the extra ``server``.
 
-    cache, queue_depth, unsaved, blocks and tiers are asked at each scrape, so a gauge can never be
-    stale; blocks answers None where no prompts are kept. No label holds anything a caller chooses:
-    the number of series is bounded by the code, to less than a thousand lines.
+    cache, queue_depth, unsaved, blocks, tiers and backups are asked at each scrape, so a gauge can never
+    be stale; blocks answers None where no prompts are kept, backups where none are made. No label holds
+    anything a caller chooses: the number of series is bounded by the code, to less than a thousand lines.
     """
 
     def __init__(
@@ -218,6 +232,7 @@ class ServiceMetrics:
         blocks: Callable[[], BlocksSnapshot | None] = lambda: None,
         devices: Callable[[], Sequence[DeviceSnapshot]] = tuple,
         tiers: Callable[[], Iterable[TierSnapshot]] = lambda: (),
+        backups: Callable[[], BackupsSnapshot | None] = lambda: None,
     ) -> None:
         try:
             import prometheus_client as prom
@@ -228,6 +243,7 @@ class ServiceMetrics:
         self._cache = cache
         self._blocks = blocks
         self._devices = devices
+        self._backups = backups
         self._queue_depth = queue_depth
         self._unsaved = unsaved
         self._tiers = tiers
@@ -248,32 +264,29 @@ class ServiceMetrics:
             "kv_cache_errors", "What went wrong, by its kind.", ["error_type"], registry=registry
         )
         self._errors = {kind: errors.labels(kind) for kind in _ERRORS}
-        self._latency = prom.Histogram(
+        latency = Histogram(
             "kv_cache_latency_seconds",
             "Time from a valid request to its answer, cached or computed.",
-            buckets=_CACHE_BUCKETS,
-            registry=registry,
+            _CACHE_BUCKETS,
         )
-        self._stages = prom.Histogram(
+        self._latency = latency.of()
+        self._stages = Histogram(
             "bul_stage_duration_seconds",
             "Time spent in one stage of the pipeline.",
+            _STAGE_BUCKETS,
             ["stage"],
-            buckets=_STAGE_BUCKETS,
-            registry=registry,
         )
-        self._stage_children: dict[str, prom.Histogram] = {}
         self._rejected = prom.Counter(
             "bul_rejected",
             "Requests refused, by stage and reason.",
             ["stage", "reason"],
             registry=registry,
         )
-        self._waits = prom.Histogram(
+        self._waits = Histogram(
             "bul_queue_wait_seconds",
             "Time from a request to the first try at writing, by the priority asked for.",
+            _WAIT_BUCKETS,
             ["priority"],
-            buckets=_WAIT_BUCKETS,
-            registry=registry,
         )
         self._retries = prom.Counter(
             "bul_retries", "Answers that failed and are tried again.", registry=registry
@@ -286,20 +299,23 @@ class ServiceMetrics:
         )
         for operation in ("add", "save", "read", "retain"):
             self._storage_errors.labels(operation)
+        self._callbacks = prom.Counter(
+            "bul_callbacks", "Tries to deliver a callback.", ["outcome"], registry=registry
+        )
         self._documents = prom.Counter(
             "bul_documents",
             "Documents rendered or failed, by format.",
             ["format", "outcome"],
             registry=registry,
         )
-        self._http = prom.Histogram(
+        self._http = Histogram(
             "http_server_request_duration_seconds",
             "Time from the request's first byte to the answer's last.",
+            _HTTP_BUCKETS,
             ["http_request_method", "http_route", "http_response_status_code"],
-            buckets=_HTTP_BUCKETS,
-            registry=registry,
         )
-        self._http_children: dict[tuple[str, str, int], prom.Histogram] = {}
+        self._http_children: dict[tuple[str, str, int], Buckets] = {}
+        self._histograms = (latency, self._stages, self._waits, self._http)
         build = prom.Gauge("bul_build_info", "Always 1.", ["version"], registry=registry)
         build.labels(version).set(1)
         registry.register(self)
@@ -327,10 +343,7 @@ class ServiceMetrics:
 
     def stage_took(self, name: str, seconds: float) -> None:
         """Record a stage that was timed elsewhere."""
-        child = self._stage_children.get(name)
-        if child is None:
-            child = self._stage_children[name] = self._stages.labels(name)
-        child.observe(seconds)
+        self._stages.of(name).observe(seconds)
 
     def rejected(self, stage: str, reason: str) -> None:
         """Count one request that a stage refused."""
@@ -342,7 +355,7 @@ class ServiceMetrics:
 
     def waited(self, priority: int, seconds: float) -> None:
         """Time the wait of one answer for a writer."""
-        self._waits.labels(str(int(priority))).observe(seconds)
+        self._waits.of(str(int(priority))).observe(seconds)
 
     def retried(self) -> None:
         """Count one answer that failed and is tried again."""
@@ -352,6 +365,10 @@ class ServiceMetrics:
         """Count one failure of the database: operation is add, save, read or retain."""
         self._storage_errors.labels(operation).inc()
         self.failed("storage")
+
+    def called_back(self, outcome: str) -> None:
+        """Count one try: delivered, failed or given_up."""
+        self._callbacks.labels(outcome).inc()
 
     def document(self, format: str, *, ok: bool) -> None:
         """Count one document."""
@@ -369,7 +386,7 @@ class ServiceMetrics:
             names = (method, route, str(status))
             if known >= _MOST_EXCHANGES:
                 names = ("_OTHER", "_OTHER", f"{status // 100}xx")
-            child = self._http.labels(*names)
+            child = self._http.of(*names)
             self._http_children[method, route, status] = child
         child.observe(seconds)
         if status == 500:
@@ -379,6 +396,7 @@ class ServiceMetrics:
         """Called by the registry at each scrape: the gauges and counters that live elsewhere."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+        yield from map(_family, self._histograms)
         now = self._cache()
         for name, text, value in (
             ("kv_cache_entries", "Answers held.", now.entries),
@@ -425,6 +443,8 @@ class ServiceMetrics:
         yield from families(self._tiers())
         if devices := self._devices():
             yield from of_gpus(devices)
+        if (backups := self._backups()) is not None:
+            yield from _backed_up(backups)
         depth = GaugeMetricFamily("bul_queue_depth", "Tasks waiting.", labels=["priority"])
         for priority, waiting in sorted(self._queue_depth().items()):
             depth.add_metric([str(priority)], waiting)
@@ -437,3 +457,29 @@ class ServiceMetrics:
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+
+def _family(histogram: Histogram) -> Metric:
+    from prometheus_client.core import HistogramMetricFamily
+
+    family = HistogramMetricFamily(histogram.name, histogram.text, labels=histogram.labels)
+    for values, series in histogram.series():
+        pairs, total = series.snapshot()
+        buckets = [("+Inf" if bound == math.inf else str(bound), count) for bound, count in pairs]
+        family.add_metric(values, buckets, total)
+    return family
+
+
+def _backed_up(backups: BackupsSnapshot) -> Iterator[Metric]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    name = "kv_cache_last_backup_timestamp_seconds"
+    text = "When the last whole backup was made, 0 before the first."
+    yield GaugeMetricFamily(name, text, value=backups.last_timestamp)
+    name, text = "kv_cache_last_backup_duration_seconds", "What it took."
+    yield GaugeMetricFamily(name, text, value=backups.last_seconds)
+    yield GaugeMetricFamily("kv_cache_last_backup_bytes", "Its size.", value=backups.last_bytes)
+    made = CounterMetricFamily("kv_cache_backups", "Backups tried.", labels=["outcome"])
+    made.add_metric(["ok"], backups.made)
+    made.add_metric(["error"], backups.failed)
+    yield made

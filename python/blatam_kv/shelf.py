@@ -5,14 +5,14 @@ from __future__ import annotations
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, suppress
 from itertools import islice
 from typing import Generic, TypeVar
 
 from blatam_kv._core import framed_digest
 from blatam_kv.cache import Cache
-from blatam_kv.errors import EntryTooLarge, NoRoom, TierUnavailable, Unavailable
+from blatam_kv.errors import ConfigError, EntryTooLarge, NoRoom, TierUnavailable, Unavailable
 from blatam_kv.record import Kind, Record
 from blatam_kv.tiers import DiskStats, DiskTier, WriteBehind
 
@@ -20,9 +20,8 @@ V = TypeVar("V")
 
 _PERSON = b"blatamkv-shelf-1"
 _IMAGE = framed_digest([b"image"], person=_PERSON)
-# What the image holds: a header, then for each key, the least recently used first, its uses and
-# whether it is pinned. Sections that follow are for the state of policies and ignored by this
-# version.
+# What the image holds: a header (version, bytes of the policy's state, number of keys), then for each
+# key, the least recently used first, its uses and whether it is pinned, then what the policy learned.
 _IMAGE_HEADER = struct.Struct("<IIQ")
 _IMAGE_ENTRY = struct.Struct("<32sIB3x")
 _IMAGE_VERSION = 1
@@ -41,8 +40,10 @@ class Shelf(Generic[V]):
     that an entry lives, None for ever. clock: seconds since 1970.
 
     What is not in memory is looked for on disk and comes back into memory. At the opening, what was in
-    memory when the shelf was last saved is read again, with its remaining time, its pins, and its uses
-    halved, so that a restart is warm. A disk that fails is a miss and a counter; ``failing`` says why.
+    memory when the shelf was last saved is read again, with its remaining time, its pins, its uses
+    halved and what the policy had learned, so that a restart is warm. It is saved at the close, with
+    every pin, and every so many entries: kill -9 costs the uses since then. A disk that fails is a miss
+    and a counter; ``failing`` says why.
     """
 
     def __init__(
@@ -87,9 +88,10 @@ class Shelf(Generic[V]):
             self._use(key)
         return value
 
-    def keep(self, key: bytes, value: V) -> None:
-        """Have the disk keep a value that the cache has, or has just refused."""
-        now = self._clock()
+    def keep(self, key: bytes, value: V, *, ttl: float | None = None) -> None:
+        """Have the disk keep a value that the cache has, or has just refused. ttl: None for the
+        shelf's own."""
+        now, ttl = self._clock(), self._ttl if ttl is None else ttl
         self._use(key)
         record = Record(
             key,
@@ -98,7 +100,7 @@ class Shelf(Generic[V]):
             tags=self._tags,
             codec=self._codec,
             created_us=int(now * 1e6),
-            expires_us=0 if self._ttl is None else int((now + self._ttl) * 1e6),
+            expires_us=0 if ttl is None else int((now + ttl) * 1e6),
         )
         with self._stripe(key):
             self._put([record])
@@ -130,11 +132,14 @@ class Shelf(Generic[V]):
         if self.get(key) is None or not self._cache.pin(key):
             return False
         self._pins.add(key)
+        self.save()
         return True
 
     def unpin(self, key: bytes) -> bool:
         """Let go of it; False if it was not pinned."""
-        self._pins.discard(key)
+        if key in self._pins:
+            self._pins.discard(key)
+            self.save()
         return self._cache.unpin(key)
 
     def clear(self) -> None:
@@ -152,20 +157,21 @@ class Shelf(Generic[V]):
                 self._failed(error)
 
     def save(self) -> None:
-        """Write down what is in memory and how it was used."""
+        """Write down what is in memory, how it was used, and what the policy learned from that."""
         with self._lock:
             self._unsaved = 0
             held = set(self._cache.keys())
             uses = {key: count for key, count in list(self._uses.items()) if key in held}
             self._uses = dict(uses)
-            for key in held - uses.keys():
-                uses = {key: 1, **uses}
+            uses = dict.fromkeys(held - uses.keys(), 1) | uses
         entries = b"".join(
             _IMAGE_ENTRY.pack(key, min(count, 2**32 - 1), key in self._pins)
             for key, count in uses.items()
         )
-        header = _IMAGE_HEADER.pack(_IMAGE_VERSION, 0, len(uses))
-        self._put([Record(_IMAGE, Kind.RESPONSE, header + entries, tags=self._tags, codec="image")])
+        learned = self._cache.save_policy()
+        header = _IMAGE_HEADER.pack(_IMAGE_VERSION, len(learned), len(uses))
+        image = header + entries + learned
+        self._put([Record(_IMAGE, Kind.RESPONSE, image, tags=self._tags, codec="image")])
 
     def close(self) -> None:
         """Save, write out what waits and let go of the disk. Raises TierUnavailable if that fails."""
@@ -214,7 +220,8 @@ class Shelf(Generic[V]):
         """Read again what was in memory; returns how many entries came."""
         image = next(iter(self._fetch([_IMAGE])), None)
         came = 0
-        entries = iter(() if image is None else _entries_of(image))
+        held, learned = ([], b"") if image is None else _unfold(image)
+        entries = iter(held)
         while batch := list(islice(entries, _BATCH)):
             records = self._fetch([key for key, _, _ in batch])
             for record, (key, uses, pinned) in zip(records, batch, strict=True):
@@ -227,6 +234,11 @@ class Shelf(Generic[V]):
                 self._uses[key] = half
                 if pinned and self._cache.pin(key):
                     self._pins.add(key)
+        if learned:
+            # Afterwards: bringing entries back must teach the policy nothing. That of another policy
+            # is refused, and this one starts anew.
+            with suppress(ConfigError):
+                self._cache.restore_policy(learned)
         return came
 
     def _fetch(self, keys: list[bytes]) -> list[Record | None]:
@@ -255,14 +267,15 @@ class Shelf(Generic[V]):
             self._failing = error.reason
 
 
-def _entries_of(image: Record) -> Iterable[tuple[bytes, int, bool]]:
-    """Keys, uses and pins of an image; nothing of one that is another version's or cut."""
+def _unfold(image: Record) -> tuple[list[tuple[bytes, int, bool]], bytes]:
+    """Keys, uses and pins of an image, and what the policy had learned; nothing of one that is another
+    version's or cut."""
     payload = bytes(image.payload)
     if image.codec != "image" or len(payload) < _IMAGE_HEADER.size:
-        return []
-    version, _, count = _IMAGE_HEADER.unpack_from(payload)
+        return [], b""
+    version, learned, count = _IMAGE_HEADER.unpack_from(payload)
     end = _IMAGE_HEADER.size + count * _IMAGE_ENTRY.size
-    if version != _IMAGE_VERSION or len(payload) < end:
-        return []
+    if version != _IMAGE_VERSION or len(payload) != end + learned:
+        return [], b""
     found = _IMAGE_ENTRY.iter_unpack(payload[_IMAGE_HEADER.size : end])
-    return [(key, uses, bool(pinned)) for key, uses, pinned in found]
+    return [(key, uses, bool(pinned)) for key, uses, pinned in found], payload[end:]

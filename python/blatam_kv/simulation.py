@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from blatam_kv._core import Replay, policies
 from blatam_kv.curves import draw
 from blatam_kv.errors import ConfigError
-from blatam_kv.policy import checked_options
+from blatam_kv.policy import SHADOWS, checked_options
 from blatam_kv.traces import Integers, Report, StrPath, read
 
 if TYPE_CHECKING:
@@ -123,8 +123,9 @@ def simulate(
     its last block to its first, what is missing is inserted, and blocks that no resident block follows
     are evicted down to the capacity, maybe some just inserted.
 
-    decay, window, interval, shadows: options of single policies, as ``Cache`` takes them. progress: a
-    bar on stderr; by default if that is a terminal.
+    decay, window, interval, shadows: options of single policies, as ``Cache`` takes them; prompts have
+    full shadows by default, as in ``KVStore``. progress: a bar on stderr; by default if that is a
+    terminal.
 
     Raises ConfigError for a policy, capacity or option, InvalidRequest for a trace or sizes; both are
     ValueErrors. Ctrl-C is heard at any time.
@@ -137,6 +138,8 @@ def simulate(
     with _bar("reading", "", progress) as report:
         read_trace = read(trace, sizes=sizes, column=column, size_column=size_column, report=report)
     sized = read_trace.kind == "sized"
+    if read_trace.kind == "prefixes" and shadows is None:
+        options["shadows"] = SHADOWS["full"]
     whole = read_trace.unique_bytes if sized else read_trace.unique
     contestants = [(name, _of(each, whole)) for name in names for each in wanted]
     replay = Replay(read_trace, contestants, **options)

@@ -2,8 +2,9 @@
 
 from blatam_kv.blocks.counts import KVStoreStats
 from blatam_kv.blocks.events import BlockEvent
+from blatam_kv.blocks.fork import Fork
 from blatam_kv.blocks.layers import LayerLoad
 from blatam_kv.blocks.layout import KVLayout
 from blatam_kv.blocks.store import KVStore
 
-__all__ = ["BlockEvent", "KVLayout", "KVStore", "KVStoreStats", "LayerLoad"]
+__all__ = ["BlockEvent", "Fork", "KVLayout", "KVStore", "KVStoreStats", "LayerLoad"]

@@ -6,7 +6,11 @@ from typing import Any
 
 from blatam_kv import _core, tensors
 from blatam_kv.blocks.layout import KVLayout
-from blatam_kv.errors import InvalidRequest, Unsupported
+from blatam_kv.cache import byte_count
+from blatam_kv.errors import ConfigError, InvalidRequest, Unsupported
+
+# By default no more than this waits to be written.
+_QUEUE_BYTES = 64 << 20
 
 
 def checked_pair(
@@ -52,6 +56,28 @@ def _checked(layout: KVLayout, name: str, x: Any, *, writable: bool) -> Any:
     except Unsupported as error:
         raise Unsupported(f"{name} cannot be used: {error}") from error
     return x
+
+
+def checked_queue(queue_bytes: int | str | None, capacity_bytes: int) -> int:
+    """Bytes that may wait to be written, 0 for none. Raises TypeError or ConfigError."""
+    if queue_bytes is None:
+        return max(1, min(_QUEUE_BYTES, capacity_bytes // 8))
+    if queue_bytes == 0 and not isinstance(queue_bytes, bool):
+        return 0
+    return byte_count("queue_bytes", queue_bytes)
+
+
+def check_places(
+    path: object, tier: object, disk_bytes: object, *, read_only: bool, write: str
+) -> None:
+    """Raises ConfigError for options that say nothing together."""
+    if write not in ("save", "evict"):
+        raise ConfigError(f"write must be 'save' or 'evict', not {write!r}")
+    if path is None and (read_only or disk_bytes is not None):
+        option = "read_only" if read_only else "disk_bytes"
+        raise ConfigError(f"{option} speaks of a folder; pass path= too")
+    if path is not None and tier is not None:
+        raise ConfigError("path and tier are two places for the same blocks; pass one")
 
 
 def checked_ttl(ttl: float | None) -> None:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
+from blatam_kv.blocks.cold import Cold
+from blatam_kv.blocks.counts import Counts
 from blatam_kv.blocks.layout import KVLayout
+from blatam_kv.blocks.payload import Packing
 from blatam_kv.cache import byte_count
 from blatam_kv.errors import ConfigError, TierUnavailable
 from blatam_kv.record import Record
-from blatam_kv.tiers import DiskStats, DiskTier, Tier
+from blatam_kv.tiers import DiskStats, DiskTier, Tier, WriteBehind
 from blatam_kv.tiers.bounds import RESERVED_BYTES, bounds
+from blatam_kv.tiers.protocol import borrowed
 from blatam_kv.tiers.segment import MAX_SEGMENT_BYTES, SEGMENT_HEADER_BYTES
 
 # Blocks that a segment holds at least, so that little of it stays empty.
@@ -23,20 +29,42 @@ _REFRESH_SECONDS = 1.0
 class Below:
     """The tier of a store, or none. Safe from any thread; raises nothing but on ``close``.
 
+    tier: where blocks go. cold: how they are there if not as in memory. queue_bytes: what may wait to
+    be written by a thread of its own; 0: ``keep`` returns when it is written. counts: of the store.
+
     A call that the tier cannot serve is counted and answered as if nothing were there. closing: set
     by the store when it takes no more calls.
     """
 
-    def __init__(self, tier: Tier | None, *, read_only: bool, clock: Callable[[], float]) -> None:
-        self._tier = tier
+    def __init__(
+        self,
+        tier: Tier | None,
+        *,
+        read_only: bool,
+        clock: Callable[[], float],
+        counts: Counts,
+        cold: Packing | None = None,
+        queue_bytes: int = 0,
+    ) -> None:
         self._disk = tier if isinstance(tier, DiskTier) else None
+        if tier is not None and cold is not None:
+            tier = Cold(tier, cold, partial(counts.add, damaged=1))
+        self._behind = None
+        if tier is not None and queue_bytes and not read_only:
+            tier = self._behind = WriteBehind(tier, queue_bytes=queue_bytes)
+        self._tier = tier
         self._clock = clock
         self.read_only = read_only
         self._refresh_at = clock() + _REFRESH_SECONDS
-        self._lock = threading.Lock()  # guards failures and _refresh_at
+        self._lock = threading.Lock()  # guards _failures and _refresh_at
         self.writable = tier is not None and not read_only
-        self.failures = 0
+        self._failures = 0
         self.closing = False
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a disk tier, which keeps what is not a block too."""
+        return self._disk is not None
 
     def known(self, names: Sequence[bytes]) -> list[bool]:
         """Whether each is there, without reading it."""
@@ -62,6 +90,18 @@ class Below:
             self._failed()
             return [None] * len(names)
 
+    @contextmanager
+    def borrowed(self, names: Sequence[bytes]) -> Iterator[Sequence[Record | None]]:
+        """The same until the end of the ``with`` block, without a copy where the tier can."""
+        with ExitStack() as stack:
+            records: Sequence[Record | None] = [None] * len(names)
+            if self._tier is not None and names:
+                try:
+                    records = stack.enter_context(borrowed(self._tier, names))
+                except TierUnavailable:
+                    self._failed()
+            yield records
+
     def keep(self, records: Sequence[Record], *, durable: bool = False) -> bool:
         """Store them in this order; True if all were."""
         if self._tier is None or not self.writable:
@@ -85,15 +125,26 @@ class Below:
         """Delete every record, or every one with these tags, where the tier can list them."""
         if self._disk is None or not self.writable:
             return
+        self.flush()
+        names = []
         try:
-            self._disk.delete_many(
-                self._disk.keys() if tags is None else self._disk.keys_tagged(tags)
-            )
+            names = self._disk.keys() if tags is None else self._disk.keys_tagged(tags)
+        except TierUnavailable:
+            self._failed()
+        self.forget(names)
+
+    def flush(self) -> None:
+        """Return when what was kept has been written."""
+        if self._behind is None:
+            return
+        try:
+            self._behind.flush()
         except TierUnavailable:
             self._failed()
 
     def sync(self) -> None:
         """Return when what was kept has reached the disk."""
+        self.flush()
         if self._disk is None or not self.writable:
             return
         try:
@@ -134,6 +185,16 @@ class Below:
         except TierUnavailable:
             self._failed()
 
+    @property
+    def failures(self) -> int:
+        """Calls that the tier did not serve, and blocks that it refused later."""
+        return self._failures + (self._behind.stats().dropped if self._behind is not None else 0)
+
+    @property
+    def queued_bytes(self) -> int:
+        """What waits to be written."""
+        return self._behind.stats().queued_bytes if self._behind is not None else 0
+
     def stats(self) -> DiskStats | None:
         """Of a disk."""
         return self._disk.stats() if self._disk is not None else None
@@ -153,7 +214,7 @@ class Below:
 
     def _failed(self) -> None:
         with self._lock:
-            self.failures += 1
+            self._failures += 1
 
 
 def open_disk(

@@ -20,7 +20,8 @@ class KVStoreStats:
     back, evicted all that left memory for lack of room, refused those for which pins left none.
     damaged counts blocks that failed verification and were thrown away, foreign records under one
     of our names that were not ours, tier_failures calls that the tier could not serve,
-    listener_failures what listeners raised. tier is what the disk tier says of itself.
+    listener_failures what listeners raised. queued_bytes are on their way to the tier, holds the forks
+    that were not released. tier is what the disk tier says of itself.
     """
 
     policy: str
@@ -41,6 +42,8 @@ class KVStoreStats:
     foreign: int
     tier_failures: int
     listener_failures: int
+    queued_bytes: int
+    holds: int
     tier: DiskStats | None
 
     @property

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
+from blatam_kv.blocks.block import Block
 from blatam_kv.blocks.payload import Packing
-from blatam_kv.blocks.residents import Block
 from blatam_kv.errors import CorruptBlob, Unsupported
 
 

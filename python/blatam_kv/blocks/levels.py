@@ -5,6 +5,7 @@ Nothing here knows of callers, tags or tenants: a Prompt brings its names, and t
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -14,12 +15,14 @@ import numpy as np
 
 from blatam_kv import _core
 from blatam_kv.blocks.below import Below
+from blatam_kv.blocks.block import Block
 from blatam_kv.blocks.counts import Counts
+from blatam_kv.blocks.fetcher import Fetcher
 from blatam_kv.blocks.payload import Packing
 from blatam_kv.blocks.prompt import Prompt
-from blatam_kv.blocks.residents import Block, Residents
+from blatam_kv.blocks.residents import Residents
 from blatam_kv.errors import CorruptBlob, Unsupported
-from blatam_kv.record import Kind, Record
+from blatam_kv.record import Record
 from blatam_kv.tensors import STORAGE
 
 # How much is encoded, or read from a tier, before it is handed on: what a call holds in memory
@@ -32,9 +35,9 @@ _SAVE_LOCKS = 16
 class Levels:
     """One pool of memory over the tier of a store. Safe from any thread.
 
-    packing: how blocks are in memory. cold: how they are below, None for the same. at_once: whether
-    blocks go below when they are saved or only when memory needs the room. durable: whether they
-    are safe there before a save returns.
+    packing: how blocks are in memory. heats: whether what comes from below in another codec is to be
+    like that again. at_once: whether blocks go below when they are saved or only when memory needs
+    the room. durable: whether they are safe there before a save returns.
     """
 
     def __init__(
@@ -44,12 +47,13 @@ class Levels:
         below: Below,
         counts: Counts,
         *,
-        cold: Packing | None,
+        heats: bool,
         at_once: bool,
         durable: bool,
     ) -> None:
         self.packing, self.residents, self.below = packing, residents, below
-        self._cold = cold
+        self._heats = heats
+        self._fetcher = Fetcher(packing, below, counts, heats=heats)
         self._counts = counts
         self._at_once, self._durable = at_once, durable
         self.portion = max(1, PORTION_BYTES // packing.most_bytes)
@@ -62,7 +66,7 @@ class Levels:
             residents,
             self.below,
             counts,
-            cold=self._cold,
+            heats=self._heats,
             at_once=self._at_once,
             durable=self._durable,
         )
@@ -89,10 +93,9 @@ class Levels:
         What was read is verified as a record, but no block is decoded.
         """
         blocks = self.residents.walk(prompt, last)
-        self.residents.use(prompt.last, blocks)
+        self.residents.use(prompt.last, prompt.digests(0, len(blocks)))
         resident = len(blocks)
         for more in self._fetched(prompt, resident, last, None):
-            self.admit(prompt.last, more, promoted=True)
             blocks += more
         self._count_lookup(prompt, last, resident, len(blocks))
         return blocks
@@ -100,16 +103,15 @@ class Levels:
     def load(self, prompt: Prompt, last: int, keys: Any, values: Any) -> int:
         """Decode leading blocks, at most ``last``, into two tensors; returns how many."""
         resident = self.residents.walk(prompt, last)
-        self.residents.use(prompt.last, resident)
+        self.residents.use(prompt.last, prompt.digests(0, len(resident)))
         filled = 0
         for block in resident:
-            if not self._decoded(block, keys, values):
+            if not self._fetcher.decoded(block, keys, values):
                 self.residents.discard(block.name)
                 break
             filled += 1
         from_memory = filled
         for blocks in self._fetched(prompt, filled, last, (keys, values)):
-            self.admit(prompt.last, self._heated(blocks, keys, values), promoted=True)
             filled += len(blocks)
         self._count_lookup(prompt, last, from_memory, filled)
         return filled
@@ -134,30 +136,37 @@ class Levels:
             for layer in range(layout.layers):
                 there = out[layer, begin : begin + count]
                 _core.copy_tensor(part[layer, :count], layout.dtype, 0, there, layout.dtype)
-        self.residents.use(prompt.last, [block])
+        self.residents.use(prompt.last, block.name)
         self._counts.add(tokens_asked=count, tokens_from_memory=count)
         return count
 
     def pin(self, prompt: Prompt, ttl: float | None) -> int:
         """Pin the leading blocks that can be had in memory; returns how many."""
-        found = len(self.residents.walk(prompt, prompt.blocks))
-        for more in self._fetched(prompt, found, prompt.blocks, None):
-            self.admit(prompt.last, more, promoted=True)
-        return self.residents.pin(self.residents.walk(prompt, prompt.blocks), ttl)
+        return self.residents.pin(self._brought(prompt), ttl)
+
+    def hold(self, prompt: Prompt) -> list[Block]:
+        """The leading blocks that can be had in memory, held by the last of them."""
+        return self.residents.hold(self._brought(prompt))
 
     # ---- storing ------------------------------------------------------------------------------
 
-    def save(self, prompt: Prompt, keys: Any, values: Any) -> int:
-        """Store what is missing; returns how many leading blocks are in memory or below."""
+    def save(self, prompt: Prompt, keys: Any, values: Any, *, first: int = 0) -> int:
+        """Store what is missing; returns how many leading blocks are in memory or below.
+
+        keys, values: of the prompt's tokens from block ``first`` on.
+        """
         # Of those who save the same at once the first one does it, and the rest find it done. The
         # last block names the whole; a lock by the first missing one would change under the save.
         with self._save_locks[prompt.last[0] % _SAVE_LOCKS]:
-            return self._save(prompt, keys, values)
+            return self._save(prompt, keys, values, first)
 
-    def admit(self, last: bytes, blocks: Sequence[Block], *, promoted: bool = False) -> int:
+    def admit(
+        self, last: bytes, names: bytes, blocks: Sequence[Block], *, promoted: bool = False
+    ) -> int:
         """Take successive blocks of the prompt that ends with ``last`` into memory as far as there is
-        room; what leaves goes below. Returns how many are in memory now."""
-        taken, evicted = self.residents.add(last, blocks)
+        room; what leaves goes below. names: theirs, one behind the other. Returns how many are in
+        memory now."""
+        taken, evicted = self.residents.add(last, names, blocks)
         self._counts.add(
             refused=len(blocks) - taken,
             promoted=taken if promoted else 0,
@@ -170,21 +179,41 @@ class Levels:
         unknown = self._unknown(evicted)
         return len(unknown) if unknown and self.below.keep(unknown) else 0
 
-    def flush(self, *, durable: bool) -> None:
-        """Write below what is only in memory."""
+    def flush(self) -> None:
+        """Hand below what is only in memory."""
         # The ends of prompts first: what is oldest on disk leaves first there too.
         blocks = sorted(self.residents.all(), key=lambda block: -block.position)
         for first in range(0, len(blocks), self.portion):
             if unknown := self._unknown(blocks[first : first + self.portion]):
                 self.below.keep(unknown)
-        if durable:
-            self.below.sync()
 
     def move(self, tags: bytes, other: Levels) -> None:
-        """Give another pool what this one has with these tags; what has no room there goes below."""
+        """Give another pool what this one has with these tags, pins too; what has no room there goes
+        below."""
+        pins = self.residents.pins(tags)
         for block in reversed(self.residents.clear(tags)):
-            if not other.admit(block.name, [block]):
+            if not other.admit(block.name, block.name, [block]):
                 other.spill([block])
+        for blocks, left in pins:
+            other.residents.pin(blocks, None if math.isinf(left) else left)
+
+    def chain(self, tags: bytes, names: Sequence[bytes]) -> list[Block]:
+        """Successive blocks from the first of a prompt on, by name, brought into memory as far as
+        they are below; for whoever knows that these names follow one another."""
+        found: list[Block] = []
+        for first in range(0, len(names), self.portion):
+            wanted = names[first : first + self.portion]
+            parent = found[-1].name if found else tags
+            blocks = self._fetcher.chained(tags, parent, len(found), wanted)
+            admitted = b"".join(wanted[: len(blocks)])
+            found += blocks[: self.admit(names[-1], admitted, blocks, promoted=True)]
+            if len(found) < first + len(wanted):
+                break
+        return found
+
+    def count_foreign(self) -> None:
+        """Something under one of our names was not ours."""
+        self._counts.add(foreign=1)
 
     def throw_away(self, block: Block) -> None:
         """Count a block as damaged and forget it, wherever it is."""
@@ -203,25 +232,30 @@ class Levels:
     def _fetched(
         self, prompt: Prompt, first: int, last: int, out: tuple[Any, Any] | None
     ) -> Iterator[list[Block]]:
-        """Blocks from first on as the tier has them, verified and decoded into ``out``, a portion
-        at a time, until one is missing or ``last`` is reached."""
+        """Blocks from first on as the tier has them, verified, decoded into ``out`` and taken into
+        memory as far as there is room, a portion at a time, until one is missing or ``last`` is
+        reached."""
+        room = True
         while first < last:
             names = prompt.names(first, min(first + self.portion, last))
             known = self.below.known(names)
             wanted = names[: known.index(False)] if False in known else names
-            blocks: list[Block] = []
-            for name, record in zip(wanted, self.below.fetch(wanted), strict=True):
-                block = self._believed(record, prompt, first + len(blocks))
-                if block is None or (out is not None and not self._decoded(block, *out)):
-                    if record is not None:
-                        self.below.forget([name])
-                    break
-                blocks.append(block)
+            blocks, own = self._fetcher.fetched(prompt, first, wanted, out, own=room)
+            # What continues a block that memory refused could not be found there.
+            admitted = prompt.digests(first, first + len(own))
+            room = room and len(blocks) == self.admit(prompt.last, admitted, own, promoted=True)
             if blocks:
                 yield blocks
             if len(blocks) < len(names):
                 return
             first += len(blocks)
+
+    def _brought(self, prompt: Prompt) -> list[Block]:
+        """The leading blocks in memory, after what is below was read; counts no use."""
+        found = len(self.residents.walk(prompt, prompt.blocks))
+        for _ in self._fetched(prompt, found, prompt.blocks, None):
+            pass
+        return self.residents.walk(prompt, prompt.blocks)
 
     def _count_lookup(self, prompt: Prompt, last: int, from_memory: int, found: int) -> None:
         size = prompt.block_tokens
@@ -232,52 +266,6 @@ class Levels:
             tokens_from_tier=size * (found - from_memory),
         )
 
-    def _decoded(self, block: Block, keys: Any, values: Any) -> bool:
-        """Put a block where it belongs; False, counted, if it is damaged."""
-        try:
-            first = block.position * self.packing.layout.block_tokens
-            self.packing.decode(block.payload, keys, values, first)
-        except (CorruptBlob, Unsupported):
-            self._counts.add(damaged=1)
-            return False
-        return True
-
-    def _heated(self, blocks: list[Block], keys: Any, values: Any) -> list[Block]:
-        """The same blocks as memory wants them; their values are in the tensors already."""
-        if self._cold is None:
-            return blocks
-        size, codec = self.packing.layout.block_tokens, self.packing.codec
-        try:
-            return [
-                block.packed(self.packing.encode(keys, values, block.position * size), codec)
-                for block in blocks
-            ]
-        except MemoryError:
-            return blocks
-
-    def _believed(self, record: Record | None, prompt: Prompt, position: int) -> Block | None:
-        """The block that a tier's record holds, if it is the one that was asked for."""
-        if record is None:
-            return None
-        tokens = prompt.block(position)
-        if (
-            record.kind is not Kind.BLOCK
-            or record.tags != prompt.root
-            or record.tokens != tokens
-            or not self.packing.accepts(record.codec)
-        ):
-            self._counts.add(foreign=1)
-            return None
-        return Block(
-            name=record.key,
-            parent=prompt.parent(position),
-            position=position,
-            tokens=tokens,
-            payload=record.payload,
-            codec=record.codec,
-            tags=prompt.root,
-        )
-
     def _unknown(self, blocks: Sequence[Block]) -> list[Record]:
         """Records of those blocks that are not below yet, where there is a below to write to."""
         if not blocks or not self.below.writable:
@@ -286,41 +274,32 @@ class Levels:
         now_us = time.time_ns() // 1000
         records = []
         for block, there in zip(blocks, known, strict=True):
-            if not there and (cooled := self._cooled(block)) is not None:
-                records.append(cooled.record(now_us))
+            if not there:
+                records.append(block.record(now_us))
         return records
 
-    def _cooled(self, block: Block) -> Block | None:
-        """The same block as it is to be below; None, counted, if it is damaged."""
-        if self._cold is None or block.codec == self._cold.codec:
-            return block
-        try:
-            return block.packed(self._cold.repacked(block.payload), self._cold.codec)
-        except (CorruptBlob, Unsupported):
-            self._counts.add(damaged=1)
-            return None
-
-    def _save(self, prompt: Prompt, keys: Any, values: Any) -> int:
+    def _save(self, prompt: Prompt, keys: Any, values: Any, begin: int) -> int:
         resident = self.residents.walk(prompt, prompt.blocks)
         there = self.below.known(prompt.names(0, prompt.blocks))
         if self._at_once:
             self._keep(list(reversed(resident)))
         kept = [at < len(resident) or known for at, known in enumerate(there)]
         room = True
-        for first in range(len(resident), prompt.blocks, self.portion):
+        for first in range(max(len(resident), begin), prompt.blocks, self.portion):
             wanted = range(first, min(first + self.portion, prompt.blocks))
             if not room and not self.below.writable:
                 break
             try:
                 blocks = [
-                    self._encoded(prompt, at, keys, values)
+                    self._encoded(prompt, at, keys, values, (at - begin) * prompt.block_tokens)
                     for at in wanted
                     if room or not there[at]
                 ]
             except MemoryError:
                 self._counts.add(refused=len(wanted))
                 break
-            taken = self.admit(prompt.last, blocks) if room else 0
+            names = prompt.digests(first, wanted.stop)
+            taken = self.admit(prompt.last, names, blocks) if room else 0
             room = room and taken == len(blocks)
             for block in blocks[:taken]:
                 kept[block.position] = True
@@ -338,8 +317,8 @@ class Levels:
             not unknown or self.below.keep(unknown, durable=self._durable)
         )
 
-    def _encoded(self, prompt: Prompt, position: int, keys: Any, values: Any) -> Block:
-        first = position * prompt.block_tokens
+    def _encoded(self, prompt: Prompt, position: int, keys: Any, values: Any, first: int) -> Block:
+        """Block ``position``, which begins at token ``first`` of two tensors."""
         return Block(
             name=prompt.names(position, position + 1)[0],
             parent=prompt.parent(position),

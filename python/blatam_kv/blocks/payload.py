@@ -22,22 +22,44 @@ if TYPE_CHECKING:
 
 # Where a blob's header says how many bytes follow it (docs/CODECS.md).
 _PAYLOAD_BYTES = slice(40, 48)
+# Of what was let go as much stays warm, for the next portion.
+SPARE_BYTES = 16 << 20
+# Addresses for each byte of memory, so that a block finds its place in one piece, and for what is
+# on its way. The most that are asked for.
+_ADDRESSES, _ON_THE_WAY, _MOST_ADDRESSES = 4, 1 << 30, 1 << 44
 # What codecs that quantise keys along a channel need of them at least.
 _PAGE = 64
+
+
+def arena_for(capacity_bytes: int) -> _core.Arena:
+    """The memory of a store of so many bytes. Raises MemoryError."""
+    spare = min(SPARE_BYTES, capacity_bytes // 16)
+    size = min(_ADDRESSES * capacity_bytes + _ON_THE_WAY, _MOST_ADDRESSES)
+    while True:
+        try:
+            return _core.Arena(size, spare)
+        except MemoryError:  # a limit on addresses
+            size //= 2
+            if size < min(capacity_bytes, _ON_THE_WAY):
+                raise
 
 
 class Packing:
     """How the blocks of one store are made into bytes and back. Nothing in it changes.
 
-    Raises ConfigError for a codec that is unknown or does not fit the layout.
+    arena: where the bytes lie. Raises ConfigError for a codec that is unknown or does not fit the
+    layout.
     """
 
-    def __init__(self, layout: KVLayout, codec: str, *, threads: int = 1) -> None:
+    def __init__(
+        self, layout: KVLayout, codec: str, arena: _core.Arena, *, threads: int = 1
+    ) -> None:
         if codec not in codecs.NAMES:
             raise ConfigError(f"codec must be one of {', '.join(codecs.NAMES)}, not {codec!r}")
         if not 1 <= threads <= codecs.MOST_THREADS:
             raise ConfigError(f"threads must be from 1 to {codecs.MOST_THREADS}, not {threads}")
         self.layout, self.codec, self.threads = layout, codec, threads
+        self._arena = arena
         self.lossless = is_lossless(codec)
         self._sizes = tuple(self._blob_bytes(codec, key=key) for key in (True, False))
         if layout.block_tokens % _PAGE and self._keys_need_pages():
@@ -60,26 +82,36 @@ class Packing:
     def encode(self, keys: Any, values: Any, first: int) -> memoryview:
         """The block of tokens [first, first + block_tokens) of two tensors as bytes.
 
-        keys, values: ``[layers, tokens, kv_heads, head_dim]`` in the layout's dtype, checked.
+        keys, values: ``[layers, tokens, kv_heads, head_dim]`` in the layout's dtype, checked. Raises
+        MemoryError.
         """
         layout = self.layout
         last = first + layout.block_tokens
-        room = np.empty(self.most_bytes, np.uint8)
+        piece = self._arena.take(self.most_bytes)
+        room = np.frombuffer(memoryview(piece), np.uint8)
         at = 0
         for layer in range(layout.layers):
             for x, key in ((keys, True), (values, False)):
                 part = x[layer, first:last]
                 size = self._encode(part, key, room[at:])
                 if at + size > len(room):  # NaN or infinities take more
-                    more = np.empty(at + size + self.most_bytes, np.uint8)
+                    piece = self._arena.take(at + size + self.most_bytes)
+                    more = np.frombuffer(memoryview(piece), np.uint8)
                     more[:at] = room[:at]
                     room = more
                     size = self._encode(part, key, room[at:])
                 end = at + size
                 at = filled(end)
                 room[end:at] = 0
-        room.resize(at, refcheck=False)
-        return room.data
+        piece.shrink(at)
+        return memoryview(piece)
+
+    def own(self, payload: Bytes) -> memoryview:
+        """A block's bytes in memory of its own. Raises MemoryError."""
+        piece = self._arena.take(len(payload))
+        view = memoryview(piece)
+        view[:] = payload
+        return view
 
     def decode(self, payload: Bytes, keys: Any, values: Any, first: int) -> None:
         """Verify a block and put it into two tensors, from token ``first`` on.

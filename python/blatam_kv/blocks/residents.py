@@ -9,77 +9,21 @@ from __future__ import annotations
 import math
 import threading
 from array import array
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from blatam_kv._core import PrefixIndex
+from blatam_kv.blocks.block import Block
 from blatam_kv.blocks.events import BlockEvent, News
 from blatam_kv.blocks.prompt import Prompt, common_tokens
 from blatam_kv.cache import byte_count
 from blatam_kv.errors import ConfigError
-from blatam_kv.record import Bytes, Kind, Record
 
-# What a block weighs beside its payload and twice its tokens (a payload read from disk holds on to
-# the record around it): objects, names, the slot, the pin. Measured by tests/test_blocks_memory.py.
-BLOCK_OVERHEAD_BYTES = 1152
 # How many followers of a block are compared where none is the one wanted. Where many prompts begin
 # with the same few tokens, any of them will do.
 _NEAREST_OF = 16
-
-
-class Block:
-    """One block in memory, encoded. Nothing in it changes.
-
-    name, parent, tags: digests. position: blocks before it. tokens: as in a Record.
-    """
-
-    __slots__ = ("codec", "name", "parent", "payload", "position", "tags", "tokens", "weight")
-
-    def __init__(
-        self,
-        *,
-        name: bytes,
-        parent: bytes,
-        position: int,
-        tokens: bytes,
-        payload: Bytes,
-        codec: str,
-        tags: bytes,
-    ) -> None:
-        self.name, self.parent, self.position = name, parent, position
-        self.tokens, self.codec, self.tags = tokens, codec, tags
-        self.payload = memoryview(payload).toreadonly()
-        self.weight = block_weight(self.payload.nbytes, len(tokens))
-
-    def packed(self, payload: Bytes, codec: str) -> Block:
-        """The same block in another codec."""
-        return Block(
-            name=self.name,
-            parent=self.parent,
-            position=self.position,
-            tokens=self.tokens,
-            payload=payload,
-            codec=codec,
-            tags=self.tags,
-        )
-
-    def record(self, now_us: int) -> Record:
-        """The same for a tier."""
-        return Record(
-            key=self.name,
-            kind=Kind.BLOCK,
-            payload=self.payload,
-            tags=self.tags,
-            codec=self.codec,
-            tokens=self.tokens,
-            created_us=now_us,
-        )
-
-
-def block_weight(payload_bytes: int, tokens_bytes: int) -> int:
-    """Bytes of memory that a block takes."""
-    return payload_bytes + 2 * tokens_bytes + BLOCK_OVERHEAD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +66,8 @@ class Residents:
         self._index = self._new_index()
         self._at: list[Block | None] = []
         self._pins: dict[bytes, float] = {}
+        self._held: Counter[bytes] = Counter()
+        self._let_go: deque[Block] = deque()  # needs no lock
         self._next_end = math.inf
         self._evicted = 0
 
@@ -142,11 +88,12 @@ class Residents:
                 break
         return found
 
-    def use(self, last: bytes, blocks: Sequence[Block]) -> None:
-        """A request for the prompt with this last block: count a use of each of its blocks here, the
-        last one first, so that the first is the most recent."""
+    def use(self, last: bytes, names: bytes) -> None:
+        """A request for the prompt with this last block: count a use of each of its blocks with these
+        names that is here, the last one first, so that the first is the most recent. names: one behind
+        the other."""
         with self._lock:
-            self._index.use(last, b"".join([block.name for block in blocks]))
+            self._index.use(last, names)
 
     def nearest(self, parent: bytes, root: bool, tokens: bytes) -> tuple[Block | None, int]:
         """Of the newest blocks that continue ``parent`` the one that begins most like ``tokens``,
@@ -161,33 +108,28 @@ class Residents:
                 best, most = block, common
         return best, most
 
-    def add(self, last: bytes, blocks: Sequence[Block]) -> tuple[int, list[Block]]:
+    def add(self, last: bytes, names: bytes, blocks: Sequence[Block]) -> tuple[int, list[Block]]:
         """Insert successive blocks of the prompt with this last block, the first ones first, as far
-        as there is room.
+        as there is room. names: theirs, one behind the other.
 
         Returns how many leading ones of them are here now, and what left for them, in that order;
-        a policy may prefer what was here to what is new, which then counts as not stored. None is
+        a policy may prefer what was here to what is new, which then was never stored. None is
         stored whose parent is not here.
         """
         if not blocks:
             return 0, []
         first = blocks[0]
-        names = b"".join([block.name for block in blocks])
         weights = array("Q", [block.weight for block in blocks])
         with self._lock:
             self._end_pins()
-            slots, gone = self._index.add(last, first.parent, not first.position, names, weights)
-            if not slots:
-                return 0, []
-            new = self._put(memoryview(slots).cast("I").tolist(), blocks)
+            old, held, gone = self._index.add(
+                last, first.parent, not first.position, names, weights
+            )
+            slots = memoryview(held).cast("I").tolist()
+            self._put(slots[old:], blocks[old : len(slots)])
             evicted = self._take(gone, "capacity")
-            stored = len(blocks)
-            if evicted and new:
-                mine = {block.name for block in new}.intersection(block.name for block in evicted)
-                stored -= len(mine)  # the ends of prompts leave first
-                evicted = [block for block in evicted if block.name not in mine]
             self._evicted += len(evicted)
-        return stored, evicted
+        return len(slots), evicted
 
     def pin(self, blocks: Sequence[Block], ttl: float | None) -> int:
         """Keep the longest of these prefixes that is still here, until unpinned or ``ttl`` seconds
@@ -213,6 +155,53 @@ class Residents:
                     return count
         return 0
 
+    def pins(self, tags: bytes | None = None) -> list[tuple[list[Block], float]]:
+        """What is pinned, or of it what has these tags: the blocks of each prefix, the first first,
+        and the seconds it has left."""
+        with self._lock:
+            self._end_pins()
+            now, found = self._clock(), []
+            for name, end in self._pins.items():
+                (block,) = chain = self._blocks(self._index.find(name))
+                if tags is not None and block.tags != tags:
+                    continue
+                while chain[-1].position:
+                    chain += self._blocks(self._index.find(chain[-1].parent))
+                found.append((chain[::-1], end - now))
+        return found
+
+    def save(self, most: int) -> bytes:
+        """How at most so many blocks were used, those used last, and what the policy learned."""
+        with self._lock:
+            return self._index.save(most)
+
+    def restore(self, saved: bytes) -> str | None:
+        """Learn that, before anything else happens here; what is wrong with it, or None."""
+        with self._lock:
+            return self._index.restore(saved)
+
+    def hold(self, blocks: Sequence[Block]) -> list[Block]:
+        """Keep the longest of these prefixes that is still here, beside all pins and other holds,
+        until ``let_go`` is told its last block; returns its blocks."""
+        with self._lock:
+            self._end_pins()
+            for count in range(len(blocks), 0, -1):
+                last = blocks[count - 1]
+                if self._is_here(last) and self._index.pin(last.name):
+                    self._held[last.name] += 1
+                    return list(blocks[:count])
+        return []
+
+    def let_go(self, last: Block) -> None:
+        """End one hold; it has ended already if the block was thrown away. Waits for nobody: the
+        garbage collector may call it, in the middle of anything."""
+        self._let_go.append(last)
+        if self._lock.acquire(blocking=False):  # else whoever has it, or comes next, does it
+            try:
+                self._end_holds()
+            finally:
+                self._lock.release()
+
     def discard(self, name: bytes) -> None:
         """Take a block out, and all that continue it."""
         with self._lock:
@@ -236,6 +225,7 @@ class Residents:
     def resize(self, capacity_bytes: int) -> list[Block]:
         """Change the bound; returns what left for it, the first to leave first."""
         with self._lock:
+            self._end_pins()
             self.capacity_bytes = capacity_bytes
             evicted = self._take(self._index.resize(capacity_bytes), "capacity")
             self._evicted += len(evicted)
@@ -251,6 +241,12 @@ class Residents:
         with self._lock:
             self._end_pins()
             return len(self._pins)
+
+    def holds(self) -> int:
+        """Holds that have not ended."""
+        with self._lock:
+            self._end_holds()
+            return self._held.total()
 
     def stats(self) -> ResidentStats:
         """Exact counters."""
@@ -273,6 +269,10 @@ class Residents:
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
+    def _is_here(self, block: Block) -> bool:
+        """Whether it is this very block, not one that was saved anew."""
+        return self._blocks(self._index.find(block.name)) == [block]
+
     def _all(self) -> list[Block]:
         return [block for block in self._at if block is not None]
 
@@ -280,28 +280,25 @@ class Residents:
         at = self._at
         return [at[slot] for slot in memoryview(slots).cast("I").tolist()]  # type: ignore[misc]  # none of these is free
 
-    def _put(self, slots: list[int], blocks: Sequence[Block]) -> list[Block]:
-        """Lay down the blocks that are new; returns them."""
+    def _put(self, slots: list[int], blocks: Sequence[Block]) -> None:
+        """Lay down the blocks that are new."""
         at = self._at
-        if (highest := max(slots)) >= len(at):
+        if slots and (highest := max(slots)) >= len(at):
             at += [None] * (highest + 1 - len(at))
-        new = []
         for slot, block in zip(slots, blocks, strict=True):
-            if at[slot] is None:
-                at[slot] = block
-                new.append(block)
+            at[slot] = block
         if self._news.wanted:
-            for block in new:
+            for block in blocks:
                 self._note("stored", block)
-        return new
 
     def _take(self, slots: bytes, reason: str) -> list[Block]:
         """Pick up what left the index."""
         if not slots:
             return []
         gone = self._blocks(slots)
-        for slot in memoryview(slots).cast("I").tolist():
-            self._at[slot] = None
+        at = self._at
+        for slot in memoryview(slots).cast("I"):
+            at[slot] = None
         if self._news.wanted:
             for block in gone:
                 self._note("removed", block, reason)
@@ -311,18 +308,29 @@ class Residents:
         """Take blocks out, of which none is continued by one that stays; the ends first."""
         for block in blocks:
             self._pins.pop(block.name, None)
+            self._held.pop(block.name, None)
             slot = self._index.remove(block.name)
             if slot is not None:
                 self._take(array("I", [slot]).tobytes(), reason)
 
     def _end_pins(self) -> None:
-        """Let go of the pins whose time is over."""
+        """Let go of the pins whose time is over, and of holds."""
+        self._end_holds()
         if not self._pins or self._next_end > (now := self._clock()):
             return
         for name in [name for name, end in self._pins.items() if end <= now]:
             del self._pins[name]
             self._index.unpin(name)
         self._next_end = min(self._pins.values(), default=math.inf)
+
+    def _end_holds(self) -> None:
+        while self._let_go:
+            last = self._let_go.popleft()
+            if self._held[last.name] and self._is_here(last):
+                self._index.unpin(last.name)
+                self._held[last.name] -= 1
+                if not self._held[last.name]:
+                    del self._held[last.name]
 
     def _note(self, kind: Literal["stored", "removed"], block: Block, reason: str = "") -> None:
         self._news.note(

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import copy
-import threading
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
-from weakref import WeakValueDictionary
 
-from blatam_kv.blocks.arguments import checked_pair, checked_ttl
+from blatam_kv.blocks.arguments import check_places, checked_pair, checked_queue, checked_ttl
 from blatam_kv.blocks.below import Below, open_disk
+from blatam_kv.blocks.binding import Binding
+from blatam_kv.blocks.block import Block, block_weight
 from blatam_kv.blocks.counts import Counts, KVStoreStats
 from blatam_kv.blocks.events import Listener, News
+from blatam_kv.blocks.fork import Fork
+from blatam_kv.blocks.image import Image
 from blatam_kv.blocks.layers import LayerLoad
 from blatam_kv.blocks.layout import KVLayout
 from blatam_kv.blocks.levels import Levels
-from blatam_kv.blocks.payload import Packing
+from blatam_kv.blocks.payload import Packing, arena_for
 from blatam_kv.blocks.prompt import Prompt, token_ids
-from blatam_kv.blocks.residents import Block, Residents, block_weight
-from blatam_kv.blocks.tags import Tags, Words, checked_salt, tags_of
+from blatam_kv.blocks.residents import Residents
+from blatam_kv.blocks.stats import stats_of
+from blatam_kv.blocks.tags import Tags, Words, tags_of
+from blatam_kv.blocks.tenants import Tenants
 from blatam_kv.cache import byte_count
 from blatam_kv.errors import ConfigError, InvalidRequest, TierUnavailable, Unavailable
 from blatam_kv.record import record_bytes
@@ -41,19 +42,21 @@ class KVStore:
     only. disk_bytes: most bytes in it, by default 8 times ``capacity_bytes`` and at most half of
     what is free. codec: how new blocks are encoded, one of ``codecs.NAMES``, or "auto": raw in
     memory, where blocks are hot, and exp4 below it, where they are cold and lose nothing either.
-    Codecs that lose nothing serve one another's blocks, others only their own. write: "save" puts
-    blocks on disk at once, "evict" when memory is needed or the store is closed. durable: whether
-    saving waits until they would survive a power cut. read_only: open the folder beside its writer
-    and leave it as it is; what is saved stays in memory. tier: another Tier in place of a folder;
-    closed with the store. policy: what leaves memory first, as in ``Cache``. threads: for encoding
-    and decoding one tensor. clock: seconds that never go back, for tests.
+    Codecs that lose nothing serve one another's blocks, others only their own. write: "save" hands
+    blocks to the disk at once, "evict" when memory is needed or the store is closed. queue_bytes: most
+    bytes on their way there, by a thread of its own and beside ``capacity_bytes``; by default an
+    eighth of that, at most 64 MiB; a save that finds no room waits. 0: a save returns when they are
+    written. durable: when they would survive a power cut. read_only: open the folder beside its
+    writer and leave it as it is; what is saved stays in memory. tier: another Tier in place of a
+    folder; closed with the store. policy: what leaves memory first, as in ``Cache``. threads: for encoding
+    and decoding one tensor. clock, wall_clock: seconds that never go back, and seconds since 1970 for
+    pins that outlive the process; for tests.
 
     model, tokenizer, lora, rope, salt: tags. All calls use them, and a block saved under other tags
     (or another layout) does not exist. salt is the tenant's secret, 0 to 64 bytes. A store without
     ``model`` is bound to the first one that uses it, see ``bind``.
 
-    Prompts that begin alike share blocks: a fork costs nothing, and nothing changes a block. What
-    goes wrong below (a disk that fails, a flipped bit) is a miss and a counter. Wrong arguments
+    Prompts that begin alike share blocks, and nothing changes a block. What goes wrong below (a disk that fails, a flipped bit) is a miss and a counter. Wrong arguments
     raise InvalidRequest, wrong options ConfigError or TypeError, a folder that cannot be opened or
     a closed store TierUnavailable.
     """
@@ -75,35 +78,35 @@ class KVStore:
         policy: str = "adaptive",
         write: Literal["save", "evict"] = "save",
         durable: bool = False,
+        queue_bytes: int | str | None = None,
         threads: int = 1,
         tier: Tier | None = None,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         if not isinstance(layout, KVLayout):
             raise TypeError(f"layout must be a KVLayout, not {type(layout).__name__}")
         auto = codec == "auto"
-        packing = Packing(layout, "raw" if auto else codec, threads=threads)
-        cold = Packing(layout, COLD_CODEC, threads=threads) if auto else None
+        arena = arena_for(byte_count("capacity_bytes", capacity_bytes))
+        packing = Packing(layout, "raw" if auto else codec, arena, threads=threads)
+        cold = Packing(layout, COLD_CODEC, arena, threads=threads) if auto else None
         fidelity = "lossless" if packing.lossless else codec
         words: dict[str, Words] = {"model": model, "tokenizer": tokenizer, "lora": lora}
         tags = tags_of(layout, fidelity, salt=salt, rope=rope, **words)
-        if write not in ("save", "evict"):
-            raise ConfigError(f"write must be 'save' or 'evict', not {write!r}")
-        if path is None and (read_only or disk_bytes is not None):
-            option = "read_only" if read_only else "disk_bytes"
-            raise ConfigError(f"{option} speaks of a folder; pass path= too")
-        if path is not None and tier is not None:
-            raise ConfigError("path and tier are two places for the same blocks; pass one")
+        check_places(path, tier, disk_bytes, read_only=read_only, write=write)
         self.layout = layout
         self._codec = codec
         self._news = News()
         self._counts = Counts()
-        self._pool = partial(Residents, policy=policy, news=self._news, clock=clock)
-        residents = self._pool(capacity_bytes=capacity_bytes)
-        self._least_bytes = block_weight(packing.most_bytes, 4 * layout.block_tokens)
-        if path is None and tier is None and residents.capacity_bytes < self._least_bytes:
+
+        def pool(size: int | str) -> Residents:
+            return Residents(capacity_bytes=size, policy=policy, news=self._news, clock=clock)
+
+        residents = pool(capacity_bytes)
+        least_bytes = block_weight(packing.most_bytes, 4 * layout.block_tokens)
+        if path is None and tier is None and residents.capacity_bytes < least_bytes:
             raise ConfigError(
-                f"capacity_bytes must be at least {self._least_bytes}, one block of this layout, "
+                f"capacity_bytes must be at least {least_bytes}, one block of this layout, "
                 f"not {residents.capacity_bytes}"
             )
         if path is not None:
@@ -115,23 +118,29 @@ class KVStore:
                 disk_bytes=disk_bytes,
                 read_only=read_only,
             )
-        below = Below(tier, read_only=read_only, clock=clock)
+        below = Below(
+            tier,
+            read_only=read_only,
+            clock=clock,
+            counts=self._counts,
+            cold=cold,
+            queue_bytes=checked_queue(queue_bytes, residents.capacity_bytes),
+        )
         below.describe(layout, codec, tags.model)
         self._levels = Levels(
             packing,
             residents,
             below,
             self._counts,
-            cold=cold,
+            heats=auto,
             at_once=write == "save",
             durable=durable,
         )
-        self._tags = tags if tags.model else tags.bound_to(below.model)
-        self._tags_lock = threading.RLock()
-        # A tenant that nobody holds needs no remembering, but for what is set aside for it.
-        self._tenants: WeakValueDictionary[bytes, KVStore] = WeakValueDictionary()
-        self._apart: list[KVStore] = []
+        self._binding = Binding(tags, below)
         self._owner: KVStore | None = None
+        self._tenants = Tenants(self, pool, least_bytes=least_bytes)
+        self._wall_clock = wall_clock
+        self._image = self._new_image()
 
     # ---- prefixes -------------------------------------------------------------------------------
 
@@ -200,9 +209,20 @@ class KVStore:
             raise InvalidRequest(
                 f"keys and values have {given} tokens, tokens has {prompt.tokens}", field="keys"
             )
-        saved = self._levels.save(prompt, keys, values)
+        return self._save(prompt, keys, values)
+
+    def fork(self, tokens: Any) -> Fork:
+        """Hold the longest cached prefix in memory for several continuations: samples, beams, agents.
+
+        What is only on disk is read into memory first. Copies nothing, see ``Fork``::
+
+            with store.fork(prompt) as trunk:       # trunk.tokens of it are held
+                for more in continuations:
+                    trunk.load(more, out=(keys, values))
+        """
+        fork = Fork(self, token_ids(tokens))
         self._news.deliver()
-        return self.layout.block_tokens * saved
+        return fork
 
     def pin_prefix(self, tokens: Any, *, ttl: float | None = None) -> int:
         """Keep a cached prefix in memory, a system prompt for example; returns the tokens kept.
@@ -214,13 +234,16 @@ class KVStore:
         prompt = self._prompt(tokens)
         pinned = self._levels.pin(prompt, ttl)
         self._news.deliver()
+        self._image.save(pins_only=True)
         return pinned * self.layout.block_tokens
 
     def unpin_prefix(self, tokens: Any) -> int:
         """Let go of the longest pinned prefix of these tokens; returns its tokens, 0 if none is."""
         prompt = self._prompt(tokens)
         names = prompt.names(0, prompt.blocks)
-        return self._levels.residents.unpin(names) * self.layout.block_tokens
+        unpinned = self._levels.residents.unpin(names)
+        self._image.save(pins_only=True)
+        return unpinned * self.layout.block_tokens
 
     # ---- the store as a whole -------------------------------------------------------------------
 
@@ -233,13 +256,7 @@ class KVStore:
         """
         if not isinstance(model, str) or not model:
             raise ConfigError(f"model must be a fingerprint, not {model!r}")
-        if self._owner is not None:
-            return self._owner.bind(model)
-        with self._tags_lock:
-            if not self._tags.model:
-                self._tags = self._tags.bound_to(model)
-                self._levels.below.describe(self.layout, self._codec, model)
-            bound = self._tags.model
+        bound = self._binding.bind(model, self._codec)
         if bound != model:
             warnings.warn(
                 f"this store holds blocks of another model ({bound[:16]}…, not {model[:16]}…); "
@@ -251,7 +268,7 @@ class KVStore:
     @property
     def model(self) -> str | None:
         """What it is bound to."""
-        return self._current_tags().model or None
+        return self._tags.model or None
 
     @property
     def read_only(self) -> bool:
@@ -277,12 +294,14 @@ class KVStore:
         self._levels.below.refresh()
 
     def flush(self, *, durable: bool = False) -> None:
-        """Write what is only in memory to the tier. durable: return when it is safe there."""
+        """Write what is only in memory, or on its way, to the tier. durable: return when it is safe
+        there."""
         self._require_open()
-        for levels in self._all_levels():
-            levels.flush(durable=False)
+        self._flush()
         if durable:
             self._levels.below.sync()
+        else:
+            self._levels.below.flush()
 
     def tenant(self, salt: bytes, *, quota_bytes: int | str | None = None) -> KVStore:
         """The same store for a tenant: the same memory, folder and options, and names that nobody
@@ -297,23 +316,7 @@ class KVStore:
         self._require_open()
         if self._owner is not None:
             raise ConfigError("a tenant has no tenants; ask the store itself")
-        checked_salt(salt)
-        if not salt:
-            raise ConfigError("a tenant's salt must not be empty: that is the store without one")
-        if salt == self._tags.salt:
-            raise ConfigError("this salt is the store's own; use the store itself")
-        with self._tags_lock:
-            tenant = self._tenants.get(salt)
-            if tenant is None:
-                tenant = copy.copy(self)
-                tenant._owner = self
-                tenant._counts = Counts(whole=self._counts)
-                tenant._levels = self._levels.over(self._levels.residents, tenant._counts)
-                tenant._tags = replace(self._tags, salt=salt)
-                self._tenants[salt] = tenant
-            if quota_bytes is not None:
-                tenant._set_aside(byte_count("quota_bytes", quota_bytes))
-        return tenant
+        return self._tenants.get(salt, quota_bytes)
 
     def clear(self, *, tenant: bytes | None = None, everyone: bool = False) -> None:
         """Forget all blocks under these tags, in memory and on disk, pinned ones too.
@@ -332,37 +335,17 @@ class KVStore:
             self.tenant(tenant).clear()
             return
         if everyone:
-            for each in (self._owner or self)._tenants.values():
+            for each in self._tenants.all():
                 each._levels.clear(None)
-        self._levels.clear(None if everyone else self._current_tags().digest)
+        self._levels.clear(None if everyone else self._tags.digest)
+        self._image.save()
         self._news.deliver()
 
     def stats(self) -> KVStoreStats:
         """Exact counters, of a tenant's calls or of everybody's, and what one's pool of memory holds:
         that is everybody's who has none set aside. The tier's are the whole store's."""
-        residents, below, count = self._levels.residents, self._levels.below, self._counts
-        memory = residents.stats()
-        return KVStoreStats(
-            policy=memory.policy,
-            capacity_bytes=residents.capacity_bytes,
-            blocks=memory.entries,
-            bytes=memory.bytes,
-            pinned=residents.pinned(),
-            lookups=count["lookups"],
-            tokens_asked=count["tokens_asked"],
-            tokens_from_memory=count["tokens_from_memory"],
-            tokens_from_tier=count["tokens_from_tier"],
-            saved=count["saved"],
-            evicted=memory.evicted,
-            spilled=count["spilled"],
-            promoted=count["promoted"],
-            refused=count["refused"],
-            damaged=count["damaged"],
-            foreign=count["foreign"],
-            tier_failures=below.failures,
-            listener_failures=self._news.failures,
-            tier=below.stats(),
-        )
+        levels = self._levels
+        return stats_of(self._counts, levels.residents, levels.below, self._news)
 
     def close(self) -> None:
         """Write what was accepted and let go of the folder. Closing twice is harmless."""
@@ -370,9 +353,9 @@ class KVStore:
         if self._owner is not None or below.closing:
             return
         below.closing = True
-        for levels in self._all_levels():
-            levels.flush(durable=False)
-            levels.residents.clear()
+        self._flush()
+        for each in self._tenants.pools():
+            each._levels.residents.clear()
         self._news.deliver()
         below.close()
 
@@ -393,48 +376,31 @@ class KVStore:
         if self._levels.below.closing:
             raise TierUnavailable(Unavailable.CLOSED, "the store is closed")
 
-    def _current_tags(self) -> Tags:
-        """One's tags, with the model that the store was bound to since."""
-        if not self._tags.model:
-            owner = self._owner
-            model = owner._current_tags().model if owner is not None else self._levels.below.model
-            if model:
-                with self._tags_lock:
-                    if not self._tags.model:
-                        self._tags = self._tags.bound_to(model)
-        return self._tags
+    @property
+    def _tags(self) -> Tags:
+        return self._binding.tags
+
+    def _save(self, prompt: Prompt, keys: Any, values: Any, *, first_token: int = 0) -> int:
+        """Tensors of the prompt's tokens from ``first_token`` on, which begins a block."""
+        size = self.layout.block_tokens
+        saved = self._levels.save(prompt, keys, values, first=first_token // size)
+        self._news.deliver()
+        self._image.saved()
+        return size * saved
 
     def _prompt(self, tokens: Any) -> Prompt:
         self._require_open()
-        tags = self._current_tags()
+        tags = self._tags
         ids = token_ids(tokens)
         return Prompt(ids, self.layout.block_tokens, root=tags.digest, salt=tags.salt)
 
-    def _all_levels(self) -> list[Levels]:
-        """Every pool of memory of the whole store."""
-        owner = self._owner or self
-        with self._tags_lock:
-            return [owner._levels, *(tenant._levels for tenant in owner._apart)]
+    def _flush(self) -> None:
+        for each in self._tenants.pools():
+            each._levels.flush()
+            each._image.save()
 
-    def _set_aside(self, quota: int) -> None:
-        """Give this tenant a pool of its own of so many bytes, taken from the common one."""
-        assert self._owner is not None
-        common, own = self._owner._levels, self._levels
-        apart = own.residents is not common.residents
-        held = own.residents.capacity_bytes if apart else 0
-        left = common.residents.capacity_bytes + held - quota
-        if min(quota, left) < self._least_bytes:
-            raise ConfigError(
-                f"quota_bytes must leave at least {self._least_bytes}, one block, to the tenant and "
-                f"to all others; {quota} leaves {left}"
-            )
-        evicted = common.residents.resize(left)
-        if apart:
-            evicted += own.residents.resize(quota)
-        else:
-            pool = self._pool(capacity_bytes=quota)
-            self._levels = common.over(pool, self._counts)
-            self._apart.append(self)
-            common.move(self._current_tags().digest, self._levels)
-        common.spill(evicted)
-        self._news.deliver()
+    def _new_image(self) -> Image:
+        """What one's memory knew when that was last written; of a tier of the caller's, nothing."""
+        image = Image(self._levels, lambda: self._tags.digest, self._wall_clock)
+        image.recall()
+        return image

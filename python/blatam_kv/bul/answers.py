@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict
+from pathlib import Path
 
 from blatam_kv.bul.pipeline import Answer
 from blatam_kv.cache import Cache
@@ -33,12 +34,17 @@ def decode(data: bytes) -> Answer:
         raise ValueError("it is not an answer of this version") from error
 
 
+def folder(settings: Settings) -> Path:
+    """Where answers lie."""
+    return settings.cache_persistence_path or settings.data_dir / "answers"
+
+
 def open_shelf(cache: Cache[bytes, Answer], settings: Settings) -> Shelf[Answer] | None:
     """The shelf that the settings ask for; None for none, and where its folder cannot be used: the
     service then runs in memory, and the log and its health say why."""
     if not settings.cache_persistence:
         return None
-    path = settings.cache_persistence_path or settings.data_dir / "answers"
+    path = folder(settings)
     try:
         disk = DiskTier(
             path,

@@ -22,6 +22,7 @@ from blatam_kv.bul.caller import Caller
 from blatam_kv.bul.order import answer_digest, seed_of
 from blatam_kv.bul.request import FieldProblem, RequestRejected, explain
 from blatam_kv.bul.sanitise import clean
+from blatam_kv.bul.wishes import CacheWishes, cache_key
 from blatam_kv.truthgpt.protocol import Message, Sampling, TruthGPT
 
 MODEL = "truthgpt"  # what any model is called here, besides its own name
@@ -68,15 +69,6 @@ Stop = Annotated[
 ]
 
 
-class CacheWishes(BaseModel):
-    """LiteLLM's words for one request: no-cache does not look, no-store does not keep."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    no_cache: Annotated[bool, Field(alias="no-cache")] = False
-    no_store: Annotated[bool, Field(alias="no-store")] = False
-
-
 class StreamOptions(BaseModel):
     """include_usage: a last piece tells the tokens. Padding against eavesdroppers is not offered."""
 
@@ -108,7 +100,7 @@ class _Asked(BaseModel):
     n: Annotated[int, Field(ge=1, le=16)] = 1
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    cache: CacheWishes = CacheWishes()
+    cache: CacheWishes | None = None
     user: str | None = None  # the tenant is known by its key
     logit_bias: Annotated[dict[str, float] | None, _only(None, {})] = None
     presence_penalty: Annotated[float | None, _only(None, 0)] = None
@@ -162,6 +154,7 @@ class ChatOrder:
     digest: bytes
     tenant: str
     salt: bytes = field(repr=False)
+    key: str = ""  # the tenant's name for it in the cache
 
 
 def parse(payload: object, kind: type[ChatRequest] | type[CompletionRequest]) -> Asked:
@@ -179,24 +172,6 @@ def parse(payload: object, kind: type[ChatRequest] | type[CompletionRequest]) ->
     return asked
 
 
-class Wanted:
-    """A checked request, and the orders it comes to, worked out once for the same model."""
-
-    __slots__ = ("_made", "asked")
-
-    def __init__(self, asked: Asked) -> None:
-        self.asked = asked
-        self._made: tuple[bytes, str, list[ChatOrder]] | None = None
-
-    def orders(self, model: TruthGPT, caller: Caller) -> list[ChatOrder]:
-        """One order for each of the n answers."""
-        made, fingerprint = self._made, model.fingerprint
-        if made is None or made[0] != caller.salt or made[1] != fingerprint:
-            made = (caller.salt, fingerprint, orders(self.asked, model, caller))
-            self._made = made
-        return made[2]
-
-
 def orders(asked: Asked, model: TruthGPT, caller: Caller) -> list[ChatOrder]:
     """One order for each of the n answers; they differ in their seeds.
 
@@ -207,6 +182,7 @@ def orders(asked: Asked, model: TruthGPT, caller: Caller) -> list[ChatOrder]:
     if isinstance(asked, ChatRequest):
         most = most or asked.max_completion_tokens
     seed = seed_of(messages) if asked.seed is None else asked.seed
+    namespace = None if asked.cache is None else asked.cache.namespace
     made = []
     for number in range(asked.n):
         sampling = Sampling(
@@ -217,6 +193,9 @@ def orders(asked: Asked, model: TruthGPT, caller: Caller) -> list[ChatOrder]:
             seed=(seed + number) % 2**64,
             stop=tuple(asked.stop or ()),
         )
-        digest = answer_digest(model, messages, sampling, salt=caller.salt, person=_PERSON)
-        made.append(ChatOrder(messages, sampling, digest, caller.tenant, caller.salt))
+        digest = answer_digest(
+            model, messages, sampling, salt=caller.salt, person=_PERSON, namespace=namespace
+        )
+        key = cache_key(digest, caller.salt)
+        made.append(ChatOrder(messages, sampling, digest, caller.tenant, caller.salt, key))
     return made

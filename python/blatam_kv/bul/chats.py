@@ -11,16 +11,21 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Self
 
 from blatam_kv.bul.chat import ChatOrder
 from blatam_kv.bul.pipeline import Answer, Pipeline
+from blatam_kv.bul.queue import Priority, PriorityQueue, QueueFull, Ticket
 from blatam_kv.bul.tasks import CacheResult
+from blatam_kv.bul.wishes import USUAL, Wishes
+from blatam_kv.bul.writers import Job, Why
 from blatam_kv.errors import Error, ModelError
 
 log = logging.getLogger("blatam_kv.bul")
+
+PRIORITY = Priority.HIGH  # that of a document which does not say otherwise
+_STOPPING = "the service is stopping; ask again when it is back"
 
 
 class TooManyChats(Error, RuntimeError):
@@ -139,86 +144,124 @@ class Listener:
             self._telling._wake.pop(self, None)
 
 
+class Saying:
+    """One answer that waits for a writer, or is being said by one."""
+
+    def __init__(self, chats: Chats, order: ChatOrder, telling: Telling, wishes: Wishes) -> None:
+        self.order, self.telling, self.wishes = order, telling, wishes
+        self.ticket: Ticket[Job] | None = None
+        self.tries = 0
+        self.began: float | None = None
+        self.why: Why | None = None
+        self._chats = chats
+
+    def run(self) -> None:
+        """Say it. Called by the writer whose turn it is."""
+        self._chats._say(self)
+
+    def interrupt(self, why: Why) -> None:
+        """End it at its next piece. The first reason holds."""
+        self.why = self.why or why
+
+
 class Chats:
-    """The pipeline for conversations. writers: answers written at a time; most_waiting:
-    answers that may wait for a writer."""
+    """The pipeline for conversations. They wait in the queue that documents wait in, as urgent as a
+    single one, and are written by the same writers: tenants take turns, and batches come later."""
 
     def __init__(
         self,
         pipeline: Pipeline,
+        queue: PriorityQueue[Job],
         *,
-        writers: int,
-        most_waiting: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.model = pipeline.model
         self._pipeline = pipeline
+        self._queue = queue
         self._clock = clock
-        self._most = writers + most_waiting
-        self._pool = ThreadPoolExecutor(writers, thread_name_prefix="bul-chat")
         self._lock = threading.Lock()
         self._tellings: dict[bytes, Telling] = {}
-        self._under_way = 0
+        self._under_way: set[Saying] = set()
         self._stopping = False
 
-    def lookup(self, order: ChatOrder) -> Answer | None:
-        """The cached answer, or None. Quick."""
-        return self._pipeline.recall(order.digest)
+    def lookup(self, order: ChatOrder, wishes: Wishes = USUAL) -> Answer | None:
+        """The cached answer if it will do, or None. Quick."""
+        return self._pipeline.recall(order.digest, wishes)
 
-    def ask(
-        self, order: ChatOrder, *, join: bool = True, keep: bool = True
-    ) -> tuple[Telling, CacheResult]:
+    def ask(self, order: ChatOrder, wishes: Wishes = USUAL) -> tuple[Telling, CacheResult]:
         """An answer being written, or written by now, and what the cache had to do with it.
 
-        join: hear one that is being written already. keep: put it into the cache when it is done.
-        Raises InvalidRequest if the conversation leaves no room to answer, TooManyChats.
+        Who wants to look hears one that is being written already, too. Raises InvalidRequest if the
+        conversation leaves no room to answer, TooManyChats.
         """
         room = self._pipeline.check_room(order, field="messages")
         order = replace(order, sampling=replace(order.sampling, max_tokens=room))
+        if order.digest not in self._tellings:
+            (found,) = self._pipeline.elsewhere([(order, wishes)])
+            if found is not None:
+                return Telling.of(found), "hit"
         with self._lock:
-            telling = self._tellings.get(order.digest) if join else None
+            telling = self._tellings.get(order.digest) if wishes.take(0.0) else None
             if telling is not None and telling.join():
                 return telling, "collapsed"
-            if join and (answer := self._pipeline.recall(order.digest)) is not None:
+            if (answer := self._pipeline.recall(order.digest, wishes)) is not None:
                 return Telling.of(answer), "hit"  # written since the caller looked
-            if self._stopping or self._under_way >= self._most:
-                raise TooManyChats(f"{self._under_way} answers are being written or wait already")
+            if self._stopping:
+                raise TooManyChats("the service is stopping")
+            if self._queue.paused:  # nobody should hold a line for as long as an operator likes
+                raise TooManyChats("writing is paused")
             telling = Telling()
-            if join and keep:
+            saying = Saying(self, order, telling, wishes)
+            try:
+                saying.ticket = self._queue.push(saying, tenant=order.tenant, priority=PRIORITY)
+            except QueueFull as error:
+                raise TooManyChats(str(error)) from None
+            self._under_way.add(saying)
+            if wishes.take(0.0) and wishes.keep:
                 self._tellings[order.digest] = telling
-            self._under_way += 1
-            self._pool.submit(self._write, order, telling, keep)
         return telling, "miss"
 
-    def _write(self, order: ChatOrder, telling: Telling, keep: bool) -> None:
+    def _say(self, saying: Saying) -> None:
         answer: Answer | None = None
         error: Exception | None = None
         try:
-            answer = self._written(order, telling)
-            if keep:
-                self._pipeline.keep(order.digest, answer)
+            if saying.wishes.shared:
+                answer, said = self._pipeline.once(
+                    saying.order,
+                    lambda: self._said(saying),
+                    check=lambda: self._check_wanted(saying),
+                )
+                if not said:  # another node did, and is heard when it has
+                    saying.telling.say(answer.text)
+                self._pipeline.keep(saying.order, answer)
+            else:
+                answer = self._said(saying)
+                if saying.wishes.keep:
+                    self._pipeline.keep(saying.order, answer, tell=True)
         except Error as problem:
             error = problem
         except Exception as problem:
             log.exception("the model failed")
             error = ModelError(f"the model failed ({type(problem).__name__}); try again")
-        with self._lock:
-            self._under_way -= 1
-            # From here on who asks the same looks into the cache, or begins another.
-            if self._tellings.get(order.digest) is telling:
-                del self._tellings[order.digest]
-        telling.end(answer, error)
+        self._end(saying, answer, error)
 
-    def _written(self, order: ChatOrder, telling: Telling) -> Answer:
+    def _end(self, saying: Saying, answer: Answer | None, error: Exception | None = None) -> None:
+        with self._lock:
+            self._under_way.discard(saying)
+            # From here on who asks the same looks into the cache, or begins another.
+            if self._tellings.get(saying.order.digest) is saying.telling:
+                del self._tellings[saying.order.digest]
+        saying.telling.end(answer, error)
+
+    def _said(self, saying: Saying) -> Answer:
+        order, telling = saying.order, saying.telling
         start = time.perf_counter()
         first = 0.0
         pieces: list[str] = []
+        self._check_wanted(saying)  # before the model reads the prompt
         chunks = self.model.stream(order.messages, sampling=order.sampling, salt=order.salt)
         for chunk in chunks:
-            if self._stopping:
-                raise ModelError("the service is stopping; ask again when it is back")
-            if telling.give_up():
-                raise ModelError("nobody listens any more")
+            self._check_wanted(saying)
             if chunk.text:
                 first = first or time.perf_counter() - start
                 pieces.append(chunk.text)
@@ -233,11 +276,24 @@ class Chats:
                     seconds=time.perf_counter() - start,
                     seconds_to_first_text=first,
                     born=self._clock(),
+                    ttl=saying.wishes.ttl,
                 )
         raise ModelError(f"{self.model.model_id} broke off in the middle of the answer")
 
-    def close(self) -> None:
-        """Let what is being written fail, and wait for the writers."""
+    def _check_wanted(self, saying: Saying) -> None:
+        if saying.why is Why.TIMEOUT:
+            raise ModelError("was not written in time; BUL_TASK_TIMEOUT allows more")
+        if self._stopping or saying.why is not None:
+            raise ModelError(_STOPPING)
+        if saying.telling.give_up():
+            raise ModelError("nobody listens any more")
+
+    def stop(self) -> None:
+        """Take nothing new; what waits fails now, what is being written at its next piece."""
         with self._lock:
             self._stopping = True
-        self._pool.shutdown(wait=True, cancel_futures=False)
+            waiting = [each for each in self._under_way if each.ticket is not None]
+        for saying in waiting:
+            assert saying.ticket is not None
+            if self._queue.remove(saying.ticket):
+                self._end(saying, None, ModelError(_STOPPING))

@@ -15,14 +15,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
+from blatam_kv.bul.caller import ITSELF
+from blatam_kv.bul.drafts import Part
 from blatam_kv.bul.order import Order
 from blatam_kv.bul.pipeline import Answer, Pipeline
 from blatam_kv.bul.queue import PriorityQueue, QueueFull
 from blatam_kv.bul.request import QueryRequest
-from blatam_kv.bul.storage import StorageUnavailable
+from blatam_kv.bul.storage import Callback, StorageUnavailable
 from blatam_kv.bul.tally import Tallies
 from blatam_kv.bul.tasks import Status, Task, TaskBook
-from blatam_kv.bul.writers import Why, Writing
+from blatam_kv.bul.writers import Job, Why, Writing
 from blatam_kv.errors import Error
 from blatam_kv.metrics import ServiceMetrics
 
@@ -42,18 +44,20 @@ class AlreadyFinished(Error, RuntimeError):
 
 
 class Asked(NamedTuple):
-    """What somebody wants; created: when that was, Unix time."""
+    """What somebody wants; created: when that was, Unix time; key_id: with which key."""
 
     order: Order
     request: QueryRequest
     created: float
+    key_id: str = ITSELF.key_id
 
 
 class TaskRows(Protocol):
     """What the ledger needs of an archive."""
 
-    def add(self, begun: Iterable[Task]) -> None:
-        """Write unfinished tasks, all or none, durably. Raises StorageUnavailable."""
+    def add(self, begun: Iterable[Task], callbacks: Sequence[Callback] = ()) -> None:
+        """Write unfinished tasks and who is to be told of their end, all or none, durably. Raises
+        StorageUnavailable."""
 
     def save(self, finished: Sequence[Task]) -> None:
         """Write finished tasks, all or none. Raises StorageUnavailable."""
@@ -67,7 +71,7 @@ class Ledger:
 
     def __init__(
         self,
-        queue: PriorityQueue[Writing],
+        queue: PriorityQueue[Job],
         book: TaskBook,
         rows: TaskRows,
         pipeline: Pipeline,
@@ -82,33 +86,42 @@ class Ledger:
         self._metrics = metrics
         self._lock = threading.Lock()
         self._stopping = False
-        self._writings: dict[bytes, Writing] = {}  # by the digest of the answer
+        self._writings: dict[bytes, Writing] = {}  # by what may be shared of them
         self._writing_of: dict[str, Writing] = {}  # by task
         self._deadlines: list[tuple[float, str, str]] = []  # monotonic, task, tenant
 
     # How tasks begin.
 
-    def begin(self, asked: Sequence[Asked], *, batch: str | None = None) -> list[Task]:
-        """A durable task for each of the answers, which are not cached; all or none.
+    def begin(
+        self,
+        asked: Sequence[Asked],
+        *,
+        batch: str | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> list[Task]:
+        """A durable task for each of the answers, which are not cached; all or none. callbacks: to be
+        written with them, besides their own.
 
         Raises QueueFull if there is no room, Overloaded if the service is stopping, and
         StorageUnavailable.
         """
         arrived = time.monotonic()
         begun: list[Task] = []
+        told = list(callbacks)
         fresh: list[Writing] = []
         with self._lock:
             if self._stopping:
                 raise Overloaded("the service is stopping", retry_after=10)
             try:
-                for order, request, created in asked:
+                for order, request, created, _ in asked:
                     task = Task(
                         tenant=order.tenant,
                         brief=order.brief,
                         inferred=order.inferred,
                         format=request.format,
+                        look=request.look,
                         priority=request.priority,
-                        cache="collapsed" if order.digest in self._writings else "miss",
+                        cache="collapsed" if order.flight in self._writings else "miss",
                         request=request,
                         batch=batch,
                         deadline=_plus(created, request.deadline_seconds),
@@ -117,7 +130,7 @@ class Ledger:
                     )
                     if task.cache == "miss":
                         fresh.append(self._new_writing(order, task))
-                    self._join(self._writings[order.digest], task)
+                    self._join(self._writings[order.flight], task)
                     begun.append(task)
                 if not self._book.add(begun):
                     raise QueueFull(f"{self._book.unfinished} tasks are unfinished already")
@@ -125,7 +138,9 @@ class Ledger:
                 self._withdraw(begun)
                 raise
         try:
-            self._rows.add(begun)
+            for each, task in zip(asked, begun, strict=True):
+                told += callback(task, each.request.callback_url, each.key_id)
+            self._rows.add(begun, told)
         except StorageUnavailable:
             self._metrics.storage_failed("add")
             with self._lock:
@@ -142,7 +157,7 @@ class Ledger:
     def resume(self, task: Task, order: Order) -> None:
         """Go on with a task that has its row already, as old as it is."""
         with self._lock:
-            writing = self._writings.get(order.digest)
+            writing = self._writings.get(order.flight)
             if writing is None:
                 waited = max(0.0, time.time() - task.created)
                 writing = self._new_writing(order, task, waited=waited, bounded=False)
@@ -167,7 +182,7 @@ class Ledger:
             held=True,
             bounded=bounded,
         )
-        self._writings[order.digest] = writing
+        self._writings[order.flight] = writing
         return writing
 
     def _join(self, writing: Writing, task: Task) -> None:
@@ -200,8 +215,8 @@ class Ledger:
             return False
         writing.task_ids.remove(task_id)
         if not writing.task_ids:
-            if self._writings.get(writing.order.digest) is writing:
-                del self._writings[writing.order.digest]
+            if self._writings.get(writing.order.flight) is writing:
+                del self._writings[writing.order.flight]
             if writing.ticket is None or not self._queue.remove(writing.ticket):
                 writing.interrupt(Why.CANCELLED)
         return True
@@ -225,8 +240,8 @@ class Ledger:
         """The writing is over: its tasks end with the answer or with the reason."""
         with self._lock:
             # From here on a new request looks into the cache or starts another writing.
-            if self._writings.get(writing.order.digest) is writing:
-                del self._writings[writing.order.digest]
+            if self._writings.get(writing.order.flight) is writing:
+                del self._writings[writing.order.flight]
             ids, writing.task_ids = writing.task_ids, []
             for key in ids:
                 del self._writing_of[key]
@@ -235,16 +250,21 @@ class Ledger:
         if answer is None:
             self._end(tasks, status="failed", error=error)
         else:
-            stored = writing.order.digest in self._pipeline.cache
+            order = writing.order
+            stored = order.wishes.keep and order.digest in self._pipeline.cache
             self._end(tasks, status="completed", answer=answer, stored=stored)
 
     def progress(self, writing: Writing, share: float) -> None:
         """The share written, 0 to 1; below 0, that the writing waits again."""
         self._book.progress(tuple(writing.task_ids), share)
 
+    def turn(self, writing: Writing, part: Part) -> None:
+        """Another section is being written."""
+        self._book.turn(tuple(writing.task_ids), part)
+
     def tick(self) -> None:
         """End what has passed its deadline."""
-        expired = self._queue.expired()
+        expired = [job for job in self._queue.expired() if isinstance(job, Writing)]
         now = time.monotonic()
         late = []
         with self._lock:
@@ -331,6 +351,13 @@ class Ledger:
         if writing is None or writing.ticket is None:
             return None
         return self._queue.position(writing.ticket)
+
+
+def callback(task: Task, url: str | None, key_id: str) -> list[Callback]:
+    """What is to be written for who wants to be told of a task's end, if anybody does."""
+    if url is None:
+        return []
+    return [Callback(tenant=task.tenant, key_id=key_id, url=url, task_id=task.id)]
 
 
 def _plus(moment: float, seconds: float | None) -> float | None:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from blatam_kv.errors import InvalidRequest
 from blatam_kv.metrics import ServiceMetrics
 from blatam_kv.model_metrics import ModelMetrics
-from blatam_kv.truthgpt.protocol import Chunk, Completion, Message, Sampling, TruthGPT
+from blatam_kv.truthgpt.protocol import (
+    Chunk,
+    Completion,
+    Continues,
+    Message,
+    Sampling,
+    TruthGPT,
+)
 
 
 class Observed:
@@ -54,10 +61,21 @@ class Observed:
     ) -> Iterator[Chunk]:
         """The model's answer. One that is left before its end is neither a success nor a failure; a
         prompt that does not fit is its caller's mistake."""
+        return self._watched(lambda: self._model.stream(messages, sampling=sampling, salt=salt))
+
+    def resume(
+        self, messages: Sequence[Message], begun: str, *, sampling: Sampling, salt: bytes = b""
+    ) -> Iterator[Chunk]:
+        """The rest of the model's answer, for a model that ``Continues``."""
+        model = self._model
+        assert isinstance(model, Continues)
+        return self._watched(lambda: model.resume(messages, begun, sampling=sampling, salt=salt))
+
+    def _watched(self, ask: Callable[[], Iterator[Chunk]]) -> Iterator[Chunk]:
         start = time.perf_counter()
         first: float | None = None
         try:
-            for chunk in self._model.stream(messages, sampling=sampling, salt=salt):
+            for chunk in ask():
                 if first is None and chunk.text:
                     first = time.perf_counter() - start
                 if chunk.usage is not None:

@@ -16,16 +16,25 @@ from blatam_kv._core import framed_digest
 from blatam_kv.bul import analyse
 from blatam_kv.bul.caller import ITSELF, Caller
 from blatam_kv.bul.request import QueryRequest
+from blatam_kv.bul.wishes import USUAL, Wishes, cache_key, wishes_of
+from blatam_kv.documents.templates import VERSION, template
 from blatam_kv.truthgpt.brief import Brief
-from blatam_kv.truthgpt.protocol import Message, Sampling, TruthGPT
+from blatam_kv.truthgpt.protocol import Continues, Message, Sampling, TruthGPT
 
 _ANSWER = b"blatamkv-resp-v1"
 _SEED = b"blatamkv-seed-v1"
+# Of a document along an outline, if the request does not say.
+LONG_TOKENS = 3072
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be written, and for which tenant. inferred: fields guessed from the query."""
+    """What is to be written, and for which tenant. inferred: fields guessed from the query. key: the
+    tenant's name for the answer in the cache.
+
+    outline: the headings to write under, one after the other; empty where the model cannot, or is to
+    find its own.
+    """
 
     brief: Brief
     messages: tuple[Message, ...]
@@ -34,27 +43,15 @@ class Order:
     digest: bytes
     tenant: str
     salt: bytes = field(repr=False)
+    outline: tuple[str, ...] = ()
+    key: str = ""
+    wishes: Wishes = USUAL
 
-
-class Wanted:
-    """A checked request, and the order it comes to, worked out once for the same model and caller."""
-
-    __slots__ = ("_made", "request")
-
-    def __init__(self, request: QueryRequest) -> None:
-        self.request = request
-        self._made: tuple[str, Order] | None = None
-
-    def order(self, model: TruthGPT, caller: Caller) -> Order:
-        """The order of a caller."""
-        made, fingerprint = self._made, model.fingerprint
-        if (
-            made is None
-            or made[0] != fingerprint
-            or (made[1].salt, made[1].tenant) != (caller.salt, caller.tenant)
-        ):
-            self._made = made = (fingerprint, place(self.request, model, caller))
-        return made[1]
+    @property
+    def flight(self) -> bytes:
+        """What is the same for all who may share one writing; its own for who wants anything of the
+        cache that others do not."""
+        return self.digest if self.wishes.shared else self.digest + id(self).to_bytes(8, "big")
 
 
 def place(request: QueryRequest, model: TruthGPT, caller: Caller = ITSELF) -> Order:
@@ -81,15 +78,23 @@ def place(request: QueryRequest, model: TruthGPT, caller: Caller = ITSELF) -> Or
         target_audience=request.target_audience or "",
     )
     messages = tuple(brief.messages())
-    sampling = _sampling(request, messages)
+    outline = _outline(request, model, brief)
+    sampling = _sampling(request, messages, long=bool(outline))
+    namespace = None if request.cache is None else request.cache.namespace
+    digest = answer_digest(
+        model, messages, sampling, outline=outline, salt=caller.salt, namespace=namespace
+    )
     return Order(
         brief=brief,
         messages=messages,
         sampling=sampling,
         inferred=tuple(inferred),
-        digest=answer_digest(model, messages, sampling, salt=caller.salt),
+        digest=digest,
         tenant=caller.tenant,
+        outline=outline,
         salt=caller.salt,
+        key=cache_key(digest, caller.salt),
+        wishes=wishes_of(request.cache, ""),
     )
 
 
@@ -98,12 +103,15 @@ def answer_digest(
     messages: Sequence[Message],
     sampling: Sampling,
     *,
+    outline: Sequence[str] = (),
     salt: bytes,
     person: bytes = _ANSWER,
+    namespace: str | None = None,
 ) -> bytes:
     """The 32-byte key of the answer: BLAKE2b-256, keyed by the salt, over length-framed fields.
 
-    person: keeps apart what is made of the same words for another use.
+    outline: counts with the version of how documents are written along one. person: keeps apart
+    what is made of the same words for another use; namespace: what the caller keeps apart.
     """
     fields = [
         *_texts(model.model_id, model.fingerprint),
@@ -111,7 +119,10 @@ def answer_digest(
         *_texts(str(sampling.max_tokens), str(sampling.seed)),
         struct.pack(">dd", sampling.temperature, sampling.top_p),
         *_texts(str(len(sampling.stop)), *sampling.stop),
+        *_texts(*([] if namespace is None else ["namespace", namespace])),
     ]
+    if outline:
+        fields += _texts(f"outline {VERSION}", *outline)
     return framed_digest(fields, key=salt, person=person)
 
 
@@ -129,8 +140,16 @@ def _guess_type(request: QueryRequest) -> str:
     return analyse.DEFAULT_TYPE
 
 
-def _sampling(request: QueryRequest, messages: Sequence[Message]) -> Sampling:
-    usual = Sampling()
+def _outline(request: QueryRequest, model: TruthGPT, brief: Brief) -> tuple[str, ...]:
+    if not isinstance(model, Continues):
+        return ()
+    if request.outline is not None:
+        return tuple(request.outline)
+    return template(brief.document_type, brief.language).sections
+
+
+def _sampling(request: QueryRequest, messages: Sequence[Message], *, long: bool) -> Sampling:
+    usual = Sampling(max_tokens=LONG_TOKENS) if long else Sampling()
     seed = request.seed
     if seed is None:
         seed = seed_of(messages)

@@ -8,28 +8,34 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from blatam_kv.bul.chat import ChatOrder
+from blatam_kv.bul.drafts import Progress, Stopped, Turn, Writer
 from blatam_kv.bul.order import Order
-from blatam_kv.bul.sanitise import clean
+from blatam_kv.bul.wishes import USUAL, Wishes
 from blatam_kv.cache import Cache
 from blatam_kv.documents.document import title_of
-from blatam_kv.errors import InvalidRequest, ModelError
+from blatam_kv.errors import InvalidRequest
 from blatam_kv.shelf import Shelf
-from blatam_kv.truthgpt.protocol import Chunk, TruthGPT, Usage
+from blatam_kv.truthgpt.protocol import TruthGPT, Usage
+
+if TYPE_CHECKING:
+    from blatam_kv.bul.shared import Shared
 
 # An answer shorter than this is not worth starting; the caller should shorten the query instead.
 MIN_ANSWER_TOKENS = 32
 
-Progress = Callable[[float], None]
+_STOPPING = "the service is stopping; ask again when it is back"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What the model wrote. seconds: how long that took, seconds_to_first_text: how long until its
-    first piece, which is what reading the prompt took; born: when it was done, Unix time."""
+    first piece, which is what reading the prompt took; born: when it was done, Unix time; ttl: how
+    long it is kept, None for as long as any."""
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     title: str
@@ -40,6 +46,7 @@ class Answer:
     seconds_to_first_text: float
     born: float
     model: str
+    ttl: float | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -47,12 +54,9 @@ class Answer:
         return len(self.text.encode()) + len(self.title.encode()) + 256
 
 
-class Stopped(ModelError):
-    """The service stopped while the model was writing."""
-
-
 class Pipeline:
-    """The cache in front of the model."""
+    """The cache in front of the model. shared: what the nodes beside this one know, None if alone;
+    ttl: how long an answer lives from its birth."""
 
     def __init__(
         self,
@@ -60,26 +64,83 @@ class Pipeline:
         cache: Cache[bytes, Answer],
         *,
         shelf: Shelf[Answer] | None = None,
+        shared: Shared | None = None,
+        ttl: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.model = model
         self.cache = cache
         self.shelf = shelf
+        self.shared = shared
+        self._ttl = ttl
         self._clock = clock
 
     def lookup(self, order: Order) -> Answer | None:
         """The cached answer, or None; nothing is computed."""
-        return self.recall(order.digest)
+        return self.recall(order.digest, order.wishes)
 
-    def recall(self, digest: bytes) -> Answer | None:
-        """The answer under a digest, or None."""
-        return self.cache.get(digest) if self.shelf is None else self.shelf.get(digest)
+    def recall(self, digest: bytes, wishes: Wishes = USUAL) -> Answer | None:
+        """The answer under a digest if it will do, or None."""
+        if not wishes.look:
+            return None
+        answer = self.cache.get(digest) if self.shelf is None else self.shelf.get(digest)
+        if answer is None or wishes is USUAL or wishes.take(self._clock() - answer.born):
+            return answer
+        return None
 
-    def keep(self, digest: bytes, answer: Answer) -> None:
-        """Put an answer that was written elsewhere under a digest."""
-        self.cache.put(digest, answer)
+    def elsewhere(self, wanted: Sequence[tuple[Order | ChatOrder, Wishes]]) -> list[Answer | None]:
+        """The answers of other nodes that will do, for those whose own cache has none; they come into
+        it. Asks the network, so no event loop may wait for it."""
+        asked = [at for at, (_, wishes) in enumerate(wanted) if wishes.look]
+        found: list[Answer | None] = [None] * len(wanted)
+        if self.shared is None or not asked:
+            return found
+        orders = [wanted[at][0] for at in asked]
+        answers = self.shared.fetch([(order.digest, order.salt) for order in orders])
+        for at, order, answer in zip(asked, orders, answers, strict=True):
+            if answer is not None and wanted[at][1].take(self._clock() - answer.born):
+                self._remember(order.digest, answer)
+                found[at] = answer
+        return found
+
+    def once(
+        self,
+        order: Order | ChatOrder,
+        compute: Callable[[], Answer],
+        *,
+        check: Callable[[], object],
+    ) -> tuple[Answer, bool]:
+        """The answer, and whether it was computed here: of all nodes one computes it.
+
+        check: called while another node does; what it raises ends the waiting.
+        """
+        if self.shared is None:
+            return compute(), True
+        return self.shared.once(order.digest, order.salt, compute, check=check)
+
+    def keep(self, order: Order | ChatOrder, answer: Answer, *, tell: bool = False) -> None:
+        """Put an answer under its order's digest. tell: the other nodes have not got it yet."""
+        self._remember(order.digest, answer)
         if self.shelf is not None:
-            self.shelf.keep(digest, answer)
+            self.shelf.keep(order.digest, answer, ttl=answer.ttl)
+        if tell and self.shared is not None:
+            self.shared.keep(order.digest, order.salt, answer)
+
+    def forget(self, digest: bytes) -> bool:
+        """Drop an answer, on every node that shares it; whether there was one."""
+        here = self.forget_here(digest)
+        return here if self.shared is None else self.shared.forget(digest) or here
+
+    def forget_here(self, digest: bytes) -> bool:
+        """Drop an answer on this node; whether there was one."""
+        return self.cache.delete(digest) if self.shelf is None else self.shelf.delete(digest)
+
+    def _remember(self, digest: bytes, answer: Answer) -> None:
+        ttl = self._ttl if answer.ttl is None else answer.ttl
+        if ttl is None:
+            self.cache.put(digest, answer)
+        elif (left := answer.born + ttl - self._clock()) > 0:
+            self.cache.put(digest, answer, ttl=left)
 
     def check_room(self, order: Order | ChatOrder, *, field: str = "query") -> int:
         """Tokens the answer may have. Raises InvalidRequest, naming the field that the prompt came
@@ -100,53 +161,59 @@ class Pipeline:
         order: Order,
         *,
         progress: Progress | None = None,
+        turn: Turn | None = None,
         stop: threading.Event | None = None,
     ) -> tuple[Answer, bool]:
         """The answer, and whether the model had to write it.
 
         Concurrent calls for one digest run the model once. A failure reaches every one of them
-        and is not cached. progress: told the share written, 0 to 1. stop: when set, the writing
+        and is not cached. progress: told the share written, 0 to 1. turn:
+        told of each section when it begins, if it is written so. stop: when set, the writing
         ends with Stopped at the next piece of text.
         """
-        wrote = False
+        wrote = came = False
+
+        def check() -> None:
+            if stop is not None and stop.is_set():
+                raise Stopped(_STOPPING)
+
+        def write_it() -> Answer:
+            nothing: Callable[[object], None] = lambda told: None  # noqa: E731
+            return self._compute(order, progress or nothing, turn or nothing, check)
 
         def compute() -> Answer:
-            nonlocal wrote
-            wrote = True
-            return self._compute(order, progress or (lambda share: None), stop)
+            nonlocal wrote, came
+            answer, wrote = self.once(order, write_it, check=check)
+            came = not wrote
+            return answer
 
+        if order.flight != order.digest:  # it wants one of its own
+            answer = write_it()
+            if order.wishes.keep:
+                self.keep(order, answer, tell=True)
+            return answer, True
         answer = self.cache.get_or_compute(order.digest, compute)
+        if came:  # with the time that is left of its life, not with a new one
+            self._remember(order.digest, answer)
         if wrote and self.shelf is not None:
             self.shelf.keep(order.digest, answer)
         return answer, wrote
 
-    def _compute(self, order: Order, progress: Progress, stop: threading.Event | None) -> Answer:
+    def _compute(
+        self, order: Order, progress: Progress, turn: Turn, check: Callable[[], None]
+    ) -> Answer:
         start = time.perf_counter()
         room = self.check_room(order)
-        sampling = replace(order.sampling, max_tokens=room)
-        pieces: list[str] = []
-        first_text: float | None = None
-        last: Chunk | None = None
-        for last in self.model.stream(order.messages, sampling=sampling, salt=order.salt):
-            if stop is not None and stop.is_set():
-                raise Stopped("the service is stopping; ask again when it is back")
-            pieces.append(last.text)
-            if first_text is None:
-                first_text = time.perf_counter() - start
-            progress(min(len(pieces) / room, 0.99))
-        if last is None or last.finish_reason is None or last.usage is None:
-            raise ModelError(f"{self.model.model_id} broke off in the middle of the answer")
-        text = clean("".join(pieces))
-        if not text:
-            raise ModelError(f"{self.model.model_id} returned an empty answer")
+        draft = Writer(self.model, order, room, progress=progress, turn=turn, check=check).write()
         seconds = time.perf_counter() - start
         return Answer(
-            title=title_of(text) or " ".join(order.brief.query.split())[:80],
-            text=text,
-            finish_reason=last.finish_reason,
-            usage=last.usage,
+            title=title_of(draft.text) or " ".join(order.brief.query.split())[:80],
+            text=draft.text,
+            finish_reason=draft.finish_reason,
+            usage=draft.usage,
             seconds=seconds,
-            seconds_to_first_text=seconds if first_text is None else first_text,
+            seconds_to_first_text=seconds if draft.first_text is None else draft.first_text,
             born=self._clock(),
             model=self.model.model_id,
+            ttl=order.wishes.ttl,
         )

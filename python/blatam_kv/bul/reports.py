@@ -10,12 +10,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from blatam_kv.blocks import KVStore
+from blatam_kv.bul.backups import Backups
 from blatam_kv.bul.caller import ITSELF, Caller, Scope
 from blatam_kv.bul.pipeline import Answer, Pipeline
 from blatam_kv.bul.queue import PriorityQueue
+from blatam_kv.bul.shared import Shared
 from blatam_kv.bul.tally import Tallies
 from blatam_kv.bul.tasks import TaskBook
-from blatam_kv.bul.writers import Writers, Writing
+from blatam_kv.bul.writers import Job, Writers
 from blatam_kv.config import Settings
 from blatam_kv.metrics import BlocksSnapshot, CacheSnapshot
 from blatam_kv.shelf import Shelf
@@ -33,12 +35,14 @@ class Reports:
         settings: Settings,
         pipeline: Pipeline,
         tasks: TaskBook,
-        queue: PriorityQueue[Writing],
+        queue: PriorityQueue[Job],
         writers: Writers,
         tallies: Tallies,
         version: str,
         blocks: KVStore | None,
         shelf: Shelf[Answer] | None,
+        shared: Shared | None,
+        backups: Backups,
         database_is_well: Callable[[], bool],
     ) -> None:
         self._model = model
@@ -51,6 +55,8 @@ class Reports:
         self._version = version
         self._blocks = blocks
         self._shelf = shelf
+        self._shared = shared
+        self._backups = backups
         self._database_is_well = database_is_well
 
     def stats(self, caller: Caller = ITSELF) -> dict[str, object]:
@@ -151,6 +157,18 @@ class Reports:
         if self._shelf is not None:
             failing = self._shelf.failing is not None
             found.append(_on_disk("answers", self._shelf.stats(), failing=failing))
+        if self._shared is not None:
+            redis = self._shared.stats()
+            found.append(
+                TierSnapshot(
+                    store="answers",
+                    tier="redis",
+                    lookups={"hit": redis.hits, "miss": redis.misses},
+                    damaged=redis.damaged,
+                    failures=redis.failures,
+                    failing=redis.failing is not None,
+                )
+            )
         if self._blocks is not None:
             blocks = self._blocks.stats()
             found.append(
@@ -208,7 +226,11 @@ class Reports:
             "queue": "stopping" if self._queue.closed else "ok",
             "writers": "ok" if self._writers.alive else "stopped",
             "database": "ok" if self._database_is_well() else "degraded",
-        }
+        } | ({} if self._shared is None else {"redis": self._redis()})
+
+    def _redis(self) -> str:
+        """Without it a node works as if alone."""
+        return "ok" if self._shared is None or self._shared.stats().failing is None else "degraded"
 
     def cache_health(self) -> dict[str, object]:
         """The cache's state, for ``GET /api/v1/kv-cache/health``."""
@@ -221,6 +243,7 @@ class Reports:
                 "writers": "healthy" if alive else "stopped",
                 "gpu": "not used in this version",
                 "persistence": self._persistence(),
+                "backups": self._backups.health(),
             },
             "metrics": {
                 "memory_usage": now.memory_bytes,

@@ -8,9 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from blatam_kv.bul.outbound import target
 from blatam_kv.bul.sanitise import clean
+from blatam_kv.bul.wishes import CacheWishes
 from blatam_kv.config import did_you_mean
 from blatam_kv.documents.rendering import FORMATS
+from blatam_kv.documents.styles import STYLES, Look
 from blatam_kv.errors import InvalidRequest, MissingExtra
 from blatam_kv.truthgpt.brief import AREAS, DOCUMENT_TYPES, LANGUAGES
 
@@ -27,9 +30,10 @@ except ImportError as error:
     raise MissingExtra("pydantic", extra="server") from error
 
 # However many are found in a batch, so many are named.
-_MAX_PROBLEMS = 20
+MAX_PROBLEMS = 20
 MAX_QUERY_CHARS = 10_000
 MAX_FIELD_CHARS = 200
+MAX_OUTLINE = 20
 _FORMAT_ALIASES = {"md": "markdown"}
 
 
@@ -59,14 +63,33 @@ def _line(value: str) -> str:
     return text
 
 
+def _heading(value: str) -> str:
+    text = _line(value).strip("# ")
+    if not text:
+        raise ValueError("is empty; a heading has words")
+    return text
+
+
+def _url(value: str) -> str:
+    target(value)
+    return value
+
+
+CallbackURL = Annotated[str, AfterValidator(_url)]
 Format = Literal["markdown", "html", "txt", "json", "docx", "pdf"]
+Style = Literal["professional", "modern", "minimal", "corporate", "creative"]
 Line = Annotated[str, AfterValidator(_line)]
+
+
+Heading = Annotated[str, AfterValidator(_heading)]
 
 
 class QueryRequest(BaseModel):
     """One document asked for. What is None is worked out from the query.
 
-    priority: 0 (critical) to 4 (background), lower sooner. deadline_seconds: from now; what is not
+    outline: the headings to write under; None takes those of the document's type, an empty list
+    leaves them to the model. table_of_contents: None leaves it to the document's length. letterhead: whether the tenant's
+    stands on it. priority: 0 (critical) to 4 (background), lower sooner. deadline_seconds: from now; what is not
     written by then fails. max_length: at most this many tokens.
     seed: leave it out and the same request always gets the same document.
     """
@@ -75,6 +98,10 @@ class QueryRequest(BaseModel):
 
     query: Annotated[str, AfterValidator(_query)]
     format: Annotated[Format, BeforeValidator(canonical_format)] = "markdown"
+    style: Style = "professional"
+    table_of_contents: bool | None = None
+    outline: Annotated[list[Heading], Field(max_length=MAX_OUTLINE)] | None = None
+    letterhead: bool = True
     business_area: str | None = None
     document_type: str | None = None
     language: str | None = None
@@ -87,6 +114,13 @@ class QueryRequest(BaseModel):
     max_length: Annotated[int, Field(ge=1, le=10_000)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
+    cache: CacheWishes | None = None
+    callback_url: CallbackURL | None = None
+
+    @property
+    def look(self) -> Look:
+        """How its document is to look."""
+        return Look(self.style, self.table_of_contents, self.letterhead)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +140,17 @@ class RequestRejected(InvalidRequest):
         self.problems = problems
 
 
+_LISTED = {"format": FORMATS, "style": tuple(STYLES)}
 _NAMED = {"business_area": AREAS, "document_type": DOCUMENT_TYPES, "language": tuple(LANGUAGES)}
 
 
-def parse_request(payload: object) -> QueryRequest:
-    """The request in a decoded JSON value. Raises RequestRejected, never anything else."""
+def parse_request(payload: object, *, typed: bool = True) -> QueryRequest:
+    """The request in a decoded JSON value. typed: False where everything comes as text. Raises
+    RequestRejected, never anything else."""
     if not isinstance(payload, dict):
         raise RequestRejected([FieldProblem("", 'must be an object such as {"query": "..."}')])
     try:
-        request = QueryRequest.model_validate(payload)
+        request = QueryRequest.model_validate(payload, strict=None if typed else False)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False)
         raise RequestRejected([explain(problem, QueryRequest) for problem in found]) from None
@@ -134,15 +170,17 @@ BATCH_PRIORITY = 3
 
 
 class BatchRequest(BaseModel):
-    """Documents asked for at once, and how urgent those are that do not say so."""
+    """Documents asked for at once, how urgent those are that do not say so, and whom to tell when all
+    have ended."""
 
     documents: Annotated[list[QueryRequest], Field(min_length=1, max_length=MAX_BATCH)]
     priority: Annotated[int, Field(ge=0, le=4)] = BATCH_PRIORITY
+    callback_url: CallbackURL | None = None
 
 
-def parse_batch(payload: object) -> list[QueryRequest]:
-    """The requests of ``{"documents": [...], "priority": 3}``. Raises RequestRejected."""
-    known = ("documents", "priority")
+def parse_batch(payload: object) -> BatchRequest:
+    """The checked ``{"documents": [...], "priority": 3}``. Raises RequestRejected."""
+    known = ("documents", "priority", "callback_url")
     if not isinstance(payload, dict) or not isinstance(payload.get("documents"), list):
         example = '{"documents": [{"query": "..."}]}'
         raise RequestRejected([FieldProblem("documents", f"must be a list, as in {example}")])
@@ -154,6 +192,12 @@ def parse_batch(payload: object) -> list[QueryRequest]:
     priority = payload.get("priority", BATCH_PRIORITY)
     if type(priority) is not int or not 0 <= priority <= 4:
         problems.append(FieldProblem("priority", "must be a whole number from 0 to 4"))
+    callback_url = payload.get("callback_url")
+    if callback_url is not None:
+        try:
+            target(callback_url if isinstance(callback_url, str) else "")
+        except ValueError as error:
+            problems.append(FieldProblem("callback_url", str(error)))
     documents = payload["documents"]
     if not 1 <= len(documents) <= MAX_BATCH:
         text = f"has {len(documents):,} items; a batch is 1 to {MAX_BATCH:,} documents"
@@ -168,11 +212,13 @@ def parse_batch(payload: object) -> list[QueryRequest]:
             for problem in error.problems:
                 field = f"documents.{number}.{problem.field}".rstrip(".")
                 problems.append(FieldProblem(field, problem.detail))
-        if len(problems) >= _MAX_PROBLEMS:
+        if len(problems) >= MAX_PROBLEMS:
             break
     if problems:
-        raise RequestRejected(problems[:_MAX_PROBLEMS])
-    return requests
+        raise RequestRejected(problems[:MAX_PROBLEMS])
+    return BatchRequest.model_construct(
+        documents=requests, priority=priority, callback_url=callback_url
+    )
 
 
 def one_of(value: object, allowed: tuple[str, ...]) -> str:
@@ -192,8 +238,8 @@ def explain(problem: Any, request: type[BaseModel]) -> FieldProblem:
         known = tuple(request.model_fields)
         hint = did_you_mean(name, known) or f"; known fields are {', '.join(known)}"
         return FieldProblem(name, f"is not a known field{hint}")
-    if kind == "literal_error" and name == "format":
-        return FieldProblem(name, one_of(given, FORMATS))
+    if kind == "literal_error" and name in _LISTED:
+        return FieldProblem(name, one_of(given, _LISTED[name]))
     message = str(problem["msg"]).removeprefix("Value error, ")
     if kind == "value_error":
         return FieldProblem(name, message)

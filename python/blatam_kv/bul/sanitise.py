@@ -22,14 +22,19 @@ _UNSEEN = re.compile(f"[{_CONTROLS}{_BIDI}]|({_FLAG}[{_TAGS}]+)|[{_TAGS}]+")
 
 
 def clean(text: str) -> str:
-    """The text in NFC, with Unix line ends, without what cannot be seen, trimmed.
+    """What of the text can be seen, trimmed."""
+    return visible(text).strip()
+
+
+def visible(text: str) -> str:
+    """The text in NFC, with Unix line ends, without what cannot be seen.
 
     Joiners (ZWJ, ZWNJ) stay, being part of Persian, of Indic scripts and of emoji; so do marks of
     direction, which turn nothing.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     # In this order: what goes may have stood between a letter and its accent.
-    return unicodedata.normalize("NFC", _UNSEEN.sub(_flag_only, text)).strip()
+    return unicodedata.normalize("NFC", _UNSEEN.sub(_flag_only, text))
 
 
 def _flag_only(found: re.Match[str]) -> str:

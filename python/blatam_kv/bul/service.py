@@ -22,16 +22,21 @@ from typing import TYPE_CHECKING, Any
 
 from blatam_kv.blocks import KVStore
 from blatam_kv.bul.answers import open_shelf
+from blatam_kv.bul.backups import Backups, folders_of
 from blatam_kv.bul.caller import ITSELF, Caller
-from blatam_kv.bul.ledger import AlreadyFinished, Asked, Ledger, Overloaded
+from blatam_kv.bul.chats import Chats
+from blatam_kv.bul.ledger import AlreadyFinished, Asked, Ledger, Overloaded, callback
 from blatam_kv.bul.observed import Observed
 from blatam_kv.bul.order import Order, place
+from blatam_kv.bul.outbound import Outbound
 from blatam_kv.bul.pipeline import Answer, Pipeline
+from blatam_kv.bul.press import Press
 from blatam_kv.bul.queue import PriorityQueue, QueueFull
 from blatam_kv.bul.recorder import Recorder
 from blatam_kv.bul.reports import Reports
 from blatam_kv.bul.request import QueryRequest
-from blatam_kv.bul.storage import Page, StorageUnavailable, open_storage
+from blatam_kv.bul.shared import Shared
+from blatam_kv.bul.storage import BatchRow, Page, StorageUnavailable, open_storage
 from blatam_kv.bul.tally import Tallies
 from blatam_kv.bul.tasks import (
     Status,
@@ -42,16 +47,18 @@ from blatam_kv.bul.tasks import (
     UnknownTask,
     Written,
 )
-from blatam_kv.bul.writers import Writers, Writing
+from blatam_kv.bul.wishes import digest_of
+from blatam_kv.bul.writers import Job, Writers
 from blatam_kv.cache import Cache
 from blatam_kv.config import Settings
-from blatam_kv.documents.rendering import Rendered, render
+from blatam_kv.documents.rendering import Rendered
 from blatam_kv.errors import Error, InvalidRequest, TierUnavailable
 from blatam_kv.metrics import ServiceMetrics
 from blatam_kv.truthgpt.protocol import TruthGPT
 
 if TYPE_CHECKING:
     from blatam_kv.bul.storage.archive import Archive
+    from blatam_kv.tiers.redis import RedisTier
 
 log = logging.getLogger("blatam_kv.bul")
 
@@ -63,6 +70,7 @@ class Service:
     """The pipeline, its tasks and its writers. Safe from any thread; close it when done.
 
     blocks: where the model keeps prefixes, to be told of and cleared; closed by who opened it.
+    redis: where nodes share answers, closed with the service; None for a node that is alone.
     archive: where tasks and documents are kept, closed with the service; None keeps them in memory.
     salt_of: the salt of a tenant, for tasks that an earlier process left unfinished.
     """
@@ -74,6 +82,7 @@ class Service:
         *,
         version: str,
         blocks: KVStore | None = None,
+        redis: RedisTier | None = None,
         archive: Archive | None = None,
         salt_of: Callable[[str], bytes] = lambda tenant: ITSELF.salt,
     ) -> None:
@@ -87,7 +96,9 @@ class Service:
             policy=settings.cache_strategy,
             ttl=settings.cache_ttl,
         )
+        self._cache = cache
         self.shelf = open_shelf(cache, settings)
+        self.backups = Backups(settings, folders_of(settings, shelf=self.shelf, blocks=blocks))
         self.archive = archive if archive is not None else open_storage("sqlite://")
         self.tasks = TaskBook(max_unfinished=settings.max_unfinished_tasks)
         tallies = Tallies()
@@ -98,14 +109,28 @@ class Service:
             unsaved=lambda: self.tasks.unsaved_count,
             blocks=lambda: self.reports.blocks_snapshot(),
             tiers=lambda: self.reports.tier_snapshots(),
+            backups=lambda: self.backups.snapshot(),
         )
         observed = Observed(model, self.metrics, provider=settings.model)
-        self.pipeline = Pipeline(observed, cache, shelf=self.shelf)
-        self.queue: PriorityQueue[Writing] = PriorityQueue(
+        self.shared: Shared | None = None
+        if redis is not None:
+            self.shared = Shared(
+                redis,
+                ttl=settings.cache_ttl,
+                cleared=self._clear_here,
+                dropped=lambda digest: self.pipeline.forget_here(digest),
+            )
+        self.pipeline = Pipeline(
+            observed, cache, shelf=self.shelf, shared=self.shared, ttl=settings.cache_ttl
+        )
+        self.press = Press(lambda: self.archive, self.metrics)
+        self.queue: PriorityQueue[Job] = PriorityQueue(
             capacity=settings.max_queued_tasks,
             tenant_capacity=settings.max_queued_per_tenant,
             ageing_seconds=settings.queue_ageing,
         )
+        self.chats = Chats(self.pipeline, self.queue)
+        self.outbound = Outbound(settings.callback_allow)
         self._ledger = Ledger(
             self.queue, self.tasks, self.archive, self.pipeline, tallies, self.metrics
         )
@@ -137,6 +162,8 @@ class Service:
             version,
             blocks,
             self.shelf,
+            self.shared,
+            self.backups,
             lambda: self.archive.well,
         )
         if not settings.continuous_mode:
@@ -146,6 +173,7 @@ class Service:
         self._resume(salt_of)
         self.writers.start()
         self._recorder.start()
+        self.backups.start()
 
     def _resume(self, salt_of: Callable[[str], bytes]) -> None:
         left = self.archive.unfinished()
@@ -179,46 +207,90 @@ class Service:
             return None
         return self._hit(Asked(order, request, time.time()), answer, arrived)
 
-    def enqueue(self, order: Order, request: QueryRequest) -> Task:
-        """A durable task for an answer that is not cached. Waits for the database.
+    def enqueue(self, order: Order, request: QueryRequest, key_id: str = ITSELF.key_id) -> Task:
+        """A task for an answer that is not cached here: finished if another node has it, durable if
+        not. Waits for Redis and the database.
 
         Raises InvalidRequest if the query is too long for the model, Overloaded if too much waits
         already or the service is stopping, StorageUnavailable.
         """
-        return self._begin([Asked(order, request, time.time())])[0]
+        arrived, asked = time.monotonic(), Asked(order, request, time.time(), key_id)
+        (answer,) = self.pipeline.elsewhere([(order, order.wishes)])
+        if answer is not None:
+            task = self._hit(asked, answer, arrived, tier="redis")
+            if request.callback_url is not None:
+                self.tell(task, request.callback_url, key_id)
+            return task
+        return self._begin([asked])[0]
+
+    def tell(self, task: Task, url: str, key_id: str) -> None:
+        """Have a URL told of a task that ended at once. Waits for the database."""
+        self.archive.add((), callback(task, url, key_id))
 
     def ask_all(
-        self, requests: Sequence[QueryRequest], caller: Caller = ITSELF
+        self,
+        requests: Sequence[QueryRequest],
+        caller: Caller = ITSELF,
+        *,
+        callback_url: str | None = None,
     ) -> tuple[str, list[Task]]:
         """A batch: its id, and a task for each request in their order. All are taken or none.
 
-        Waits for the database; raises as ``enqueue`` does.
+        callback_url: told when all have ended. Waits for the database; raises as ``enqueue`` does.
         """
         batch, now, arrived = uuid.uuid4().hex, time.time(), time.monotonic()
         asked = [
             # A microsecond apart, so that a listing by time keeps their order.
-            Asked(self.place(request, caller), request, now + number * 1e-6)
+            Asked(self.place(request, caller), request, now + number * 1e-6, caller.key_id)
             for number, request in enumerate(requests)
         ]
         answers = [self.pipeline.lookup(each.order) for each in asked]
+        others = [at for at, answer in enumerate(answers) if answer is None]
+        found = self.pipeline.elsewhere(
+            [(asked[at].order, asked[at].order.wishes) for at in others]
+        )
+        tiers = dict.fromkeys(others, "redis")
+        for at, answer in zip(others, found, strict=True):
+            answers[at] = answer
         missing = [each for each, answer in zip(asked, answers, strict=True) if answer is None]
         begun = iter(self._begin(missing, batch=batch))
         tasks = [
-            next(begun) if answer is None else self._hit(each, answer, arrived, batch=batch)
-            for each, answer in zip(asked, answers, strict=True)
+            next(begun)
+            if answer is None
+            else self._hit(each, answer, arrived, batch=batch, tier=tiers.get(at, "memory"))
+            for at, (each, answer) in enumerate(zip(asked, answers, strict=True))
         ]
         self._recorder.flush()
+        told = [
+            each
+            for task, (_, request, _, key_id) in zip(tasks, asked, strict=True)
+            if task.cache == "hit"
+            for each in callback(task, request.callback_url, key_id)
+        ]
+        told += [
+            replace(each, task_id=None, batch=batch)
+            for each in callback(tasks[0], callback_url, caller.key_id)
+        ]
+        if told:
+            self.archive.add((), told)
         return batch, tasks
 
     def _hit(
-        self, asked: Asked, answer: Answer, arrived: float, *, batch: str | None = None
+        self,
+        asked: Asked,
+        answer: Answer,
+        arrived: float,
+        *,
+        batch: str | None = None,
+        tier: str = "memory",
     ) -> Task:
-        order, request, now = asked
+        order, request, now, _ = asked
         task = Task(
             tenant=order.tenant,
             brief=order.brief,
             inferred=order.inferred,
             format=request.format,
+            look=request.look,
             priority=request.priority,
             cache="hit",
             status="completed",
@@ -232,7 +304,7 @@ class Service:
         )
         self._ledger.count(task)
         self.tasks.add_finished(task)
-        self.metrics.cache_request("hit", tier="memory")
+        self.metrics.cache_request("hit", tier=tier)
         return task
 
     def _begin(self, asked: Sequence[Asked], *, batch: str | None = None) -> list[Task]:
@@ -271,6 +343,14 @@ class Service:
             raise UnknownTask(task_id)
         return task
 
+    def batch_rows(self, batch: str, *, tenant: str = ITSELF.tenant) -> list[BatchRow]:
+        """The same in a few words each, of any number. Raises UnknownBatch."""
+        with self._reading():
+            rows = self.archive.batch_rows(batch, tenant=tenant)
+        if not rows:
+            raise UnknownBatch(batch)
+        return rows
+
     def batch(self, batch: str, *, tenant: str = ITSELF.tenant) -> list[Task]:
         """The tasks of a tenant's batch. Raises UnknownBatch if there is none."""
         with self._reading():
@@ -303,33 +383,36 @@ class Service:
         with self._reading():
             return self.archive.documents(tenant=tenant, **options)
 
-    def document(self, task: Task, format: str | None = None) -> Rendered:
-        """A completed task's document, in its own format or another."""
+    def document(
+        self, task: Task, format: str | None = None, *, style: str | None = None
+    ) -> Rendered:
+        """A completed task's document, in its own format and style or another."""
         if task.written is None:
             raise InvalidRequest(f"task {task.id} is {task.status}; it has no document")
-        return self.render(task.written, format or task.format)
+        look = task.look if style is None else replace(task.look, style=style)
+        return self.press.render(task.written, format or task.format, tenant=task.tenant, look=look)
 
-    def render(self, written: Written, format: str) -> Rendered:
-        """A document in a format."""
-        try:
-            with self.metrics.stage("document"):
-                rendered = render(written.document, format)
-        except Exception:
-            self.metrics.document(format, ok=False)
-            raise
-        self.metrics.document(format, ok=True)
-        return rendered
+    def forget(self, key: str, caller: Caller = ITSELF) -> bool:
+        """Drop the cached answer that a tenant knows by this name; whether there was one. Tasks keep
+        theirs."""
+        digest = digest_of(key, caller.salt)
+        return digest is not None and self.pipeline.forget(digest)
 
     def clear(self) -> int:
-        """Forget every cached answer and prefix; returns how many answers there were. Tasks keep
-        theirs, and a folder that another process writes keeps its blocks."""
-        entries = len(self.pipeline.cache)
-        self.pipeline.cache.clear()
+        """Forget every cached answer and prefix, on every node that shares answers; returns how many
+        answers there were here. Tasks keep theirs, and a folder that another process writes keeps its blocks."""
+        entries = len(self._cache)
+        self._clear_here()
+        if self.shared is not None:
+            self.shared.clear()
+        return entries
+
+    def _clear_here(self) -> None:
+        self._cache.clear()
         if self.shelf is not None:
             self.shelf.clear()
         if self._blocks is not None and not self._blocks.read_only:
             self._blocks.clear(everyone=True)
-        return entries
 
     # Running.
 
@@ -346,6 +429,7 @@ class Service:
         self._draining_since = self._draining_since or time.monotonic()
         self._ledger.stop()
         self.writers.drain()
+        self.chats.stop()
 
     def close(self, *, seconds: float | None = None) -> None:
         """Drain for at most ``seconds`` (``drain_seconds``) since that began, write the rows that are
@@ -362,6 +446,9 @@ class Service:
         self.writers.close(seconds=max(0.0, seconds * (1.0 - _FLUSH_SHARE) - passed))
         self._recorder.close()
         self.archive.close()
+        self.backups.close()
+        if self.shared is not None:
+            self.shared.close()
         if self.shelf is not None:
             try:
                 self.shelf.close()
@@ -396,7 +483,9 @@ class Service:
 
     def seconds_left(self, task: Task) -> int | None:
         """Whole seconds that the cached answer of a task stays fresh; None without a limit."""
-        ttl = self.settings.cache_ttl
-        if ttl is None or task.answer is None:
+        if task.answer is None:
+            return None
+        ttl = task.answer.ttl or self.settings.cache_ttl
+        if ttl is None:
             return None
         return max(0, int(task.answer.born + ttl - time.time()))

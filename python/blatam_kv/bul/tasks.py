@@ -12,14 +12,17 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal
 
+from blatam_kv.bul.drafts import Part
 from blatam_kv.bul.pipeline import Answer
 from blatam_kv.bul.request import QueryRequest
 from blatam_kv.documents.document import Document
+from blatam_kv.documents.letterhead import Letterhead
+from blatam_kv.documents.styles import USUAL, Look
 from blatam_kv.errors import Error
 from blatam_kv.truthgpt.brief import Brief
 
@@ -71,8 +74,7 @@ class Written:
     answer: Answer
     brief: Brief
 
-    @property
-    def document(self) -> Document:
+    def document(self, look: Look = USUAL, letterhead: Letterhead | None = None) -> Document:
         """The document as it can be rendered."""
         return Document(
             title=self.answer.title,
@@ -83,6 +85,9 @@ class Written:
             company=self.brief.company_name,
             audience=self.brief.target_audience,
             date=datetime.fromtimestamp(self.answer.born, UTC).date(),
+            style=look.style,
+            contents=look.contents,
+            letterhead=letterhead,
         )
 
 
@@ -91,7 +96,7 @@ class Task:
     """One request's way through the pipeline.
 
     arrived: ``time.monotonic`` seconds. created, finished, deadline: Unix time. request: what was
-    asked, kept as long as there is no document. tries: how often the model began. batch: the id of
+    asked, kept as long as there is no document. part: the section that is being written. tries: how often the model began. batch: the id of
     the batch it is part of.
     """
 
@@ -99,10 +104,12 @@ class Task:
     brief: Brief
     inferred: tuple[str, ...]
     format: str
+    look: Look = USUAL
     priority: int
     cache: CacheResult
     status: Status = "queued"
     progress: float = 0.0
+    part: Part | None = None
     answer: Answer | None = None
     stored: bool = False
     error: str | None = None
@@ -125,6 +132,10 @@ class Task:
         return self.status in FINISHED
 
 
+# Called, from any thread, when something has changed; must not wait for anything.
+Wake = Callable[[], None]
+
+
 class TaskBook:
     """Tasks by id. Safe from any thread; what it returns never changes."""
 
@@ -135,6 +146,7 @@ class TaskBook:
         self._unfinished: dict[str, Task] = {}
         self._unsaved: OrderedDict[str, Task] = OrderedDict()
         self._recent: OrderedDict[str, Task] = OrderedDict()
+        self._watchers: dict[str, list[Wake]] = {}
 
     def add(self, tasks: Sequence[Task], *, bounded: bool = True) -> bool:
         """Keep tasks that have begun; False, and none is kept, if too many are unfinished."""
@@ -163,7 +175,7 @@ class TaskBook:
             )
         return task if task is not None and task.tenant == tenant else None
 
-    def progress(self, ids: Iterable[str], share: float) -> None:
+    def progress(self, ids: Sequence[str], share: float) -> None:
         """Tell several tasks how far their answer is; those that are finished do not mind."""
         with self._lock:
             for key in ids:
@@ -172,13 +184,52 @@ class TaskBook:
                     status: Status = "processing" if share >= 0 else "queued"
                     progress = max(0.0, share)
                     self._unfinished[key] = replace(task, status=status, progress=progress)
+            wakes = self._wakes(ids)
+        for wake in wakes:
+            wake()
 
-    def finish(self, tasks: Iterable[Task], *, saved: bool) -> None:
+    def turn(self, ids: Sequence[str], part: Part) -> None:
+        """Tell several tasks which section of their answer is being written."""
+        with self._lock:
+            for key in ids:
+                task = self._unfinished.get(key)
+                if task is not None:
+                    self._unfinished[key] = replace(task, part=part)
+            wakes = self._wakes(ids)
+        for wake in wakes:
+            wake()
+
+    def finish(self, tasks: Sequence[Task], *, saved: bool) -> None:
         """Put finished tasks in the place of the unfinished ones with their ids, in one step."""
         with self._lock:
             for task in tasks:
                 self._unfinished.pop(task.id, None)
                 (self._remember if saved else self._set_unsaved)(task)
+            wakes = self._wakes([task.id for task in tasks])
+        for wake in wakes:
+            wake()
+
+    def watch(self, ids: Sequence[str], wake: Wake) -> Callable[[], None]:
+        """Have ``wake`` called whenever one of these tasks changes; returns how to end that."""
+        with self._lock:
+            for key in ids:
+                self._watchers.setdefault(key, []).append(wake)
+
+        def stop() -> None:
+            with self._lock:
+                for key in ids:
+                    left = [each for each in self._watchers[key] if each is not wake]
+                    if left:
+                        self._watchers[key] = left
+                    else:
+                        del self._watchers[key]
+
+        return stop
+
+    def _wakes(self, ids: Sequence[str]) -> set[Wake]:
+        if not self._watchers:
+            return set()
+        return {wake for key in ids for wake in self._watchers.get(key, ())}
 
     def forget(self, ids: Iterable[str]) -> None:
         """Drop unfinished tasks, as if they had never come."""

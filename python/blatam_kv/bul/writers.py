@@ -1,8 +1,9 @@
 """The threads that write: each takes the most urgent answer, lets the model write it, and settles it.
 
-What fails for a reason that may pass goes back into the queue and is tried again after a pause that
-doubles; meanwhile the thread writes something else. One more thread looks at the clock: it ends
-what takes too long and what nobody waits for any more.
+They are the bound on concurrent calls of the model, for documents and for conversations alike. A
+document that fails for a reason that may pass goes back into the queue and is tried again after a
+pause that doubles; meanwhile the thread writes something else. One more thread looks at the clock:
+it ends what takes too long and what nobody waits for any more.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+from blatam_kv.bul.drafts import Part, Stopped
 from blatam_kv.bul.order import Order
-from blatam_kv.bul.pipeline import Answer, Pipeline, Stopped
+from blatam_kv.bul.pipeline import Answer, Pipeline
 from blatam_kv.bul.queue import PriorityQueue, Ticket
 from blatam_kv.errors import Error, ModelError
 from blatam_kv.metrics import LatencyHistogram, ServiceMetrics
@@ -49,7 +51,7 @@ class Writing:
 
     order: Order
     task_ids: list[str]
-    ticket: Ticket[Writing] | None = None
+    ticket: Ticket[Job] | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     why: Why | None = None
     began: float | None = None  # this try, on the monotonic clock
@@ -61,11 +63,30 @@ class Writing:
         self.stop.set()
 
 
+class Errand(Protocol):
+    """Something else that a writer does in its turn, and that settles itself."""
+
+    tries: int
+    began: float | None
+
+    def run(self) -> None:
+        """Do it. Raises nothing."""
+
+    def interrupt(self, why: Why) -> None:
+        """End it soon."""
+
+
+Job: TypeAlias = "Writing | Errand"
+
+
 class Owner(Protocol):
     """Who knows the tasks. Each call comes from one of the writers' threads."""
 
     def progress(self, writing: Writing, share: float) -> None:
         """The share written, 0 to 1; below 0, that the writing waits again."""
+
+    def turn(self, writing: Writing, part: Part) -> None:
+        """Another section is being written."""
 
     def settle(
         self, writing: Writing, *, answer: Answer | None = None, error: str | None = None
@@ -86,7 +107,7 @@ class Writers:
 
     def __init__(
         self,
-        queue: PriorityQueue[Writing],
+        queue: PriorityQueue[Job],
         pipeline: Pipeline,
         owner: Owner,
         metrics: ServiceMetrics,
@@ -105,7 +126,7 @@ class Writers:
         self._retries, self._pause, self._timeout = retries, pause, timeout
         self._chance = chance
         self._lock = threading.Lock()
-        self._busy: set[Writing] = set()
+        self._busy: set[Job] = set()
         self._stopped = threading.Event()
         self._threads = [
             threading.Thread(target=self._write_forever, name=f"bul-writer-{n}", daemon=True)
@@ -130,8 +151,8 @@ class Writers:
         deadline = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        for writing in self._being_written():
-            writing.interrupt(Why.STOPPING)
+        for job in self._being_written():
+            job.interrupt(Why.STOPPING)
         for thread in self._threads:
             # A model that does not yield cannot be stopped; its thread ends with the process.
             thread.join(max(0.0, deadline + 1.0 - time.monotonic()))
@@ -160,21 +181,25 @@ class Writers:
 
     def _write_forever(self) -> None:
         while (ticket := self._queue.take()) is not None:
-            writing = ticket.item
-            if writing.tries == 0:
+            job = ticket.item
+            if job.tries == 0:
                 waited = time.monotonic() - ticket.since
                 self._metrics.waited(ticket.priority, waited)
-            writing.tries += 1
-            writing.began = time.monotonic()
+            job.tries += 1
+            job.began = time.monotonic()
             with self._lock:
-                self._busy.add(writing)
+                self._busy.add(job)
             try:
-                self._write(writing, ticket)
+                if isinstance(job, Writing):
+                    self._write(job, ticket)
+                else:
+                    with self._metrics.stage("model"):
+                        job.run()
             finally:
                 with self._lock:
-                    self._busy.discard(writing)
+                    self._busy.discard(job)
 
-    def _write(self, writing: Writing, ticket: Ticket[Writing]) -> None:
+    def _write(self, writing: Writing, ticket: Ticket[Job]) -> None:
         told = -1.0
 
         def progress(share: float) -> None:
@@ -183,11 +208,14 @@ class Writers:
                 told = share
                 self._owner.progress(writing, share)
 
+        def turn(part: Part) -> None:
+            self._owner.turn(writing, part)
+
         progress(0.0)
         try:
             with self._metrics.stage("model"):
                 answer, _ = self._pipeline.write(
-                    writing.order, progress=progress, stop=writing.stop
+                    writing.order, progress=progress, turn=turn, stop=writing.stop
                 )
         except Stopped:
             if writing.why is None:
@@ -219,7 +247,7 @@ class Writers:
     def _fail(
         self,
         writing: Writing,
-        ticket: Ticket[Writing],
+        ticket: Ticket[Job],
         reason: str,
         *,
         transient: bool,
@@ -239,14 +267,14 @@ class Writers:
     def _keep_time(self) -> None:
         while not self._stopped.wait(TICK_SECONDS):
             now = time.monotonic()
-            for writing in self._being_written():
-                if writing.began is not None and now - writing.began > self._timeout:
-                    writing.interrupt(Why.TIMEOUT)
+            for job in self._being_written():
+                if job.began is not None and now - job.began > self._timeout:
+                    job.interrupt(Why.TIMEOUT)
             try:
                 self._owner.tick()
             except Exception:  # time goes on, whatever happened
                 log.exception("a tick failed")
 
-    def _being_written(self) -> list[Writing]:
+    def _being_written(self) -> list[Job]:
         with self._lock:
             return list(self._busy)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from blatam_kv import __version__
-from blatam_kv.cli.parser import make_parser
+from blatam_kv.cli.parser import EXPORT_PORT, make_parser
 from blatam_kv.config import Settings, load
 from blatam_kv.errors import ConfigError, Error, InvalidRequest
 from blatam_kv.simulation import DEFAULT_POLICY
@@ -47,9 +48,19 @@ def _complain(error: Exception, status: int) -> int:
 def _run(args: argparse.Namespace) -> int:
     match args.command:
         case "serve":
-            from blatam_kv.server.serve import serve
+            return _serve(args)
+        case "gateway":
+            from blatam_kv.cli.gateway import gateway
 
-            return serve(_settings(args), version=__version__)
+            settings = load(flags={"data_dir": args.data_dir})
+            return gateway(
+                settings,
+                file=args.config,
+                host=args.host,
+                port=args.port,
+                check=args.check,
+                as_json=args.json,
+            )
         case "demo":
             from blatam_kv.cli.demo import demo
 
@@ -83,6 +94,8 @@ def _run(args: argparse.Namespace) -> int:
             origins: dict[str, str] = {}
             settings = _settings(args, origins)
             return config(settings, origins, show_origin=args.show_origin, as_json=args.json)
+        case "batch":
+            return _batch(args)
         case "keys":
             return _keys(args)
         case "sign":
@@ -148,6 +161,10 @@ def _run(args: argparse.Namespace) -> int:
             from blatam_kv.cli.devices import devices
 
             return devices(as_json=args.json)
+        case "deploy":
+            from blatam_kv.cli.deploy import deploy
+
+            return deploy(args)
         case "bench":
             from blatam_kv.cli.bench import bench
 
@@ -195,6 +212,7 @@ def _migrate(args: argparse.Namespace) -> int:
         case "up":
             return migrate.migrate_up(
                 args.folder,
+                database=args.database,
                 dry_run=args.dry_run,
                 disk_bytes=args.disk_bytes,
                 quiet=args.quiet,
@@ -202,6 +220,30 @@ def _migrate(args: argparse.Namespace) -> int:
             )
         case _:
             return migrate.migrate_down(args.folder, dry_run=args.dry_run, as_json=args.json)
+
+
+def _batch(args: argparse.Namespace) -> int:
+    from blatam_kv.cli import batch
+
+    settings = _settings(args)
+    match args.action:
+        case "submit":
+            return batch.submit(
+                args.url,
+                settings,
+                args.file,
+                priority=args.priority,
+                callback_url=args.callback_url,
+                output=args.output,
+                wait=not args.no_wait,
+                as_json=args.json,
+            )
+        case "follow":
+            return batch.follow(
+                args.url, settings, args.batch, output=args.output, as_json=args.json
+            )
+        case _:
+            return batch.cancel(args.url, settings, args.batch, as_json=args.json)
 
 
 def _keys(args: argparse.Namespace) -> int:
@@ -225,6 +267,21 @@ def _keys(args: argparse.Namespace) -> int:
             return keys.revoke(settings, args.key, as_json=args.json)
         case _:
             return keys.list_keys(settings, as_json=args.json)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from blatam_kv.server.serve import need_libraries, serve
+
+    origins: dict[str, str] = {}
+    settings = _settings(args, origins)
+    if args.only is None:
+        return serve(settings, version=__version__)
+    need_libraries()
+    from blatam_kv.server.serve_export import serve_export
+
+    if "api_port" not in origins:
+        settings = replace(settings, api_port=EXPORT_PORT)
+    return serve_export(settings, version=__version__)
 
 
 def _settings(args: argparse.Namespace, origins: dict[str, str] | None = None) -> Settings:

@@ -53,7 +53,8 @@ def show(config: Path | None, data_dir: Path) -> list[Begun]:
     """
     begun: list[Begun] = []
     for queries, source in ((BEFORE_RESTART, "memory"), (AFTER_RESTART, "disk")):
-        with service(config, data_dir=data_dir) as client:
+        # Without answers on disk: they would leave no prompt whose beginning could be reused.
+        with service(config, data_dir=data_dir, answers=False) as client:
             # The first prompt of a process also warms up what the others then find warm.
             written(client, {"query": "Plan", "max_length": 1}, name="a first word")
             for query in queries:

@@ -33,52 +33,63 @@ FORMATS = {
     "pdf": "pdf",
 }
 
-# What a small company asks for in a week. What is not given, the service works out.
+# What a small company asks for in a week, in each of the styles twice. What is not given, the service
+# works out.
 QUERIES: tuple[dict[str, object], ...] = (
     {
+        "style": "professional",
         "query": "Plan de negocio para una panadería artesanal",
         "company_name": "Horno La Espiga",
         "company_size": "12 empleados",
     },
     {
+        "style": "modern",
         "query": "Marketing strategy for a sign language app",
         "company_name": "Handspoken",
     },
     {
+        "style": "corporate",
         "query": "Propuesta comercial de paneles solares para cooperativas",
         "company_name": "Sol del Sur",
         "document_type": "sales_proposal",
         "language": "es",
     },
     {
+        "style": "minimal",
         "query": "Operations manual for the warehouse night shift",
         "company_name": "Northgate Logistics",
     },
     {
+        "style": "creative",
         "query": "Política de recursos humanos sobre teletrabajo",
         "company_name": "Estudio Mirador",
         "company_size": "30 empleados",
     },
     {
+        "style": "professional",
         "query": "Quarterly financial report on dental clinics",
         "company_name": "Brightline Dental",
         "target_audience": "board of directors",
     },
     {
+        "style": "modern",
         "query": "Contrato de mantenimiento de ascensores",
         "company_name": "Elevadores Cantábrico",
         "business_area": "legal",
     },
     {
+        "style": "corporate",
         "query": "Technical specification of bus arrival screens",
         "company_name": "Citylink Transit",
     },
     {
+        "style": "minimal",
         "query": "Estrategia de contenido sobre libros infantiles",
         "company_name": "Cuentos del Faro",
         "language": "es",
     },
     {
+        "style": "creative",
         "query": "Customer service guide for shoe returns",
         "company_name": "Strideway",
         "business_area": "customer_service",

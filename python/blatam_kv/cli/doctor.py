@@ -6,9 +6,11 @@ import os
 import platform
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import AbstractContextManager, ExitStack
 from importlib import metadata
 from pathlib import Path
@@ -28,7 +30,11 @@ def doctor(settings: Settings, *, as_json: bool) -> int:
 
 def examine(settings: Settings) -> dict[str, object]:
     """The report. Everything is asked, nothing assumed; what cannot be found is None."""
-    parts = {"data_dir": _data_directory(settings.data_dir), "mini": _model(Settings())}
+    parts = {
+        "data_dir": _data_directory(settings.data_dir),
+        "keys": _keys(settings),
+        "mini": _model(Settings()),
+    }
     if settings.model != "mini":
         parts[settings.model] = _model(settings)
     if settings.database_url is not None:
@@ -127,7 +133,53 @@ def _data_directory(path: Path) -> dict[str, object]:
             f"{nearest} cannot be written ({error.strerror}); choose another with BUL_DATA_DIR "
             "or --data-dir"
         )
-    return {"path": str(path), "exists": path.is_dir(), "reason": reason}
+    return {
+        "path": str(path),
+        "exists": path.is_dir(),
+        "mode": _mode(path),
+        "free_bytes": shutil.disk_usage(nearest).free,
+        "reason": reason,
+    }
+
+
+def _mode(path: Path) -> str | None:
+    """Who may do what with a file, as chmod takes it."""
+    try:
+        return f"{stat.S_IMODE(path.stat().st_mode):04o}"
+    except OSError:
+        return None
+
+
+def _keys(settings: Settings) -> dict[str, object]:
+    """Where the secret is and who may read it, and how many keys do what. Makes neither."""
+    from blatam_kv.bul.security import open_keys
+    from blatam_kv.bul.security.master import FILE
+
+    path = settings.data_dir / FILE
+    mode, configured = _mode(path), settings.hmac_secret is not None
+    report: dict[str, object] = {
+        "secret": "configured" if configured else str(path) if mode else "made at the first start",
+        "mode": mode,
+        **dict.fromkeys(("tenants", "keys", "working", "verify_only", "expired", "revoked"), 0),
+        "reason": None,
+    }
+    if not configured and mode is None:
+        return report
+    try:
+        keys = open_keys(settings).all()
+    except Error as error:  # a weak secret, a file that others can read, one that is damaged
+        return report | {"reason": str(error)}
+    now = time.time()
+    working = [key for key in keys if key.works(now)]
+    revoked = [key for key in keys if key.state == "revoked"]
+    return report | {
+        "tenants": len({key.tenant for key in working}),
+        "keys": len(keys),
+        "working": len(working),
+        "verify_only": sum(key.state == "verify-only" for key in working),
+        "expired": len(keys) - len(working) - len(revoked),
+        "revoked": len(revoked),
+    }
 
 
 def _database(url: Secret) -> dict[str, object]:

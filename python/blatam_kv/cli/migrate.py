@@ -43,18 +43,23 @@ def migrate_status(folder: Path, *, as_json: bool) -> int:
 
 
 def migrate_up(
-    folder: Path, *, dry_run: bool, disk_bytes: int | None, quiet: bool, as_json: bool
+    folder: Path,
+    *,
+    database: str | None,
+    dry_run: bool,
+    disk_bytes: int | None,
+    quiet: bool,
+    as_json: bool,
 ) -> int:
     """All steps, or none."""
-    found, _ = status(folder)
     shown = _bars if not (quiet or as_json) else (lambda items, what: items)
-    done = up(folder, dry_run=dry_run, disk_bytes=disk_bytes, progress=shown)
+    done = up(folder, database=database, dry_run=dry_run, disk_bytes=disk_bytes, progress=shown)
     if as_json:
         print(json.dumps({**_row(done), "dry_run": dry_run}, ensure_ascii=False))
         return 0
     verb = "would be" if dry_run else "are"
     print(f"1 backup     {len(done.files)} files {verb} kept in {done.before}")
-    print(f"2 code       {found.version} of the original -> blatam-kv {__version__}")
+    print(f"2 code       {done.version} of the original -> blatam-kv {__version__}")
     print(
         f"3 settings   {sum(bool(each.becomes) for each in done.settings)} of {len(done.settings)}"
     )
@@ -63,6 +68,8 @@ def migrate_up(
         note = f" ({each.note})" if each.note else ""
         print(f"             {each.name} = {each.value!r}: {became}{note}")
     print(f"4 data       {done.entries} entries, {done.replaced} of them replaced by later files")
+    if done.database:
+        print(f"             {done.database} was read and is as it was")
     print("5 verify     every entry was read back and compared")
     print("nothing was changed" if dry_run else f"go back with: blatam-kv migrate down {folder}")
     return 0
@@ -94,6 +101,7 @@ def _row(migration: Migration) -> dict[str, Any]:
         "entries": migration.entries,
         "replaced": migration.replaced,
         "files": len(migration.files),
+        "database": migration.database or None,
         "settings": {
             each.name: {"becomes": each.becomes, "note": each.note} for each in migration.settings
         },

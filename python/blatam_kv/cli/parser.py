@@ -12,6 +12,7 @@ from blatam_kv.config import LOCAL_DTYPES, LOG_LEVELS, MODELS, STRATEGIES
 from blatam_kv.simulation import DEFAULT_CAPACITY, DEFAULT_POLICY
 
 DEFAULT_URL = "http://127.0.0.1:8002"
+EXPORT_PORT = 8005
 
 _EXAMPLES = """\
 examples:
@@ -21,15 +22,21 @@ examples:
                                        the service in front of a model server
   blatam-kv serve --model local --local-model models/writer
                                        the service with a transformers model of this machine
+  blatam-kv gateway --config FILE      one address in front of the service and other systems
+  blatam-kv serve --only export         the renderer alone: documents in six formats
   blatam-kv keys create --tenant acme   who may ask: an API key and a signing key
   blatam-kv config --show-origin        what the service would run with, and why
   blatam-kv stats --json               what the running service has done
+  blatam-kv batch submit list.csv --output documents.zip
+                                       a list of documents, written and fetched
   blatam-kv clear                      forget every cached answer of the running service
   blatam-kv simulate t.u32.xz --policy lru --policy belady --capacity 1%
                                        hit ratios of policies on a trace
   blatam-kv quality --plot codecs.png  what each codec costs in bits and keeps in quality
   blatam-kv backup create DIR BACKUPS  a verified copy of a cache, while it is in use
   blatam-kv migrate up DIR --dry-run   what a cache of the original becomes
+  blatam-kv deploy nginx --nodes 10.0.0.1:8002,10.0.0.2:8002
+                                       a configuration of nginx in front of them
   blatam-kv bench                      the speed tables
   blatam-kv doctor                     what this machine has and lacks
 
@@ -51,6 +58,11 @@ def make_parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="run the service until it is told to stop")
     _config_flag(serve)
+    serve.add_argument(
+        "--only",
+        choices=("export",),
+        help=f"one part of it: export renders documents and nothing else (port {EXPORT_PORT})",
+    )
     serve.add_argument("--host", dest="api_host", help="address to listen on (127.0.0.1)")
     serve.add_argument("--port", dest="api_port", help="port; 0 takes a free one (8002)")
     _data_dir_flag(serve)
@@ -70,10 +82,23 @@ def make_parser() -> argparse.ArgumentParser:
     serve.add_argument("--kv-codec", metavar="NAME", help=f"one of {', '.join(CODECS)} (raw)")
     serve.add_argument("--kv-policy", metavar="NAME", help="what leaves memory first (adaptive)")
     serve.add_argument(
-        "--cache-persistence", metavar="on|off", help="whether answers outlive the service (off)"
+        "--cache-persistence", metavar="on|off", help="whether answers outlive the service (on)"
     )
     serve.add_argument(
         "--cache-persistence-path", metavar="DIR", help="where (answers in the data directory)"
+    )
+    serve.add_argument(
+        "--backup-enabled", metavar="on|off", help="back up what is kept on disk (off)"
+    )
+    serve.add_argument("--backup-dir", metavar="DIR", help="where (backups in the data directory)")
+    serve.add_argument("--backup-interval-hours", metavar="N", help="how often (6)")
+    serve.add_argument("--backup-keep", metavar="N", help="how many to keep (120)")
+    serve.add_argument("--backup-retention-days", metavar="N", help="and how long (30)")
+    serve.add_argument(
+        "--redis-url",
+        metavar="URL",
+        help="where nodes share answers (nowhere); with a password better in BUL_REDIS_URL, since "
+        "every user of the machine can read command lines",
     )
     serve.add_argument("--max-concurrent-tasks", help="documents written at a time (2)")
     serve.add_argument("--max-queued-tasks", help="documents that may wait (4000)")
@@ -82,6 +107,16 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _model_flags(serve)
     serve.add_argument("--log-level", help=f"one of {', '.join(LOG_LEVELS)} (info)")
+
+    gateway = commands.add_parser("gateway", help="one address in front of BUL and other systems")
+    gateway.add_argument("--config", type=Path, metavar="FILE", help="YAML or JSON: the systems")
+    gateway.add_argument("--host", metavar="ADDRESS", help="address to listen on (127.0.0.1)")
+    gateway.add_argument("--port", type=int, metavar="N", help="port; 0 takes a free one (8000)")
+    gateway.add_argument(
+        "--check", action="store_true", help="read the configuration, show it, and serve nothing"
+    )
+    _data_dir_flag(gateway)
+    _json_flag(gateway)
 
     demo = commands.add_parser("demo", help="write documents through the cache, twice")
     _config_flag(demo)
@@ -112,6 +147,7 @@ def make_parser() -> argparse.ArgumentParser:
     _json_flag(settings)
 
     _keys_command(commands)
+    _batch_command(commands)
     sign = commands.add_parser(
         "sign",
         help="headers of a signed request, for curl -H @-",
@@ -185,6 +221,8 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument("--quiet", action="store_true", help="no progress bar")
         _json_flag(command)
 
+    _deploy_commands(commands.add_parser("deploy", help="configurations for the servers around it"))
+
     bench = commands.add_parser("bench", help="run the speed tables of the source checkout")
     bench.add_argument("names", nargs="*", metavar="NAME", help="tables to run (all)")
 
@@ -197,6 +235,27 @@ def make_parser() -> argparse.ArgumentParser:
     _model_flags(doctor)
     _json_flag(doctor)
     return parser
+
+
+def _batch_command(commands: Any) -> None:
+    batch = commands.add_parser("batch", help="a list of documents for the running service")
+    actions = batch.add_subparsers(dest="action", required=True, metavar="ACTION")
+    submit = actions.add_parser("submit", help="ask for all documents of a list")
+    submit.add_argument("file", type=Path, metavar="FILE", help=".json, .csv or .xlsx")
+    submit.add_argument("--priority", type=int, metavar="N", help="0 critical to 4 background (3)")
+    submit.add_argument("--callback-url", metavar="URL", help="told when all have ended")
+    submit.add_argument("--no-wait", action="store_true", help="do not follow it to its end")
+    follow = actions.add_parser("follow", help="wait for the end of one")
+    cancel = actions.add_parser("cancel", help="end what is not finished of one")
+    for action in (follow, cancel):
+        action.add_argument("batch", metavar="BATCH", help="the id that submit printed")
+    for action in (submit, follow):
+        action.add_argument("--output", type=Path, metavar="ZIP", help="write the documents there")
+    for action in (submit, follow, cancel):
+        action.add_argument("--url", default=DEFAULT_URL, help=f"the service ({DEFAULT_URL})")
+        _config_flag(action)
+        _data_dir_flag(action)
+        _json_flag(action)
 
 
 def _keys_command(commands: Any) -> None:
@@ -270,8 +329,47 @@ def _migrate_commands(parser: argparse.ArgumentParser) -> None:
         _json_flag(command)
     for command in (up, down):
         command.add_argument("--dry-run", action="store_true", help="change nothing")
+    up.add_argument(
+        "--database",
+        metavar="URL",
+        help="PostgreSQL whose table cache_entries comes along; its password belongs into PGPASSWORD "
+        "or ~/.pgpass, since command lines are seen by everyone on the machine",
+    )
     up.add_argument("--disk-bytes", type=int, metavar="N", help="the new cache's bound")
     up.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _deploy_commands(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="SERVER")
+    nginx = actions.add_parser("nginx", help="in front of nodes, a gateway and other services")
+    nginx.add_argument(
+        "--nodes",
+        required=True,
+        metavar="HOST:PORT,...",
+        help="the services, each `blatam-kv serve`",
+    )
+    nginx.add_argument("--gateway", metavar="HOST:PORT", help="what answers /api/v1/ (the nodes)")
+    nginx.add_argument(
+        "--service",
+        action="append",
+        metavar="NAME=HOST:PORT",
+        help="what answers /NAME/; may be repeated",
+    )
+    nginx.add_argument("--listen", default="80", metavar="[ADDRESS:]PORT", help="for HTTP (80)")
+    nginx.add_argument("--server-name", metavar="NAME,...", help="its host names (any)")
+    nginx.add_argument(
+        "--certificate", type=Path, metavar="FILE", help="for TLS on port 443, as a PEM chain"
+    )
+    nginx.add_argument("--certificate-key", type=Path, metavar="FILE", help="its private key")
+    nginx.add_argument(
+        "--affinity",
+        default="tenant",
+        metavar="NAME",
+        help="what leads to the same node: tenant, prefix (X-Prefix-Key) or none (tenant)",
+    )
+    nginx.add_argument(
+        "--rate", type=int, default=100, metavar="N", help="requests a second of an address (100)"
+    )
 
 
 def _model_flags(command: argparse.ArgumentParser) -> None:

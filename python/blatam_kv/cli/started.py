@@ -26,13 +26,17 @@ class DemoFailed(Error, RuntimeError):
 
 
 @contextmanager
-def service(config: Path | None, *, data_dir: Path) -> Iterator[Client]:
+def service(config: Path | None, *, data_dir: Path, answers: bool = True) -> Iterator[Client]:
     """``blatam-kv serve`` on a free port; yields a client, then stops it and wants status 0.
+
+    answers: whether they outlive it.
 
     Raises DemoFailed with the end of what it said.
     """
     command = [sys.executable, "-m", "blatam_kv", "serve", "--port", "0", "--host", "127.0.0.1"]
     command += ["--log-level", "warning", "--data-dir", str(data_dir)]
+    if not answers:
+        command += ["--cache-persistence", "off"]
     if config is not None:
         command += ["--config", str(config)]
     with tempfile.TemporaryFile() as log:

@@ -25,6 +25,8 @@ from blatam_kv.errors import InvalidRequest
 _TITLE_CHARS = 120
 # A document with as many top headings as this is looked through before it is read.
 _CONTENTS_HEADINGS = 6
+# With more, the contents would be a document of their own.
+_MOST_CONTENTS = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,8 @@ class Document:
     def shows_contents(self) -> bool:
         """Whether there is a table of contents."""
         headings = [b for b in self.body if isinstance(b, Heading) and b.level == 1]
+        if len(headings) > _MOST_CONTENTS:
+            return False
         if self.contents is None:
             return len(headings) >= _CONTENTS_HEADINGS
         return self.contents and bool(headings)

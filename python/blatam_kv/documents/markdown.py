@@ -40,7 +40,7 @@ _ALIGN: dict[str, Align] = {
     "text-align:right": "right",
 }
 # What a reader may be led to by a link; anything else stays as text.
-_SCHEMES = ("http://", "https://", "mailto:")
+SCHEMES = ("http://", "https://", "mailto:")
 
 
 @cache
@@ -166,7 +166,7 @@ def _spans(inline: Token) -> Spans:
                 italic += token.nesting
             case "link_open":
                 href = str(token.attrs.get("href", ""))
-                href = href if href.lower().startswith(_SCHEMES) else ""
+                href = href if href.lower().startswith(SCHEMES) else ""
             case "link_close":
                 href = ""
             case "softbreak":

@@ -7,6 +7,7 @@ only, sees no folder and no font but those here, and gets the time from the docu
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,10 +32,12 @@ from blatam_kv.documents.form import (
     Table,
 )
 from blatam_kv.documents.styles import STYLES
-from blatam_kv.errors import MissingExtra
+from blatam_kv.errors import Error, MissingExtra
 
 if TYPE_CHECKING:
     import typst
+
+log = logging.getLogger("blatam_kv.documents")
 
 HERE = Path(__file__).parent
 FONTS = HERE / "fonts"
@@ -43,6 +46,10 @@ TEMPLATE = HERE / "paper.typ"
 _LONG_WORD = 36
 _STEP = 24
 _ZERO_WIDTH_SPACE = "\u200b"
+
+
+class NotDrawn(Error, RuntimeError):
+    """The document could not be laid out; that should not happen, whatever it holds."""
 
 
 def pdf(document: Document) -> bytes:
@@ -69,8 +76,12 @@ def _compiled(compiler: typst.Compiler, files: Mapping[str, bytes], moment: int)
 
     try:
         return compiled(["ua-1"])
-    except typst.TypstError:
-        return compiled([])
+    except typst.TypstError as error:
+        log.info("not PDF/UA-1: %s", error)
+        try:
+            return compiled([])
+        except typst.TypstError as error:
+            raise NotDrawn(f"the document could not be laid out: {error}") from error
 
 
 def pages(document: Document, *, dots_per_inch: float = 72.0) -> list[bytes]:

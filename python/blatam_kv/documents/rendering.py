@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from blatam_kv.documents.document import Document
+from blatam_kv.documents.limits import check
 from blatam_kv.documents.names import filename
 from blatam_kv.errors import InvalidRequest
 
 FORMATS = ("markdown", "html", "txt", "json", "docx", "pdf")
+# Those that a company's letterhead stands on.
+SHOW_LETTERHEADS = ("html", "docx", "pdf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,5 +91,6 @@ def render(document: Document, format: str) -> Rendered:
     found = _FORMATS.get(format)
     if found is None:
         raise InvalidRequest(f"{format!r} is not one of {', '.join(FORMATS)}", field="format")
+    check(document, format)
     content = found.write(document)
     return Rendered(format, found.media_type, filename(document.title, found.extension), content)

@@ -44,6 +44,17 @@ class Style:
     capitals: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How somebody wants a document to look. contents: None leaves it to the document's length."""
+
+    style: str = "professional"
+    contents: bool | None = None
+    letterhead: bool = True
+
+
+USUAL = Look()
+
 STYLES: Mapping[str, Style] = {
     "professional": Style(
         title="rule",

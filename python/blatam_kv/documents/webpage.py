@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from html import escape
 
 from blatam_kv.documents import languages
@@ -32,30 +33,11 @@ _SIDES: dict[Align, str] = {"left": "", "center": ' class="center"', "right": ' 
 
 def webpage(document: Document) -> str:
     """The whole page. What was written passes through nh3, whatever the writer here let through."""
-    try:
-        import nh3
-    except ImportError as error:
-        raise MissingExtra("nh3", extra="documents") from error
+    clean = _cleaner()
     writer = _Writer(document.language)
     written = writer.blocks(document.body)
     contents = writer.contents() if document.shows_contents else ""
     title = writer.spans(document.heading)
-    clean = nh3.Cleaner(
-        tags={*_BLOCKS.split(), *_INLINE.split()},
-        attributes={
-            "a": {"href"},
-            "aside": {"aria-label", "class"},
-            "nav": {"aria-label"},
-            **{f"h{level}": {"id"} for level in range(2, 7)},
-            "li": {"class"},
-            "ol": {"start"},
-            "table": {"class"},
-            "td": {"class"},
-            "th": {"class", "scope"},
-        },
-        url_schemes={"http", "https", "mailto"},
-        link_rel="noopener noreferrer",
-    ).clean
     direction = ' dir="rtl"' if languages.is_right_to_left(document.language) else ""
     facts = escape("  ·  ".join(document.facts))
     kind = escape(" · ".join(document.kind))
@@ -81,6 +63,32 @@ def webpage(document: Document) -> str:
         + f"{clean(contents)}{clean(written).strip()}\n</main>\n</body>\n"
         "</html>\n"
     )
+
+
+@cache
+def _cleaner() -> Callable[[str], str]:
+    try:
+        import nh3
+    except ImportError as error:
+        raise MissingExtra("nh3", extra="documents") from error
+    cleaner = nh3.Cleaner(
+        tags={*_BLOCKS.split(), *_INLINE.split()},
+        attributes={
+            "a": {"href"},
+            "aside": {"aria-label", "class"},
+            "nav": {"aria-label"},
+            **{f"h{level}": {"id"} for level in range(2, 7)},
+            "li": {"class"},
+            "ol": {"start"},
+            "table": {"class"},
+            "td": {"class"},
+            "th": {"class", "scope"},
+        },
+        url_schemes={"http", "https", "mailto"},
+        link_rel="noopener noreferrer",
+    )
+    clean: Callable[[str], str] = cleaner.clean
+    return clean
 
 
 def _letterhead(document: Document) -> str:
@@ -110,7 +118,6 @@ class _Writer:
     def __init__(self, language: str) -> None:
         self._words = languages.words(language)
         self._headings: list[tuple[int, Spans]] = []
-        self._inside = 0
 
     def blocks(self, blocks: Sequence[Block]) -> str:
         return "\n".join([self._block(block) for block in blocks])
@@ -144,33 +151,25 @@ class _Writer:
                 return self._table(block)
             case Callout(kind, inner_blocks):
                 name = escape(self._words.callouts[kind])
-                body = self._framed(inner_blocks)
+                body = self.blocks(inner_blocks)
                 head = f"<p><strong>{name}</strong></p>"
                 return f'<aside class="{kind}" aria-label="{name}">\n{head}\n{body}\n</aside>'
             case Quote(inner_blocks):
-                return f"<blockquote>\n{self._framed(inner_blocks)}\n</blockquote>"
+                return f"<blockquote>\n{self.blocks(inner_blocks)}\n</blockquote>"
             case Code(text):
                 return f"<pre><code>{escape(text)}\n</code></pre>"
         return "<hr>"
 
-    def _framed(self, blocks: Sequence[Block]) -> str:
-        self._inside += 1
-        written = self.blocks(blocks)
-        self._inside -= 1
-        return written
-
     def _heading(self, level: int, spans: Spans) -> str:
-        if self._inside:  # inside a box it is a bold line, no part of the outline
-            return f"<p><strong>{self.spans(spans)}</strong></p>"
         self._headings.append((level, spans))
         tag = f"h{min(level + 1, 6)}"
         return f'<{tag} id="s{len(self._headings)}">{self.spans(spans)}</{tag}>'
 
     def _item(self, item: Sequence[Block]) -> str:
         if item and isinstance(item[0], Paragraph):
-            rest = self._framed(item[1:])
+            rest = self.blocks(item[1:])
             return self.spans(item[0].spans) + (f"\n{rest}\n" if rest else "")
-        return self._framed(item)
+        return self.blocks(item)
 
     def _table(self, table: Table) -> str:
         sides = [_SIDES[align] for align in table.align]

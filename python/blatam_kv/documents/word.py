@@ -29,6 +29,7 @@ _NAMESPACES = (
 )
 # Parts of the template that say nothing about a document of ours.
 _UNWANTED = ("/thumbnail", "/stylesWithEffects", "/customXml", "/webSettings")
+_MAIN = "word/document.xml"
 # The earliest that a ZIP can say.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 # A4, in twentieths of a point.
@@ -58,10 +59,9 @@ def word(document: Document) -> bytes:
         name = languages.words(document.language).contents
         contents = body.paragraph((Span(name),), "ContentsTitle") + body.contents()
         contents += body.paragraph((), "Gap")
-    _fill(package, _title(document, style, body) + contents + text)
     _set_running(package, document, body)
     _set_properties(package, document)
-    return _packed(package)
+    return _packed(package, _main(package, _title(document, style, body) + contents + text))
 
 
 # ---- the package --------------------------------------------------------------------------------
@@ -101,16 +101,12 @@ def _links(package: WordDocument) -> Any:
     return link
 
 
-def _fill(package: WordDocument, xml: str) -> None:
-    from docx.oxml import parse_xml
-
-    body = package.element.body
-    for element in list(body)[:-1]:
-        body.remove(element)
-    parsed = parse_xml(f"<w:body {_NAMESPACES}>{xml}</w:body>")
-    last = body[-1]  # the section's properties
-    for element in list(parsed):
-        last.addprevious(element)
+def _main(package: WordDocument, xml: str) -> bytes:
+    """The main part around a body. Handing it to the package as a tree would cost a move of every
+    node, and that grows with the square of a table's rows."""
+    section = package.element.body.sectPr.xml
+    text = f"<w:document {_NAMESPACES}><w:body>{xml}{section}</w:body></w:document>"
+    return f'<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n{text}'.encode()
 
 
 def _set_page(package: WordDocument, style: Style) -> None:
@@ -226,7 +222,7 @@ def _short(text: str) -> str:
     return "".join(char for char in text if char.isprintable())[:255]
 
 
-def _packed(package: WordDocument) -> bytes:
+def _packed(package: WordDocument, main: bytes) -> bytes:
     made, packed = io.BytesIO(), io.BytesIO()
     package.save(made)
     with (
@@ -237,5 +233,6 @@ def _packed(package: WordDocument) -> bytes:
             info = zipfile.ZipInfo(entry.filename, _EPOCH)
             info.compress_type = zipfile.ZIP_DEFLATED
             info.external_attr = 0o600 << 16
-            target.writestr(info, source.read(entry))
+            content = main if entry.filename == _MAIN else source.read(entry)
+            target.writestr(info, content)
     return packed.getvalue()

@@ -24,7 +24,8 @@ from blatam_kv.migrate.guard import Value, read_untrusted
 from blatam_kv.record import Kind, Record
 
 _PERSON = b"blatamkv-migrate"
-_COLUMNS = ("created_at", "accessed_at", "session_id", "metadata")
+# What a row may tell beside key and value.
+COLUMNS = ("created_at", "accessed_at", "session_id", "metadata")
 
 
 def key_of(old_key: str) -> bytes:
@@ -40,6 +41,12 @@ def entries_of(folder: Path, name: str) -> Iterator[Record]:
     else:
         for value in read_untrusted(path):
             yield _record(value, {"file": name}, 0)
+
+
+def row_record(key: object, value: object, about: dict[str, Any]) -> Record:
+    """A row of the table cache_entries; of what is known about it, None is left out."""
+    about = {name: _plain(each) for name, each in about.items() if each is not None}
+    return _record(Value(str(key), "json", _column(value)), about, _microseconds(about))
 
 
 def _record(value: Value, about: dict[str, Any], created_us: int) -> Record:
@@ -67,13 +74,11 @@ def _rows(path: Path) -> Iterator[Record]:
             names = [row[1] for row in database.execute("PRAGMA table_info(cache_entries)")]
             if not {"key", "value"} <= set(names):
                 raise Unsupported(f"{path} has no table cache_entries with key and value")
-            extra = [name for name in _COLUMNS if name in names]
+            extra = [name for name in COLUMNS if name in names]
             columns = ", ".join(("key", "value", *extra))
             for row in database.execute(f"SELECT {columns} FROM cache_entries ORDER BY rowid"):
                 about = dict(zip(extra, row[2:], strict=True))
-                about = {name: value for name, value in about.items() if value is not None}
-                value = Value(str(row[0]), "json", _column(row[1]))
-                yield _record(value, about | {"file": path.name}, _microseconds(about))
+                yield row_record(row[0], row[1], about | {"file": path.name})
     except sqlite3.Error as error:
         raise Unsupported(f"{path} is not a database that can be read: {error}") from error
 
@@ -85,10 +90,15 @@ def _copied(path: Path, folder: Path) -> sqlite3.Connection:
     return sqlite3.connect(folder / path.name)
 
 
+def _plain(value: object) -> object:
+    """What is known of an entry, as JSON has it."""
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
 def _column(value: object) -> bytes:
     """A value as JSON; text that is JSON already stays as it is."""
-    if isinstance(value, bytes):
-        return json.dumps({"bytes": value.hex()}).encode()
+    if isinstance(value, bytes | memoryview):
+        return json.dumps({"bytes": bytes(value).hex()}).encode()
     if isinstance(value, str):
         try:
             json.loads(value)

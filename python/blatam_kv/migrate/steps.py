@@ -11,9 +11,10 @@ import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,14 @@ from blatam_kv.errors import CorruptRecord, Damage, InvalidRequest, Unsupported
 from blatam_kv.migrate.entries import entries_of
 from blatam_kv.migrate.found import CONFIG, RECORD, STORE, Found, Version, look
 from blatam_kv.migrate.settings import Setting, migrate_settings, written
+from blatam_kv.record import Record
 from blatam_kv.tiers import DiskTier
 from blatam_kv.tiers.files import Files, SystemFiles, replace_file
 from blatam_kv.tiers.snapshot import snapshot
 
 FORMAT = 1
+# What a row takes beside its value.
+_ROW_BYTES = 1024
 _UNFINISHED = "unfinished"
 # Progress(items, what): the same items, shown as they pass.
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
@@ -36,7 +40,8 @@ Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 class Migration:
     """What a migration did, or would do. before: the old folder's name now. entries: that are in the
     store; replaced: that a later one with the same key replaced. files: digests of the old folder's
-    files, by which going back knows that it is untouched."""
+    files, by which going back knows that it is untouched. database: the one that was read, without its
+    password, "" for none; going back has nothing to do there."""
 
     folder: Path
     version: Version
@@ -47,6 +52,7 @@ class Migration:
     entries: int
     replaced: int
     files: dict[str, str]
+    database: str = ""
 
     @property
     def reinstall(self) -> str:
@@ -70,6 +76,7 @@ def status(folder: str | Path) -> tuple[Found, Migration | None]:
 def up(
     folder: str | Path,
     *,
+    database: str | None = None,
     dry_run: bool = False,
     disk_bytes: int | None = None,
     progress: Progress = lambda items, what: items,
@@ -78,17 +85,26 @@ def up(
 ) -> Migration:
     """Bring a folder of the original to this version.
 
-    disk_bytes: the new store's bound; by default four times what the old data takes, at least 64 MiB.
+    database: a PostgreSQL URL whose table cache_entries comes along, after the folder's files; it is
+    read and stays as it is. disk_bytes: the new store's bound; by default four times what the old data
+    takes, at least 64 MiB.
     dry_run: do everything but the last step, and leave nothing. Raises InvalidRequest if there is
-    nothing to migrate, Unsupported for a file that cannot be read as plain data, OSError; the folder
-    is then as it was.
+    nothing to migrate, Unsupported for a file or a database that cannot be read as plain data,
+    OSError; the folder is then as it was.
     """
     files, folder = files or SystemFiles(), Path(folder).absolute()
     found, _ = status(folder)
+    if found.version is Version.NOTHING and database is not None:
+        found = replace(found, version=Version.V2)  # databases came with it
     if found.version in (Version.CURRENT, Version.NOTHING):
         raise InvalidRequest(
             f"{folder} holds {found.version}: there is nothing to migrate", field="folder"
         )
+    table = None
+    if database is not None:
+        from blatam_kv.migrate.database import Database
+
+        table = Database(database)
     when = clock()
     fresh = folder.with_name(f"{folder.name}.migrating")
     before = _free_name(folder, f"before_{when:%Y%m%d_%H%M%S}")
@@ -103,8 +119,17 @@ def up(
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(folder / name, fresh / name)
         size = sum((folder / name).stat().st_size for name in found.data)
+        extent = None if table is None else table.extent()
+        size += 0 if extent is None else extent.bytes + _ROW_BYTES * extent.rows
         bound = disk_bytes or max(64 << 20, 4 * size)
-        taken, kept = _migrate_data(files, found, fresh / STORE, bound, progress)
+        sources: dict[str, Callable[[], Iterable[Record]]] = {
+            name: partial(entries_of, folder, name) for name in found.data
+        }
+        if table is not None:
+            sources[table.name] = lambda: table
+        taken, kept = _migrate_data(
+            files, sources, fresh / STORE, bound, progress, version=found.version
+        )
         migration = Migration(
             folder=folder,
             version=found.version,
@@ -115,12 +140,17 @@ def up(
             entries=len(kept),
             replaced=taken - len(kept),
             files=digests,
+            database="" if table is None else table.name,
         )
         _write(files, migration, fresh)
         _verify(files, fresh / STORE, kept, progress)
         if {name: _digest(folder / name) for name in _files(folder)} != digests:
             raise InvalidRequest(
                 f"{folder} changed meanwhile; stop what writes there first", field="folder"
+            )
+        if table is not None and table.extent() != extent:
+            raise InvalidRequest(
+                f"{table.name} changed meanwhile; stop what writes there first", field="database"
             )
         if dry_run:
             shutil.rmtree(fresh)
@@ -168,13 +198,19 @@ def down(
 
 
 def _migrate_data(
-    files: Files, found: Found, store: Path, bound: int, progress: Progress
+    files: Files,
+    sources: Mapping[str, Callable[[], Iterable[Record]]],
+    store: Path,
+    bound: int,
+    progress: Progress,
+    *,
+    version: Version,
 ) -> tuple[int, dict[bytes, bytes]]:
     """Put every entry into a new store; returns how many, and a digest of each that counts."""
     taken, kept = 0, dict[bytes, bytes]()
-    with DiskTier(store, disk_bytes=bound, tags={"migrated": found.version}, files=files) as tier:
-        for name in found.data:
-            for record in progress(entries_of(found.folder, name), name):
+    with DiskTier(store, disk_bytes=bound, tags={"migrated": version}, files=files) as tier:
+        for name, records in sources.items():
+            for record in progress(records(), name):
                 if tier.put_many([record]) != 1:
                     raise Unsupported(
                         f"{name} has an entry too large for a store of {bound} bytes; give more "
@@ -265,6 +301,7 @@ def _write(files: Files, migration: Migration, folder: Path) -> None:
         "entries": migration.entries,
         "replaced": migration.replaced,
         "files": migration.files,
+        "database": migration.database,
     }
     data = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
     replace_file(files, folder / RECORD, [data])
@@ -289,6 +326,7 @@ def _read(folder: Path) -> Migration:
             entries=document["entries"],
             replaced=document["replaced"],
             files=document["files"],
+            database=document.get("database", ""),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, Unsupported):

@@ -7,11 +7,14 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
 import orjson
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
 
 from blatam_kv.cache import Cache
+from blatam_kv.server.fields import field, fields
 from blatam_kv.server.problem import Problem
 
+JSON = "application/json"
 MAX_BODY_BYTES = 1 << 20
 MAX_DEPTH = 16
 # Less than the server waits for running requests when it stops, so a stalled one cannot hold it.
@@ -37,12 +40,12 @@ class Recent(Generic[T]):
 
     async def __call__(self, request: Request) -> T:
         """What a request's body comes to. Raises Problem."""
-        _check_headers(request)
+        check_type(request, JSON)
         body = await read_body(request)
-        key = (request.state.caller.tenant, body)
+        key = (request.scope["state"]["caller"].tenant, body)
         made = self._made.get(key)
         if made is None:
-            made = self._make(_parsed(body))
+            made = self._make(parsed(body))
             if len(body) <= self._LONGEST:
                 self._made.put(key, made)
         return made
@@ -54,24 +57,28 @@ async def read_json(request: Request) -> object:
     Strict UTF-8, no NaN, at most MAX_DEPTH levels. The limit holds for what really arrives,
     whatever Content-Length says.
     """
-    _check_headers(request)
-    return _parsed(await read_body(request))
+    check_type(request, JSON)
+    return parsed(await read_body(request))
 
 
-def _check_headers(request: Request) -> None:
-    media_type = encoding = b""
-    for name, value in request.scope["headers"]:
-        if name == b"content-type":
-            media_type = value
-        elif name == b"content-encoding":
-            encoding = value
-    if media_type.partition(b";")[0].strip().lower() != b"application/json":
-        raise Problem(415, "send the body as Content-Type: application/json")
-    if encoding.lower() not in (b"", b"identity"):
+def check_type(request: Request, *allowed: str) -> str:
+    """The media type of the body, one of those that are allowed. Raises Problem 415."""
+    found = fields(request.scope)
+    if (
+        found.get(b"content-type") == [JSON]
+        and b"content-encoding" not in found
+        and JSON in allowed
+    ):
+        return JSON  # mostly
+    given = field(request.scope, b"content-type").partition(";")[0].strip().lower()
+    if given not in allowed:
+        raise Problem(415, f"send the body as Content-Type: {' or '.join(allowed)}")
+    if field(request.scope, b"content-encoding").lower() not in ("", "identity"):
         raise Problem(415, "send the body without Content-Encoding")
+    return given
 
 
-def _parsed(body: bytes) -> object:
+def parsed(body: bytes) -> object:
     try:
         value: object = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -84,28 +91,37 @@ def _parsed(body: bytes) -> object:
 
 
 async def read_body(request: Request) -> bytes:
-    """The body, read once. Raises Problem 408 or 413."""
-    if (kept := getattr(request.state, "body", None)) is not None:
-        return bytes(kept)
-    announced = request.headers.get("content-length", "0")
-    if announced.isdecimal() and int(announced) > MAX_BODY_BYTES:
-        raise _too_large()
-    body: bytes = await _Arrival(_received(request))
-    request.state.body = body
+    """The body, read once, of at most ``state["most_bytes"]`` (MAX_BODY_BYTES). Raises Problem 408 or
+    413, ClientDisconnect."""
+    state = request.scope.setdefault("state", {})
+    kept: bytes | None = state.get("body")
+    if kept is not None:
+        return kept
+    most = state.get("most_bytes", MAX_BODY_BYTES)
+    announced = field(request.scope, b"content-length")
+    if announced.isdecimal() and int(announced) > most:
+        raise _too_large(most)
+    body: bytes = await _Arrival(_received(request.receive, most))
+    state["body"] = body
     return body
 
 
-def _too_large() -> Problem:
-    return Problem(413, f"the body is larger than {MAX_BODY_BYTES:,} bytes")
+def _too_large(most: int) -> Problem:
+    return Problem(413, f"the body is larger than {most:,} bytes")
 
 
-async def _received(request: Request) -> bytes:
+async def _received(receive: Receive, most: int) -> bytes:
     body = b""
-    async for chunk in request.stream():
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk: bytes = message.get("body", b"")
         body = body + chunk if body else chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise _too_large()
-    return body
+        if len(body) > most:
+            raise _too_large(most)
+        if not message.get("more_body", False):
+            return body
 
 
 class _Arrival:

@@ -16,27 +16,35 @@ from starlette.types import ASGIApp
 
 from blatam_kv.bul.analyse import AREA_OF_TYPE
 from blatam_kv.bul.caller import Caller, Scope
-from blatam_kv.bul.chats import Chats
 from blatam_kv.bul.request import one_of
 from blatam_kv.bul.security.guard import Guard
 from blatam_kv.bul.service import Service
-from blatam_kv.server import documents, tasks
+from blatam_kv.server import batches, documents, exports, letterheads, progress, tasks
 from blatam_kv.server.doors import Doors
 from blatam_kv.server.envelope import Envelope
 from blatam_kv.server.failures import failed
 from blatam_kv.server.gate import Door, Gate
 from blatam_kv.server.hosts import Hosts
+from blatam_kv.server.once import Once
 from blatam_kv.server.openai import OpenAIFace
 from blatam_kv.server.openapi import describe
+from blatam_kv.server.outdated import original
 from blatam_kv.server.problem import Problem
 from blatam_kv.server.replies import json_reply
 from blatam_kv.truthgpt.brief import AREAS
 
 log = logging.getLogger("blatam_kv.server")
 
+# Where the gateway has it. A client signs the path it asks for, so the gateway leaves it as it is.
+MOUNT = "/api/v1/bul"
+
 INDEX = {
     **tasks.INDEX,
+    **batches.INDEX,
+    **progress.INDEX,
     **documents.INDEX,
+    **letterheads.INDEX,
+    **exports.INDEX,
     "POST /v1/chat/completions": "OpenAI's, also as a stream; /v1/completions, /v1/models",
     "GET /agents": "business areas and the documents written for them",
     "GET /agents/{area}": "one of them",
@@ -47,6 +55,7 @@ INDEX = {
     "GET /api/v1/kv-cache/stats": "totals and latencies of the cache",
     "GET /api/v1/kv-cache/health": "state of the cache",
     "POST /api/v1/kv-cache/clear": "forget every cached answer and prefix",
+    "DELETE /cache/{key}": "forget one cached answer, by the key in Cache-Status",
     "GET /healthz": "200 while the process lives",
     "GET /readyz": "200 when documents can be written; /health is the same",
     "GET /metrics": "Prometheus metrics",
@@ -56,8 +65,15 @@ INDEX = {
 
 
 def doors(service: Service) -> list[Door]:
-    """Every endpoint there is."""
-    desks = (tasks.TaskDesk(service), documents.DocumentDesk(service), Face(service))
+    """The endpoints of tasks, batches, documents and the service itself."""
+    desks = (
+        tasks.TaskDesk(service),
+        batches.BatchDesk(service),
+        documents.DocumentDesk(service),
+        letterheads.LetterheadDesk(service),
+        exports.ExportDesk(service.metrics, letterhead_of=service.press.letterhead_of),
+        Face(service),
+    )
     return [door for desk in desks for door in desk.doors()]
 
 
@@ -65,14 +81,9 @@ def create_app(
     service: Service, guard: Guard, *, hosts: Hosts | None = None, proxies: Sequence[str] = ()
 ) -> ASGIApp:
     """The application for a service; its shutdown closes the service."""
-    settings = service.settings
-    chats = Chats(
-        service.pipeline,
-        writers=settings.max_concurrent_tasks,
-        most_waiting=settings.max_queued_tasks,
-    )
-    openai = OpenAIFace(chats, service.metrics, ttl=settings.cache_ttl)
-    everything = [*doors(service), *openai.doors()]
+    openai = OpenAIFace(service.chats, service.metrics, ttl=service.settings.cache_ttl)
+    watching = progress.ProgressDesk(service, guard)
+    everything = [*doors(service), *watching.doors(), *openai.doors()]
     # Not by orjson: limits of integers are larger than it writes.
     document = json.dumps(describe(everything, version=service.version)).encode()
 
@@ -80,18 +91,19 @@ def create_app(
         return Response(document, media_type="application/json")
 
     everything.append(Door(path="/openapi.json", answer=interface, scope=None))
-    gate = Gate(guard, service.metrics, proxies=proxies)
+    service.archive.replies.release_all()
+    once = Once(service.archive.replies)
+    gate = Gate(guard, service.metrics, once, proxies=proxies)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
-        await run_in_threadpool(chats.close)
         await run_in_threadpool(service.close)
 
     hosts = hosts or Hosts("127.0.0.1")
     app = Doors(gate, everything, failed=failed)
     life = Starlette(lifespan=lifespan)
-    return Envelope(app, life=life, metrics=service.metrics, hosts=hosts)
+    return Envelope(app, life=life, metrics=service.metrics, hosts=hosts, mount=MOUNT)
 
 
 class Face:
@@ -116,10 +128,23 @@ class Face:
             Door(path="/processor/start", answer=self.start, **admin),
             Door(path="/processor/stop", answer=self.stop, **admin),
             Door(path="/stats", answer=self.stats, scope=Scope.METRICS),
+            Door(
+                path="/api/stats",
+                answer=self.stats,
+                scope=Scope.METRICS,
+                outdated=original("/stats"),
+            ),
             Door(path="/metrics", answer=self.metrics, scope=Scope.METRICS, local=True),
             Door(path=f"{cache}/stats", answer=self.cache_stats, scope=Scope.METRICS),
             Door(path=f"{cache}/health", answer=self.cache_health, scope=Scope.METRICS),
             Door(path=f"{cache}/clear", answer=self.clear, **admin),
+            Door(
+                path="/cache/{key}",
+                method="DELETE",
+                answer=self.forget,
+                scope=Scope.WRITE,
+                policy="write",
+            ),
         ]
 
     async def index(self, request: Request, caller: Caller, wanted: None) -> Response:
@@ -166,6 +191,12 @@ class Face:
     async def clear(self, request: Request, caller: Caller, wanted: None) -> Response:
         """Forget every cached answer, and every prefix."""
         return json_reply({"cleared": self._service.clear()})
+
+    def forget(self, request: Request, caller: Caller, wanted: None) -> Response:
+        """Forget one cached answer of yours, by the key that Cache-Status told."""
+        if not self._service.forget(request.path_params["key"], caller):
+            raise Problem(404, "no answer of yours is cached under this key")
+        return json_reply({"deleted": True})
 
     async def agents(self, request: Request, caller: Caller, wanted: None) -> Response:
         """The business areas, and the types of document that belong to each."""

@@ -9,14 +9,16 @@ from starlette.responses import Response
 
 from blatam_kv.bul.caller import Caller, Scope
 from blatam_kv.bul.service import Service
+from blatam_kv.documents.styles import USUAL, Look
+from blatam_kv.server.files import file_reply
 from blatam_kv.server.gate import Door
 from blatam_kv.server.options import AREA, PAGES, RENDERING, read_options, search_text
 from blatam_kv.server.problem import Problem
-from blatam_kv.server.replies import describe_written, file_reply, json_reply, with_content
+from blatam_kv.server.replies import describe_written, json_reply, with_content
 
 INDEX = {
     "GET /documents": "your documents, newest first; ?page, ?limit, ?business_area",
-    "GET /documents/{id}": "one of them; ?format, ?download=1",
+    "GET /documents/{id}": "one of them; ?format, ?style, ?download=1",
     "GET /search": "documents with all words of ?q; ?page, ?limit",
 }
 
@@ -65,9 +67,11 @@ class DocumentDesk:
         options = read_options(request, RENDERING)
         key = request.path_params["id"]
         written = self._service.written(key, tenant=caller.tenant)
-        rendered = self._service.render(written, options.get("format", "markdown"))
+        look = Look(style=options.get("style", USUAL.style))
+        format = options.get("format", "markdown")
+        rendered = self._service.press.render(written, format, tenant=caller.tenant, look=look)
         if options.get("download"):
-            return file_reply(rendered)
+            return file_reply(request, rendered, written.answer.born)
         href = f"/documents/{key}?format={rendered.format}&download=1"
         return json_reply(with_content(written, rendered, href))
 

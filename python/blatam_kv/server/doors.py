@@ -14,9 +14,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import compile_path
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from blatam_kv.server.gate import Door, Gate
+from blatam_kv.server.limited import Pairs
 from blatam_kv.server.problem import Problem
 
 # What an exception is answered with; the second part says whether it is a bug to be passed on.
@@ -43,23 +44,20 @@ class Doors:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request; leaves the template of its path in ``scope["template"]``."""
-        started = False
-
-        async def watched(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        request = Request(scope, receive, watched)
+        request = Request(scope, receive, send)
+        told: Pairs = []
+        scope["state"]["told"] = told
         bug: Exception | None = None
         try:
             response = await self._gate.through(self._find(scope), request)
-            await response(scope, receive, watched)
+            response.raw_headers += told
+            await response(scope, receive, send)
             return
         except Exception as error:
-            if started:
+            if "started" in scope["state"]:  # the envelope has seen the answer begin
                 raise
             response, passed_on = self._failed(request, error)
+            response.raw_headers += told
             bug = error if passed_on else None
         await response(scope, receive, send)
         if bug is not None:

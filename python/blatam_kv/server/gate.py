@@ -7,11 +7,11 @@ sanitisation and access control, and only then to the answer. A route cannot ski
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
@@ -21,10 +21,12 @@ from starlette.responses import Response
 from blatam_kv.bul.caller import ITSELF, Caller, Scope
 from blatam_kv.bul.security.guard import Guard, Pending, Refusal, Request
 from blatam_kv.bul.security.keys import Known, Network
-from blatam_kv.bul.security.limits import Verdict
-from blatam_kv.metrics import ServiceMetrics
-from blatam_kv.server.body import read_body
+from blatam_kv.server.body import MAX_BODY_BYTES, read_body
+from blatam_kv.server.fields import WEBSOCKET, fields
 from blatam_kv.server.hosts import is_loopback, is_loopback_authority
+from blatam_kv.server.limited import Pairs, limit_fields, violated
+from blatam_kv.server.once import Once
+from blatam_kv.server.outdated import Outdated
 from blatam_kv.server.problem import Problem
 from blatam_kv.signature import ACCEPT
 
@@ -33,19 +35,19 @@ Read = Callable[[HTTPRequest], Awaitable[Any]]
 # (request, caller, what was read) → the response; a plain function runs in a thread.
 Answer = Callable[[HTTPRequest, Caller, Any], Response | Awaitable[Response]]
 
-_LOOKED_AT = (
-    *(b"host", b"x-api-key", b"authorization", b"signature-input", b"signature", b"content-type"),
-    *(b"content-digest", b"content-length", b"transfer-encoding"),
-)
 _FORWARDED = ("x-forwarded-for", "forwarded", "via")
+_KEY = b"idempotency-key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Door:
     """One method of one path. scope: None for what anyone may see.
 
-    policy: the limit it counts against. local: open to this machine without a key. body, options:
-    what the document of the interface says of the body and the query.
+    policy: the limit it counts against. local: open to this machine without a key. ticket: open
+    to a ticket as well. most_bytes: of
+    its body. once: whether Idempotency-Key holds for it. outdated: for a path that another has
+    taken the place of. body, options, example: what the document of the interface says of the body
+    and the query.
     """
 
     path: str
@@ -55,73 +57,113 @@ class Door:
     read: Read | None = None
     policy: str = "read"
     local: bool = False
+    ticket: bool = False
+    most_bytes: int = MAX_BODY_BYTES
+    once: bool = False
+    outdated: Outdated | None = None
     body: type[BaseModel] | None = None
     options: tuple[str, ...] = ()
+    example: Mapping[str, object] | None = None
+    is_async: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_async", inspect.iscoroutinefunction(self.answer))
+
+
+class Stopwatch(Protocol):
+    """What is told how long each stage took."""
+
+    def stage_took(self, name: str, seconds: float) -> None: ...
 
 
 class Gate:
-    """Takes requests through doors. proxies: networks whose X-Forwarded-For is believed."""
+    """Takes requests through doors. proxies: networks whose X-Forwarded-For is believed. once:
+    what keeps answers under Idempotency-Key, where doors want that."""
 
     def __init__(
-        self, guard: Guard, metrics: ServiceMetrics, *, proxies: Sequence[str] = ()
+        self,
+        guard: Guard,
+        metrics: Stopwatch,
+        once: Once | None = None,
+        *,
+        proxies: Sequence[str] = (),
     ) -> None:
         self._guard = guard
         self._metrics = metrics
+        self._once = once
         self._proxies = tuple(ip_network(text) for text in proxies)
 
     async def through(self, door: Door, request: HTTPRequest) -> Response:
-        """Take a request through the stages of its door. Raises Problem where one refuses it."""
+        """Take a request through the stages of its door. Raises Problem where one refuses it.
+
+        Leaves in ``state["told"]`` what the headers of any answer should tell.
+        """
+        state = request.scope["state"]
+        told: Pairs = state["told"]
+        if door.outdated is not None:
+            told += door.outdated.pairs
         if door.scope is None or (door.local and self._is_local(request)):
-            return await _call(door.answer, request, ITSELF, None)
+            return await _call(door, request, ITSELF, None)
+        state["most_bytes"] = door.most_bytes
         start = perf_counter()
         try:
-            known = await self._known(request)
+            ticket = request.query_params.get("ticket") if door.ticket else None
+            known = await self.known(request, ticket=ticket)
             authenticated = perf_counter()
             verdict = self._guard.limit(known, door.policy)
+            if verdict is not None:
+                told += limit_fields(door.path, verdict, door.policy, self._guard.window)
             limited = perf_counter()
-            request.state.caller = known.caller
+            caller = state["caller"] = known.caller
             wanted = None if door.read is None else await door.read(request)
             sanitised = perf_counter()
-            self._guard.allow(known.caller, door.scope, path=request.scope["path"])
+            self._guard.allow(caller, door.scope, path=request.scope["path"])
         except Refusal as refusal:
-            raise _problem(refusal) from None
+            raise problem_of(refusal, door, self._guard.window) from None
         # The limit and the right to enter take less time than noting it would.
         self._metrics.stage_took("authenticate", authenticated - start)
         self._metrics.stage_took("sanitise", sanitised - limited)
-        response = await _call(door.answer, request, known.caller, wanted)
-        if verdict is not None:
-            _tell_limit(response, verdict, door.policy, self._guard.window)
+        if door.once and self._once is not None and _KEY in fields(request.scope):
+            response = await self._once.through(
+                fields(request.scope)[_KEY],
+                caller.tenant,
+                f"{door.method} {door.path}",
+                await read_body(request),
+                lambda: _call(door, request, caller, wanted),
+            )
+        else:
+            response = await _call(door, request, caller, wanted)
+        told.append(_timing(authenticated - start, sanitised - limited, perf_counter() - sanitised))
         return response
 
-    async def _known(self, request: HTTPRequest) -> Known:
-        asked = self._asked(request)
+    async def known(self, request: HTTPRequest, *, ticket: str | None = None) -> Known:
+        """Who asks. ticket: one that may stand for a key. Raises Refusal."""
+        asked = self._asked(request, ticket)
         found = self._guard.identify(asked)
         if isinstance(found, Pending):
             return self._guard.believe(asked, found, await read_body(request))
         return found
 
-    def _asked(self, request: HTTPRequest) -> Request:
+    def _asked(self, request: HTTPRequest, ticket: str | None) -> Request:
         scope = request.scope
-        # One walk over the headers in place of a search for each.
-        found: dict[bytes, list[str]] = {name: [] for name in _LOOKED_AT}
-        for name, value in scope["headers"]:
-            if name in found:
-                found[name].append(value.decode("latin-1"))
+        get = fields(scope).get
         path = scope.get("raw_path") or scope["path"].encode()
+        hosts = get(b"host")
         return Request(
-            method=scope["method"],
-            authority=found[b"host"][0] if found[b"host"] else "",
+            method="GET" if scope["method"] == WEBSOCKET else scope["method"],
+            authority=hosts[0] if hosts else "",
             path=path.decode("latin-1"),
             query=f"?{scope['query_string'].decode('latin-1')}",
             address=self._address(request),
-            api_keys=found[b"x-api-key"],
-            authorizations=found[b"authorization"],
-            signature_inputs=found[b"signature-input"],
-            signatures=found[b"signature"],
-            content_types=found[b"content-type"],
-            content_digests=found[b"content-digest"],
-            has_body=found[b"content-length"] not in ([], ["0"])
-            or bool(found[b"transfer-encoding"]),
+            api_keys=get(b"x-api-key", ()),
+            authorizations=get(b"authorization", ()),
+            signature_inputs=get(b"signature-input", ()),
+            signatures=get(b"signature", ()),
+            content_types=get(b"content-type", ()),
+            content_digests=get(b"content-digest", ()),
+            has_body=get(b"content-length", ()) not in ((), ["0"])
+            or get(b"transfer-encoding") is not None,
+            ticket=ticket,
         )
 
     def _address(self, request: HTTPRequest) -> str:
@@ -148,11 +190,17 @@ class Gate:
         )
 
 
-async def _call(answer: Answer, request: HTTPRequest, caller: Caller, wanted: Any) -> Response:
-    if inspect.iscoroutinefunction(answer):
-        response: Response = await answer(request, caller, wanted)
+async def _call(door: Door, request: HTTPRequest, caller: Caller, wanted: Any) -> Response:
+    if door.is_async:
+        response: Response = await door.answer(request, caller, wanted)  # type: ignore[misc]
         return response
-    return await run_in_threadpool(answer, request, caller, wanted)  # type: ignore[arg-type]
+    return await run_in_threadpool(door.answer, request, caller, wanted)  # type: ignore[arg-type]
+
+
+def _timing(authenticate: float, sanitise: float, answer: float) -> tuple[bytes, bytes]:
+    """Server-Timing, in milliseconds."""
+    text = "auth;dur=%.3f, read;dur=%.3f, answer;dur=%.3f"
+    return b"server-timing", (text % (authenticate * 1e3, sanitise * 1e3, answer * 1e3)).encode()
 
 
 def _is_in(address: str, networks: Sequence[Network]) -> bool:
@@ -162,18 +210,15 @@ def _is_in(address: str, networks: Sequence[Network]) -> bool:
         return False
 
 
-def _problem(refusal: Refusal) -> Problem:
-    headers = {}
+def problem_of(refusal: Refusal, door: Door | None = None, window: float = 0.0) -> Problem:
+    """A refusal as it is answered. door, window: whose limit it was, where that is to be told."""
+    headers: dict[str, str] = {}
+    more: dict[str, object] = {}
     if refusal.status == 401:
         headers = {"WWW-Authenticate": 'Bearer realm="blatam-kv"', "Accept-Signature": ACCEPT}
     elif refusal.retry_after:
         headers = {"Retry-After": str(refusal.retry_after)}
-    return Problem(refusal.status, refusal.detail, headers=headers)
-
-
-def _tell_limit(response: Response, verdict: Verdict, policy: str, window: float) -> None:
-    """RateLimit header fields (draft-ietf-httpapi-ratelimit-headers)."""
-    response.raw_headers += (
-        (b"ratelimit-policy", f'"{policy}";q={verdict.limit};w={window:g}'.encode()),
-        (b"ratelimit", f'"{policy}";r={verdict.left};t={verdict.reset:.0f}'.encode()),
-    )
+    if refusal.verdict is not None and door is not None:
+        headers |= violated(door.path, refusal.verdict, door.policy, window)
+        more = {"violated-policies": [door.policy]}
+    return Problem(refusal.status, refusal.detail, headers=headers, more=more)

@@ -6,11 +6,10 @@ stream too, and keep the usage that the answer had when it was written, with ``c
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from starlette.concurrency import run_in_threadpool
@@ -24,22 +23,29 @@ from blatam_kv.bul.chat import (
     ChatOrder,
     ChatRequest,
     CompletionRequest,
-    Wanted,
+    orders,
     parse,
 )
 from blatam_kv.bul.chats import Chats, Listener, Telling, TooManyChats
 from blatam_kv.bul.pipeline import Answer
 from blatam_kv.bul.request import RequestRejected
 from blatam_kv.bul.tasks import CacheResult
+from blatam_kv.bul.wanted import Wanted
+from blatam_kv.bul.wishes import Wishes, wishes_of
 from blatam_kv.errors import InvalidRequest, ModelError
 from blatam_kv.metrics import ServiceMetrics
 from blatam_kv.server.body import Recent
+from blatam_kv.server.fields import field, new_id
 from blatam_kv.server.gate import Door
 from blatam_kv.server.problem import Problem
-from blatam_kv.server.replies import json_reply
+from blatam_kv.server.replies import END_OF_STREAM, Ready, json_reply
 
 # Proxies and clients give up on a connection that is silent for longer.
 _SILENCE_SECONDS = 15.0
+Chat = Wanted[Asked, list[ChatOrder]]
+
+# An answer that is longer is written as JSON anew at each hit.
+_LONGEST_READY = 16 << 10
 _NO_BUFFER = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
 
 
@@ -52,6 +58,14 @@ class Dialect:
     piece: str
     message: Callable[[str], dict[str, Any]]
     delta: Callable[[str | None], dict[str, Any]]
+
+
+class _Head(NamedTuple):
+    """What an answer begins with, and the name of the first of it in the cache."""
+
+    id: str
+    model: str
+    key: str
 
 
 _CHAT = Dialect(
@@ -85,18 +99,26 @@ class OpenAIFace:
             Door(
                 path="/v1/chat/completions",
                 method="POST",
+                once=True,
                 answer=self.chat,
                 read=Recent(lambda payload: _wanted(payload, ChatRequest)),
                 body=ChatRequest,
+                example={
+                    "model": MODEL,
+                    "messages": [{"role": "user", "content": "¿Qué es una masa madre?"}],
+                    "temperature": 0.3,
+                },
                 scope=Scope.CHAT,
                 policy="write",
             ),
             Door(
                 path="/v1/completions",
                 method="POST",
+                once=True,
                 answer=self.completion,
                 read=Recent(lambda payload: _wanted(payload, CompletionRequest)),
                 body=CompletionRequest,
+                example={"model": MODEL, "prompt": "Una masa madre es", "max_tokens": 60},
                 scope=Scope.CHAT,
                 policy="write",
             ),
@@ -104,11 +126,11 @@ class OpenAIFace:
             Door(path="/v1/models/{id:path}", answer=self.model, scope=Scope.CHAT),
         ]
 
-    async def chat(self, request: Request, caller: Caller, wanted: Wanted) -> Response:
+    async def chat(self, request: Request, caller: Caller, wanted: Chat) -> Response:
         """Answer a conversation."""
         return await self._answer(request, caller, wanted, _CHAT)
 
-    async def completion(self, request: Request, caller: Caller, wanted: Wanted) -> Response:
+    async def completion(self, request: Request, caller: Caller, wanted: Chat) -> Response:
         """Answer a prompt."""
         return await self._answer(request, caller, wanted, _COMPLETION)
 
@@ -119,32 +141,35 @@ class OpenAIFace:
 
     async def model(self, request: Request, caller: Caller, wanted: None) -> Response:
         """One of them."""
-        return json_reply(self._model(self._known(request.path_params["id"])))
+        self._check_known(request.path_params["id"])
+        return json_reply(self._model(request.path_params["id"]))
 
     # ---- an answer ------------------------------------------------------------------------------
 
     async def _answer(
-        self, request: Request, caller: Caller, wanted: Wanted, dialect: Dialect
+        self, request: Request, caller: Caller, wanted: Chat, dialect: Dialect
     ) -> Response:
         arrived = time.perf_counter()
-        asked = wanted.asked
-        name = self._known(asked.model)
-        orders = wanted.orders(self._chats.model, caller)
-        look, keep = _wishes(request, asked)
-        found = [self._chats.lookup(order) if look else None for order in orders]
+        asked = wanted.request
+        self._check_known(asked.model)
+        wished = wanted.order(self._chats.model, caller)
+        wishes = wishes_of(asked.cache, field(request.scope, b"cache-control"))
+        found = [self._chats.lookup(order, wishes) for order in wished]
         answers = [answer for answer in found if answer is not None]
-        head = {"id": dialect.prefix + secrets.token_hex(12), "model": name}
-        if len(answers) == len(orders):
+        head = _Head(dialect.prefix + new_id(12), asked.model, wished[0].key)
+        if len(answers) == len(wished):
             self._count("hit", arrived)
             if asked.stream:
                 heard = [Telling.of(answer).listener() for answer in answers]
-                status = self._cache_status("hit", answers[0])
-                return self._streamed(head, asked, dialect, heard, "hit", status, arrived)
-            return self._whole(head, answers, dialect, "hit")
-        heard, how = await self._listen(orders, join=look, keep=keep)
+                told = self._told(head, "hit", answers[0])
+                return self._streamed(head, asked, dialect, heard, "hit", told, arrived)
+            return self._whole(head, answers, dialect, "hit", wanted)
+        if wishes.only_if_cached:
+            raise Problem(504, "the answer is not in the cache, and only-if-cached was asked")
+        heard, how = await self._listen(wished, wishes)
         if asked.stream:
-            status = self._cache_status(how, None)
-            return self._streamed(head, asked, dialect, heard, how, status, arrived)
+            told = self._told(head, how, None)
+            return self._streamed(head, asked, dialect, heard, how, told, arrived)
         try:
             answers = [await listener.wait() for listener in heard]
         except (ModelError, InvalidRequest) as error:
@@ -153,17 +178,17 @@ class OpenAIFace:
             for listener in heard:
                 listener.close()
         self._count(how, arrived)
-        return self._whole(head, answers, dialect, how)
+        return self._whole(head, answers, dialect, how, wanted)
 
     async def _listen(
-        self, orders: Sequence[ChatOrder], *, join: bool, keep: bool
+        self, wished: Sequence[ChatOrder], wishes: Wishes
     ) -> tuple[list[Listener], CacheResult]:
         """Listeners to all answers, begun by now, and what the cache knew of the first."""
         heard: list[Listener] = []
         results: list[CacheResult] = []
         try:
-            for order in orders:
-                telling, how = await run_in_threadpool(self._chats.ask, order, join=join, keep=keep)
+            for order in wished:
+                telling, how = await run_in_threadpool(self._chats.ask, order, wishes)
                 heard.append(telling.listener())
                 results.append(how)
         except TooManyChats as error:
@@ -171,45 +196,66 @@ class OpenAIFace:
             raise Problem(503, f"{error}; try again later", headers={"Retry-After": "1"}) from None
         except InvalidRequest as error:
             _close(heard)
-            field = error.field or ""
-            raise Problem(400, f"{field}: {error}", errors=[(field, str(error))]) from None
+            field_name = error.field or ""
+            errors = [(field_name, str(error))]
+            raise Problem(400, f"{field_name}: {error}", errors=errors) from None
         except ModelError as error:
             _close(heard)
             raise Problem(503, str(error)) from None
         return heard, "miss" if "miss" in results else results[0]
 
     def _whole(
-        self, head: dict[str, str], answers: Sequence[Answer], dialect: Dialect, how: CacheResult
+        self,
+        head: _Head,
+        answers: list[Answer],
+        dialect: Dialect,
+        how: CacheResult,
+        wanted: Chat,
     ) -> Response:
-        choices = [
-            {
-                "index": index,
-                **dialect.message(answer.text),
-                "logprobs": None,
-                "finish_reason": answer.finish_reason,
-            }
-            for index, answer in enumerate(answers)
-        ]
-        body = {
-            **head,
-            "object": dialect.whole,
-            "created": int(answers[0].born),
-            "choices": choices,
-            "usage": _usage(answers, how),
-        }
-        return json_reply(body, headers={"Cache-Status": self._cache_status(how, answers[0])})
+        """The answers in one piece. All of a hit's but its id is the same each time, and kept."""
+        rest = None
+        if how == "hit" and wanted.ready is not None and wanted.ready[0] == answers:
+            rest = wanted.ready[1]
+        if rest is None:
+            choices = [
+                {
+                    "index": index,
+                    **dialect.message(answer.text),
+                    "logprobs": None,
+                    "finish_reason": answer.finish_reason,
+                }
+                for index, answer in enumerate(answers)
+            ]
+            rest = orjson.dumps(
+                {
+                    "model": head.model,
+                    "object": dialect.whole,
+                    "created": int(answers[0].born),
+                    "choices": choices,
+                    "usage": _usage(answers, how),
+                }
+            )
+            if how == "hit" and len(rest) <= _LONGEST_READY:
+                wanted.ready = (answers, rest)
+        body = b'{"id":"' + head.id.encode() + b'",' + rest[1:]
+        return Ready(body, 200, self._told(head, how, answers[0]))
 
     def _streamed(
         self,
-        head: dict[str, str],
+        head: _Head,
         asked: Asked,
         dialect: Dialect,
         heard: list[Listener],
         how: CacheResult,
-        status: str,
+        told: dict[str, str],
         arrived: float,
     ) -> Response:
-        base = {**head, "object": dialect.piece, "created": int(time.time())}
+        base = {
+            "id": head.id,
+            "model": head.model,
+            "object": dialect.piece,
+            "created": int(time.time()),
+        }
         with_usage = asked.stream_options is not None and asked.stream_options.include_usage
 
         def event(**more: object) -> bytes:
@@ -234,7 +280,7 @@ class OpenAIFace:
                     yield piece(index, None, listener.answer.finish_reason)
                 if with_usage:
                     yield event(choices=[], usage=_usage(answers, how))
-                yield b"data: [DONE]\n\n"
+                yield END_OF_STREAM
                 if how != "hit":
                     self._count(how, arrived)
             except (ModelError, InvalidRequest) as error:
@@ -248,7 +294,7 @@ class OpenAIFace:
             finally:
                 _close(heard)
 
-        headers = {**_NO_BUFFER, "Cache-Status": status}
+        headers = {**_NO_BUFFER, **told}
         return StreamingResponse(events(), media_type="text/event-stream", headers=headers)
 
     # ---- names ----------------------------------------------------------------------------------
@@ -256,14 +302,13 @@ class OpenAIFace:
     def _names(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((MODEL, self._chats.model.model_id)))
 
-    def _known(self, name: str) -> str:
-        if name not in self._names():
+    def _check_known(self, name: str) -> None:
+        if name != MODEL and name not in self._names():
             raise Problem(
                 404,
                 f"there is no model {name[:100]!r}; there is {' and '.join(self._names())}",
                 errors=[("model", "unknown")],
             )
-        return name
 
     def _model(self, name: str) -> dict[str, object]:
         return {"id": name, "object": "model", "created": self._since, "owned_by": "blatam-kv"}
@@ -274,29 +319,22 @@ class OpenAIFace:
         self._metrics.cache_request(how, tier="memory" if how == "hit" else "none")
         self._metrics.answered(time.perf_counter() - arrived)
 
-    def _cache_status(self, how: CacheResult, answer: Answer | None) -> str:
-        """RFC 9211."""
-        if how != "hit":
-            return f"blatam-kv; fwd=miss{'; collapsed' if how == 'collapsed' else ''}"
-        if self._ttl is None or answer is None:
-            return "blatam-kv; hit"
-        return f"blatam-kv; hit; ttl={max(0, int(answer.born + self._ttl - time.time()))}"
+    def _told(self, head: _Head, how: CacheResult, answer: Answer | None) -> dict[str, str]:
+        """What the cache did (RFC 9211), and the age of what it had."""
+        if how != "hit" or answer is None:
+            collapsed = "; collapsed" if how == "collapsed" else ""
+            return {"Cache-Status": f'blatam-kv; fwd=miss{collapsed}; key="{head.key}"'}
+        age, ttl = max(0, int(time.time() - answer.born)), answer.ttl or self._ttl
+        left = "" if ttl is None else f"; ttl={max(0, int(ttl - age))}"
+        return {"Cache-Status": f'blatam-kv; hit{left}; key="{head.key}"', "Age": str(age)}
 
 
-def _wanted(payload: object, kind: type[ChatRequest] | type[CompletionRequest]) -> Wanted:
+def _wanted(payload: object, kind: type[ChatRequest] | type[CompletionRequest]) -> Chat:
     try:
-        return Wanted(parse(payload, kind))
+        return Wanted(parse(payload, kind), orders)
     except RequestRejected as error:
         fields = [(problem.field, problem.detail) for problem in error.problems]
         raise Problem(400, str(error), errors=fields) from None
-
-
-def _wishes(request: Request, asked: Asked) -> tuple[bool, bool]:
-    """Whether to look into the cache, and whether to keep the answer (RFC 9111, and LiteLLM's)."""
-    header = request.headers.get("cache-control", "")
-    words = {word.strip().lower() for word in header.split(",")} if header else set()
-    look = not asked.cache.no_cache and "no-cache" not in words and "no-store" not in words
-    return look and not asked.cache.no_store, not asked.cache.no_store and "no-store" not in words
 
 
 def _usage(answers: Sequence[Answer], how: CacheResult) -> dict[str, object]:

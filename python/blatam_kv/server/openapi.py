@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from blatam_kv.server.fields import WEBSOCKET
 from blatam_kv.server.gate import Door
 from blatam_kv.server.problem import MEDIA_TYPE
 
@@ -51,6 +52,24 @@ _OPENAI_ERROR: dict[str, Any] = {
         }
     },
 }
+# What a parameter may be, by its name; a test sends every one of them.
+_EXAMPLES: dict[str, object] = {
+    "id": "0123456789abcdef0123456789abcdef",
+    "area": "sales",
+    "key": "e2NB8q9wX3XjTTis3FJDfgY6OqQ1jhCcW3CjKfELBMOKN2g2rXvw1oCVDlM7CaxF",
+    "page": 1,
+    "limit": 20,
+    "status": "completed",
+    "business_area": "sales",
+    "q": "panader",
+    "format": "html",
+    "style": "modern",
+    "download": 1,
+    "tasks": 0,
+    "partial": 1,
+    "priority": 3,
+    "callback_url": "https://example.org/done",
+}
 _SIGNATURE = (
     "Or sign the request: RFC 9421, profile blatam-kv-1 (Signature-Input, Signature, Content-Digest). "
     "`blatam-kv sign` and `blatam_kv.client` do."
@@ -62,6 +81,8 @@ def describe(doors: Sequence[Door], *, version: str) -> dict[str, Any]:
     schemas: dict[str, Any] = {"Problem": _PROBLEM, "OpenAIError": _OPENAI_ERROR}
     paths: dict[str, dict[str, Any]] = {}
     for door in doors:
+        if door.method == WEBSOCKET:  # which OpenAPI has no words for
+            continue
         path = _PARAMETER.sub(r"{\1}", door.path)
         paths.setdefault(path, {})[door.method.lower()] = _operation(door, schemas)
     return {
@@ -106,13 +127,17 @@ def _operation(door: Door, schemas: dict[str, Any]) -> dict[str, Any]:
         operation["security"] = [{"api_key": []}, {"bearer": []}]
         operation["description"] = f"Needs the scope `{door.scope.value}`."
     if door.body is not None:
-        content = {"application/json": {"schema": _schema(door.body, schemas)}}
+        json_body = {"schema": _schema(door.body, schemas), "example": door.example}
+        content = {"application/json": json_body}
         operation["requestBody"] = {"required": True, "content": content}
     return operation
 
 
 def _parameter(name: str, place: str, *, required: bool) -> dict[str, Any]:
-    return {"name": name, "in": place, "required": required, "schema": {"type": "string"}}
+    example = _EXAMPLES[name]
+    kind = "integer" if isinstance(example, int) else "string"
+    schema = {"type": kind}
+    return {"name": name, "in": place, "required": required, "schema": schema, "example": example}
 
 
 def _schema(body: type[BaseModel], schemas: dict[str, Any]) -> dict[str, str]:

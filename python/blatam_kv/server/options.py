@@ -12,6 +12,7 @@ from blatam_kv.bul.storage import MAX_LIMIT
 from blatam_kv.bul.tasks import FINISHED
 from blatam_kv.config import did_you_mean
 from blatam_kv.documents.rendering import FORMATS
+from blatam_kv.documents.styles import STYLES
 from blatam_kv.server.problem import Problem
 from blatam_kv.truthgpt.brief import AREAS
 
@@ -87,6 +88,10 @@ def search_text(text: str) -> str:
 
 
 PAGES: Mapping[str, Reader] = {"page": whole(1, MAX_PAGE), "limit": whole(1, MAX_LIMIT)}
-RENDERING: Mapping[str, Reader] = {"format": format_name, "download": switch}
+RENDERING: Mapping[str, Reader] = {
+    "format": format_name,
+    "style": choice(*STYLES),
+    "download": switch,
+}
 AREA = choice(*AREAS)
 STATUS = choice("queued", *FINISHED)

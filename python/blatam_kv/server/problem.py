@@ -25,6 +25,7 @@ _CODES = {
     404: NOT_FOUND,
     500: UNAVAILABLE,
     503: UNAVAILABLE,
+    504: NOT_FOUND,
 }
 _QUOTA = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 _TYPES = {
@@ -39,14 +40,17 @@ _OPENAI = {
     404: ("invalid_request_error", "model_not_found"),
     429: ("rate_limit_error", "rate_limit_exceeded"),
     500: ("server_error", "internal_error"),
+    502: ("server_error", "bad_gateway"),
     503: ("server_error", "overloaded"),
+    504: ("server_error", "gateway_timeout"),
 }
 
 
 class Problem(Exception):
     """Raised by an endpoint to answer with an error.
 
-    errors: pairs of field and detail. code: None for the usual one of the status.
+    errors: pairs of field and detail. code: None for the usual one of the status. more: further
+    members of the problem document.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Problem(Exception):
         errors: Sequence[tuple[str, str]] = (),
         headers: Mapping[str, str] | None = None,
         code: str | None = None,
+        more: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
@@ -64,6 +69,7 @@ class Problem(Exception):
         self.errors = errors
         self.headers = headers
         self.code = code
+        self.more = more
 
 
 def _openai_body(status: int, detail: str, errors: Sequence[tuple[str, str]]) -> dict[str, object]:
@@ -82,12 +88,13 @@ def problem_response(
     errors: Sequence[tuple[str, str]] = (),
     headers: Mapping[str, str] | None = None,
     code: str | None = None,
+    more: Mapping[str, object] | None = None,
 ) -> Response:
-    """The problem document as a response; under ``/v1/`` in OpenAI's form."""
+    """The problem document as a response; under ``/v1/`` in OpenAI's form. more: further members."""
     if path.startswith("/v1/"):
-        body = _openai_body(status, detail, errors)
-        return Response(orjson.dumps(body), status, headers=headers, media_type="application/json")
-    body = {
+        compatible = orjson.dumps(_openai_body(status, detail, errors))
+        return Response(compatible, status, headers=headers, media_type="application/json")
+    body: dict[str, object] = {
         "type": _TYPES.get(status, "about:blank"),
         "title": HTTPStatus(status).phrase,
         "status": status,
@@ -95,9 +102,11 @@ def problem_response(
         "instance": path[:200],
         "code": code or _CODES.get(status, BAD_REQUEST),
         "request_id": request_id,
+        **(more or {}),
     }
     if errors:
         body["errors"] = [{"field": field, "detail": text} for field, text in errors]
+    body |= more or {}
     return Response(orjson.dumps(body), status, headers=headers, media_type=MEDIA_TYPE)
 
 
@@ -111,4 +120,5 @@ def respond(request: Request, problem: Problem) -> Response:
         errors=problem.errors,
         headers=problem.headers,
         code=problem.code,
+        more=problem.more,
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from base64 import b64encode
 from collections.abc import Mapping
-from urllib.parse import quote
+from dataclasses import asdict
 
 import orjson
 from starlette.responses import Response
@@ -13,35 +14,48 @@ from blatam_kv.bul.service import Service
 from blatam_kv.bul.tasks import Task, Written
 from blatam_kv.documents.rendering import Rendered
 
+# How OpenAI's streams end if all went well.
+END_OF_STREAM = b"data: [DONE]\n\n"
+
+
+class Ready(Response):
+    """A response whose bytes are there; made in a third of the framework's time."""
+
+    def __init__(
+        self,
+        content: bytes,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        *,
+        media_type: bytes = b"application/json",
+    ) -> None:
+        self.status_code, self.body, self.background = status, content, None
+        self.raw_headers = [
+            (b"content-length", b"%d" % len(content)),
+            (b"content-type", media_type),
+        ]
+        for name, value in (headers or {}).items():
+            self.raw_headers.append((name.lower().encode(), value.encode("latin-1")))
+
 
 def json_reply(
     body: object, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     """A value as JSON."""
-    return Response(orjson.dumps(body), status, headers, media_type="application/json")
+    return Ready(orjson.dumps(body), status, headers)
 
 
-def file_reply(rendered: Rendered) -> Response:
-    """A document as a file to keep."""
-    name = quote(rendered.filename, safe="")
-    return Response(
-        rendered.content,
-        headers={
-            "Content-Type": rendered.media_type,
-            "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
-            # Should a browser show it all the same: nothing runs, nothing is fetched.
-            "Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'",
-        },
-    )
-
-
-def cache_status(service: Service, task: Task) -> dict[str, str]:
-    """The header of RFC 9211: what the cache did for this task so far."""
-    if task.cache == "hit":
+def cache_status(service: Service, task: Task, key: str | None = None) -> dict[str, str]:
+    """What the cache did for this task so far (RFC 9211), and the age of what it had. key: the
+    tenant's name for the answer there."""
+    named = "" if key is None else f'; key="{key}"'
+    if task.cache == "hit" and task.answer is not None:
         left = service.seconds_left(task)
-        return {"Cache-Status": "blatam-kv; hit" + ("" if left is None else f"; ttl={left}")}
+        ttl = "" if left is None else f"; ttl={left}"
+        age = max(0, int(time.time() - task.answer.born))
+        return {"Cache-Status": f"blatam-kv; hit{ttl}{named}", "Age": str(age)}
     how = "; collapsed" if task.cache == "collapsed" else "; stored" if task.stored else ""
-    return {"Cache-Status": f"blatam-kv; fwd=miss{how}"}
+    return {"Cache-Status": f"blatam-kv; fwd=miss{how}{named}"}
 
 
 def summary(task: Task) -> dict[str, object]:
@@ -51,6 +65,8 @@ def summary(task: Task) -> dict[str, object]:
         "status": task.status,
         "progress": round(task.progress, 2),
     }
+    if task.part is not None and not task.is_finished:
+        body["section"] = asdict(task.part)
     if task.error is not None:
         body["error"] = {"code": "S001", "detail": task.error}
     return body
@@ -63,6 +79,19 @@ def describe(task: Task) -> dict[str, object]:
         href = f"/task/{task.id}/documents?format={task.format}&download=1"
         documents.append(describe_written(task.written, task.format, href, task.inferred))
     return summary(task) | {"documents": documents}
+
+
+def describe_now(service: Service, task: Task) -> dict[str, object]:
+    """A task, and when it will be done."""
+    if task.is_finished:
+        return describe(task) | {"estimated_time": 0.0}
+    position = service.position(task)
+    seconds = service.estimated_seconds(task, position=position)
+    return describe(task) | {
+        "priority": task.priority,
+        "position": position,
+        "estimated_time": seconds,
+    }
 
 
 def describe_written(

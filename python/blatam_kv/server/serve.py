@@ -18,6 +18,9 @@ from blatam_kv.server.hosts import Hosts, bind_address, is_loopback
 from blatam_kv.server.instance import instance
 
 if TYPE_CHECKING:
+    import uvicorn
+    from starlette.types import ASGIApp
+
     from blatam_kv.blocks import KVStore
     from blatam_kv.truthgpt.protocol import TruthGPT
 
@@ -32,6 +35,18 @@ class PortInUse(Error, OSError):
     """Another program listens there."""
 
 
+def need_libraries() -> None:
+    """Raises MissingExtra without what every service here needs."""
+    try:
+        # The two fast parts are imported to say which extra brings them; uvicorn would quietly
+        # do without.
+        import httptools  # noqa: F401
+        import uvicorn  # noqa: F401
+        import uvloop  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra(error.name or "uvicorn", extra="server") from error
+
+
 def serve(settings: Settings, *, version: str) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status, 0 after a graceful stop.
 
@@ -39,16 +54,13 @@ def serve(settings: Settings, *, version: str) -> int:
     DirectoryInUse, MissingExtra, StorageUnavailable, ModelError if the model cannot be loaded, and
     TierUnavailable for a data directory that cannot be used.
     """
-    try:
-        # The two fast parts are imported to say which extra brings them; uvicorn would quietly
-        # do without.
-        import httptools  # noqa: F401
-        import uvicorn
-        import uvloop  # noqa: F401
-    except ImportError as error:
-        raise MissingExtra(error.name or "uvicorn", extra="server") from error
+    need_libraries()
+    import uvicorn
+
+    from blatam_kv.bul.courier import Courier
     from blatam_kv.bul.security import make_guard, open_keys
     from blatam_kv.bul.service import Service
+    from blatam_kv.bul.shared import open_redis
     from blatam_kv.bul.storage import open_storage
     from blatam_kv.server.bul import create_app
     from blatam_kv.truthgpt import load
@@ -82,32 +94,31 @@ def serve(settings: Settings, *, version: str) -> int:
         blocks = _blocks(model, settings)
         if blocks is not None:
             opened.enter_context(blocks)
+        redis = open_redis(settings, mac_key=keys.mac_key("redis"))
         service = Service(
             model,
             settings,
             version=version,
             blocks=blocks,
+            redis=redis,
             archive=archive,
             salt_of=keys.salt_of,
         )
-        guard = make_guard(settings, keys, count=service.metrics.rejected)
+        guard = make_guard(settings, keys, count=service.metrics.rejected, redis=redis)
+        courier = Courier(
+            archive.callbacks,
+            service,
+            keys.signer,
+            service.outbound,
+            count=service.metrics.called_back,
+        )
+        courier.start()
         try:
-            config = uvicorn.Config(
-                create_app(service, guard, hosts=hosts, proxies=settings.trusted_proxies),
-                loop="uvloop",
-                http="httptools",
-                ws="none",
-                lifespan="on",
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                log_level=settings.log_level,
-                use_colors=False if os.environ.get("NO_COLOR") else None,
-                timeout_graceful_shutdown=max(1, round(_REQUESTS_SHARE * settings.drain_seconds)),
-            )
-            with _signals_swallowed():
-                Server(config).run(sockets=[listener])
+            app = create_app(service, guard, hosts=hosts, proxies=settings.trusted_proxies)
+            with signals_swallowed():
+                Server(uvicorn_config(app, settings)).run(sockets=[listener])
         finally:
+            courier.close()
             service.close()
             guard.close()
     return 0
@@ -124,6 +135,26 @@ def _blocks(model: TruthGPT, settings: Settings) -> KVStore | None:
     return open_store(model, settings)
 
 
+def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    """How every service here is served."""
+    import uvicorn
+
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="websockets-sansio",
+        ws_max_size=4096,  # nothing that a caller says there is listened to
+        lifespan="on",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        log_level=settings.log_level,
+        use_colors=False if os.environ.get("NO_COLOR") else None,
+        timeout_graceful_shutdown=max(1, round(_REQUESTS_SHARE * settings.drain_seconds)),
+    )
+
+
 def database_url(settings: Settings) -> str:
     """Where tasks and documents are kept."""
     if settings.database_url is not None:
@@ -132,7 +163,7 @@ def database_url(settings: Settings) -> str:
 
 
 @contextmanager
-def _signals_swallowed() -> Iterator[None]:
+def signals_swallowed() -> Iterator[None]:
     """For the body, a stop signal that nobody handles is ignored.
 
     uvicorn handles them while it runs, and raises them again when it has stopped; that second

@@ -1,8 +1,8 @@
-"""Endpoints of tasks: ask for a document or a batch of them, see how far they are, fetch, cancel."""
+"""Endpoints of tasks: ask for a document, see how far it is, fetch, cancel."""
 
 from __future__ import annotations
 
-from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -10,25 +10,27 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from blatam_kv.bul.caller import Caller, Scope
-from blatam_kv.bul.order import Wanted
+from blatam_kv.bul.order import Order, place
 from blatam_kv.bul.request import (
-    BatchRequest,
     QueryRequest,
     RequestRejected,
-    parse_batch,
     parse_request,
 )
 from blatam_kv.bul.service import Service
-from blatam_kv.bul.tasks import Task
+from blatam_kv.bul.wanted import Wanted
+from blatam_kv.bul.wishes import wishes_of
 from blatam_kv.errors import InvalidRequest
-from blatam_kv.server.body import Recent, read_json
+from blatam_kv.server.body import Recent
+from blatam_kv.server.fields import field
+from blatam_kv.server.files import file_reply
 from blatam_kv.server.gate import Door
 from blatam_kv.server.options import PAGES, RENDERING, STATUS, read_options
+from blatam_kv.server.outdated import original
 from blatam_kv.server.problem import Problem
 from blatam_kv.server.replies import (
     cache_status,
     describe,
-    file_reply,
+    describe_now,
     json_reply,
     summary,
     with_content,
@@ -38,13 +40,10 @@ INDEX = {
     "POST /query": "ask for a document",
     "GET /tasks": "your tasks, newest first; ?page, ?limit, ?status",
     "GET /task/{id}/status": "how far it is, and its place in the queue",
-    "GET /task/{id}/documents": "the document; ?format=markdown|html|txt|json|docx|pdf, ?download=1",
+    "GET /task/{id}/documents": "the document; ?format=markdown|html|txt|json|docx|pdf, ?style, ?download=1",
     "DELETE /task/{id}": "cancel it",
     "GET /tasks/{id}/status": "the same as /task/{id}/status",
     "DELETE /tasks/{id}": "the same as DELETE /task/{id}",
-    "POST /api/batch": "ask for 1 to 1,000 documents at once",
-    "GET /api/batch/{id}": "how far they are",
-    "DELETE /api/batch/{id}": "cancel those that are not finished",
 }
 
 
@@ -58,10 +57,23 @@ class TaskDesk:
     def doors(self) -> list[Door]:
         """Every endpoint, what it takes, and how it is read."""
         write: dict[str, Any] = {"scope": Scope.WRITE, "policy": "write"}
-        ask: dict[str, Any] = {"method": "POST"} | write
+        ask: dict[str, Any] = {"method": "POST", "once": True} | write
+        query: dict[str, Any] = {
+            "answer": self.query,
+            "read": Recent(_wanted),
+            "body": QueryRequest,
+            "example": {
+                "query": "Plan de negocio para una panadería artesanal",
+                "format": "pdf",
+                "company_name": "Horno La Espiga",
+                "cache": {"ttl": 3600},
+            },
+        }
         cancel: dict[str, Any] = {"method": "DELETE"} | write
         return [
-            Door(path="/query", answer=self.query, read=Recent(_wanted), body=QueryRequest, **ask),
+            Door(path="/query", **query, **ask),
+            Door(path="/api/query", outdated=original("/query"), **query, **ask),
+            Door(path="/documents/generate", outdated=original("/query"), **query, **ask),
             Door(path="/tasks", answer=self.listing, scope=Scope.READ, options=(*PAGES, "status")),
             *(
                 door
@@ -77,21 +89,30 @@ class TaskDesk:
                     ),
                 )
             ),
-            Door(
-                path="/api/batch", answer=self.ask_batch, read=read_batch, body=BatchRequest, **ask
-            ),
-            Door(path="/api/batch/{id}", answer=self.batch, scope=Scope.READ),
-            Door(path="/api/batch/{id}", answer=self.cancel_batch, **cancel),
         ]
 
-    async def query(self, request: Request, caller: Caller, wanted: Wanted) -> Response:
+    async def query(
+        self, request: Request, caller: Caller, wanted: Wanted[QueryRequest, Order]
+    ) -> Response:
         """Ask for a document: 200 with a finished task on a hit, 202 with a queued one if not."""
-        order = wanted.order(self._service.model, caller)
-        task = self._service.answer_from_cache(order, wanted.request)
+        order, asked = wanted.order(self._service.model, caller), wanted.request
+        header = field(request.scope, b"cache-control")
+        if header or asked.cache is not None:
+            wishes = wishes_of(asked.cache, header)
+            namespace = None if asked.cache is None else asked.cache.namespace
+            order = replace(order, wishes=wishes)
+            asked = asked.model_copy(update={"cache": wishes.body(namespace)})
+        if asked.callback_url is not None:
+            self._service.outbound.check(asked.callback_url, field="callback_url")
+        task = self._service.answer_from_cache(order, asked)
+        if task is not None and asked.callback_url is not None:
+            await run_in_threadpool(self._service.tell, task, asked.callback_url, caller.key_id)
         if task is None:
-            task = await run_in_threadpool(self._service.enqueue, order, wanted.request)
+            if order.wishes.only_if_cached:
+                raise Problem(504, "the answer is not in the cache, and only-if-cached was asked")
+            task = await run_in_threadpool(self._service.enqueue, order, asked, caller.key_id)
         brief = order.brief
-        body = self._described(task) | {
+        body = describe_now(self._service, task) | {
             "language": brief.language,
             "document_type": brief.document_type,
             "business_area": brief.business_area,
@@ -101,7 +122,8 @@ class TaskDesk:
                 "documents": f"/task/{task.id}/documents",
             },
         }
-        headers = cache_status(self._service, task) | {"Location": f"/task/{task.id}/status"}
+        headers = cache_status(self._service, task, order.key)
+        headers["Location"] = f"/task/{task.id}/status"
         return json_reply(body, status=200 if task.cache == "hit" else 202, headers=headers)
 
     async def status(self, request: Request, caller: Caller, wanted: None) -> Response:
@@ -110,7 +132,9 @@ class TaskDesk:
         task = self._service.tasks.find(key, tenant=tenant)
         if task is None:  # a database knows; it must not hold up the loop
             task = await run_in_threadpool(self._service.task, key, tenant=tenant)
-        return json_reply(self._described(task), headers=cache_status(self._service, task))
+        return json_reply(
+            describe_now(self._service, task), headers=cache_status(self._service, task)
+        )
 
     def documents(self, request: Request, caller: Caller, wanted: None) -> Response:
         """A task's documents; with ``download`` the bytes of one."""
@@ -122,9 +146,9 @@ class TaskDesk:
                 reason = task.error or f"ask again when /task/{task.id}/status says completed"
                 raise Problem(409, f"task {task.id} is {task.status}: {reason}")
             return json_reply(summary(task) | {"documents": []}, headers=headers)
-        rendered = self._service.document(task, options.get("format"))
+        rendered = self._service.document(task, options.get("format"), style=options.get("style"))
         if options.get("download"):
-            response = file_reply(rendered)
+            response = file_reply(request, rendered, task.written.answer.born)
             response.headers.update(headers)
             return response
         href = f"/task/{task.id}/documents?format={rendered.format}&download=1"
@@ -147,63 +171,10 @@ class TaskDesk:
         task = self._service.cancel(request.path_params["id"], tenant=caller.tenant)
         return json_reply(describe(task))
 
-    def ask_batch(self, request: Request, caller: Caller, wanted: list[QueryRequest]) -> Response:
-        """Ask for many documents: all are taken or none."""
-        batch, tasks = self._service.ask_all(wanted, caller)
-        headers = {"Location": f"/api/batch/{batch}"}
-        return json_reply(_describe_batch(batch, tasks), status=202, headers=headers)
 
-    def batch(self, request: Request, caller: Caller, wanted: None) -> Response:
-        """How far a batch is."""
-        batch = request.path_params["id"]
-        return json_reply(_describe_batch(batch, self._service.batch(batch, tenant=caller.tenant)))
-
-    def cancel_batch(self, request: Request, caller: Caller, wanted: None) -> Response:
-        """End what is not finished of a batch."""
-        batch, tenant = request.path_params["id"], caller.tenant
-        tasks = self._service.cancel_all(self._service.batch(batch, tenant=tenant))
-        return json_reply(_describe_batch(batch, tasks))
-
-    def _described(self, task: Task) -> dict[str, object]:
-        """A task, and when it will be done."""
-        if task.is_finished:
-            return describe(task) | {"estimated_time": 0.0}
-        position = self._service.position(task)
-        seconds = self._service.estimated_seconds(task, position=position)
-        return describe(task) | {
-            "priority": task.priority,
-            "position": position,
-            "estimated_time": seconds,
-        }
-
-
-def _describe_batch(batch: str, tasks: list[Task]) -> dict[str, object]:
-    counts = Counter(task.status for task in tasks)
-    progress = sum(task.progress for task in tasks) / len(tasks)
-    finished = all(task.is_finished for task in tasks)
-    return {
-        "batch_id": batch,
-        "status": "completed" if finished else "processing",
-        "progress": round(progress, 4),
-        "total": len(tasks),
-        **{status: counts[status] for status in ("queued", "processing")},
-        **{status: counts[status] for status in ("completed", "failed", "cancelled")},
-        "tasks": [summary(task) for task in tasks],
-    }
-
-
-def _wanted(payload: object) -> Wanted:
+def _wanted(payload: object) -> Wanted[QueryRequest, Order]:
     try:
-        return Wanted(parse_request(payload))
-    except RequestRejected as error:
-        raise rejected(error) from None
-
-
-async def read_batch(request: Request) -> list[QueryRequest]:
-    """The checked requests in a body. Raises Problem."""
-    payload = await read_json(request)
-    try:
-        return parse_batch(payload)
+        return Wanted(parse_request(payload), place)
     except RequestRejected as error:
         raise rejected(error) from None
 

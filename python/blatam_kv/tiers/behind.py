@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
 from blatam_kv.errors import ConfigError, TierUnavailable, Unavailable
 from blatam_kv.record import Kind, Record, check, packed_bytes
 from blatam_kv.tiers.lock import abandoned_in_children
-from blatam_kv.tiers.protocol import Tier
+from blatam_kv.tiers.protocol import Tier, borrowed
 
 # What is handed on at once: enough to share the cost of a call, little enough that who waits for
 # one of its keys waits shortly.
@@ -77,12 +78,7 @@ class WriteBehind:
 
     def get_many(self, keys: Sequence[bytes]) -> list[Record | None]:
         """The record of each key, verified, or None."""
-        self._require_open()
-        with self._lock:
-            answers = [self._here(key) for key in keys]
-            below = [
-                at for at, key in enumerate(keys) if answers[at] is None and key not in self._lost
-            ]
+        answers, below = self._answers(keys)
         if below:
             found = self._tier.get_many([keys[at] for at in below])
             for at, record in zip(below, found, strict=True):
@@ -155,6 +151,16 @@ class WriteBehind:
 
     # ---- beyond a Tier --------------------------------------------------------------------------
 
+    @contextmanager
+    def borrow_many(self, keys: Sequence[bytes]) -> Iterator[list[Record | None]]:
+        """As ``get_many``, for whoever is done with the answers at the end of the ``with`` block:
+        what is below is borrowed from there, if the tier lends."""
+        answers, below = self._answers(keys)
+        with borrowed(self._tier, [keys[at] for at in below]) as found:
+            for at, record in zip(below, found, strict=True):
+                answers[at] = record
+            yield answers
+
     def flush(self) -> None:
         """Return when all that was put before was handed on, or dropped."""
         self._require_open()
@@ -186,6 +192,16 @@ class WriteBehind:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def _answers(self, keys: Sequence[bytes]) -> tuple[list[Record | None], list[int]]:
+        """What waits, by key, and which keys are to be asked of the tier."""
+        self._require_open()
+        with self._lock:
+            answers = [self._here(key) for key in keys]
+            lost = self._lost
+            return answers, [
+                at for at, key in enumerate(keys) if answers[at] is None and key not in lost
+            ]
 
     # ---- with the lock held ---------------------------------------------------------------------
 

@@ -7,10 +7,9 @@ body and key. Space is made by dropping the oldest segment whole, see ``eviction
 
 from __future__ import annotations
 
-import threading
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -24,30 +23,28 @@ from blatam_kv.errors import (
 )
 from blatam_kv.record import (
     HEADER_BYTES,
-    Bytes,
     Kind,
     Record,
     checked_mac_key,
     pack,
-    packed_bytes,
     unpack,
     unpack_header,
     unpack_owned,
 )
 from blatam_kv.tiers.bounds import bounds
-from blatam_kv.tiers.checkpoint import checkpoint_bytes
 from blatam_kv.tiers.counts import Counts, DiskStats
-from blatam_kv.tiers.eviction import evict
 from blatam_kv.tiers.files import Files, SystemFiles, reason_of
-from blatam_kv.tiers.index import Index, Place
+from blatam_kv.tiers.index import Index, Indexing
 from blatam_kv.tiers.log import Log
 from blatam_kv.tiers.manifest import validated_tags
 from blatam_kv.tiers.mounts import network_kind
-from blatam_kv.tiers.segment import SEGMENT_HEADER_BYTES, Found
+from blatam_kv.tiers.segment import SEGMENT_HEADER_BYTES
 from blatam_kv.tiers.windows import Batch, Windows
+from blatam_kv.tiers.writer import Packed, Writer, broken, closed
 
-# So many bytes are appended for one of the checkpoint, so that keeping it costs an eighth at most.
-_CHECKPOINT_EVERY = 8
+# What is handed to the kernel at once: beyond 1 MiB or so a larger piece gains nothing.
+_BATCH_BYTES = 2 << 20
+_BATCH_RECORDS = 200
 
 
 class DiskTier:
@@ -96,7 +93,6 @@ class DiskTier:
         self._files: Files = files or SystemFiles()
         self._index = Index()
         self._counts = Counts()
-        self._failing: Unavailable | None = None
         self._closed = False
         self._network = network_kind(self.path)
         if self._network:
@@ -106,17 +102,22 @@ class DiskTier:
                 "local disk",
                 stacklevel=2,
             )
-        # Order: write, then the log's, then the windows' and the counters'. The write lock is there
-        # to be held while something is written; reading never takes it.
-        self._write_lock = threading.Lock()
+        # Order of locks: the writer's, then the log's, then the windows' and the counters'.
         with self._translated():
             self._log = Log(self.path, self._files, read_only=read_only)
             self._windows = Windows(self._log, keep=not read_only)
+            self._writer = Writer(
+                self._log,
+                self._index,
+                self._bounds,
+                self._counts,
+                dropped=self._windows.forget,
+                clock=clock,
+            )
             try:
                 self._load()
-                self._saved_at = self._log.ticket
                 if not read_only:
-                    self._begin(new_tags)
+                    self._writer.begin(new_tags)
             except BaseException:
                 with suppress(OSError):
                     self._log.close()
@@ -144,24 +145,30 @@ class DiskTier:
         """Append records in order; returns how many.
 
         One larger than a segment is left out, counted, and takes with it the older record of its
-        key. durable: return when all have reached the disk; many who wait share one fsync.
+        key. Those of a sequence go to the kernel some at a time, those of an iterator one by one, so
+        that it may hand out one buffer again and again. durable: return when all have reached the
+        disk; many who wait share one fsync.
         """
         self._require_writable()
-        stored = 0
+        together = isinstance(records, Sequence)
+        batch: list[Packed] = []
+        stored = waiting = 0
         with self._translated(writing=True):
-            for record in records:
-                if record.kind is Kind.TOMBSTONE:
-                    raise ConfigError("a tombstone cannot be put; use delete_many")
-                pieces = pack(record, mac_key=self._mac_key)
-                size = packed_bytes(record, has_mac=self._mac_key is not None)
-                if SEGMENT_HEADER_BYTES + size > self._bounds.segment_bytes:
-                    self._counts.add("refused")
-                    self._delete(record.key)
-                    continue
-                with self._write_lock:
-                    self._append(record.key, pieces, size)
-                stored += 1
-                self._counts.add("puts")
+            try:
+                for record in records:
+                    packed = self._packed(record)
+                    if SEGMENT_HEADER_BYTES + packed.size > self._bounds.segment_bytes:
+                        waiting = self._put_batch(batch)
+                        self._counts.add("refused")
+                        self._writer.delete(packed.key)
+                        continue
+                    stored += 1
+                    batch.append(packed)
+                    waiting += packed.size
+                    if not together or waiting >= _BATCH_BYTES or len(batch) == _BATCH_RECORDS:
+                        waiting = self._put_batch(batch)
+            finally:
+                self._put_batch(batch)
             if durable:
                 self._log.sync()
         return stored
@@ -170,7 +177,7 @@ class DiskTier:
         """Append a tombstone for each key that is known; returns how many were."""
         self._require_writable()
         with self._translated(writing=True):
-            return sum(self._delete(key) for key in keys)
+            return sum(self._writer.delete(key) for key in keys)
 
     def contains_many(self, keys: Sequence[bytes]) -> list[bool]:
         """Whether each key is in the index; nothing is read, so ``get_many`` may still miss."""
@@ -181,17 +188,11 @@ class DiskTier:
         """Sync, unlock and let go; raises TierUnavailable if the last bytes cannot be synced."""
         if self._log.forked:
             return
-        with self._write_lock, self._translated(writing=True):
+        with self._writer.lock, self._translated(writing=True):
             if not self._closed:
                 self._closed = True
                 self._windows.close()
-                try:
-                    if not self._read_only and self._log.broken is None:
-                        self._log.sync()
-                        if self._log.ticket != self._saved_at:
-                            self._save_index()
-                finally:
-                    self._log.close()
+                self._writer.close()
 
     # ---- beyond a Tier --------------------------------------------------------------------------
 
@@ -222,7 +223,7 @@ class DiskTier:
         """Of a read-only tier: see what the writer has written since."""
         self._require_open()
         if self._read_only:
-            with self._write_lock, self._translated():
+            with self._writer.lock, self._translated():
                 self._load()
 
     def sync(self) -> None:
@@ -257,13 +258,8 @@ class DiskTier:
         """Replace them, durably."""
         self._require_writable()
         new = validated_tags(tags)
-        with self._write_lock, self._translated(writing=True):
-            old, self._log.tags = self._log.tags, new
-            try:
-                self._log.write_manifest()
-            except BaseException:
-                self._log.tags = old
-                raise
+        with self._translated(writing=True):
+            self._writer.set_tags(new)
 
     def stats(self) -> DiskStats:
         """Exact counters."""
@@ -286,7 +282,7 @@ class DiskTier:
             holes=log.holes,
             syncs=log.syncs,
             failures=count.failures,
-            failing=log.broken or self._failing,
+            failing=log.broken or self._writer.failing,
             network=self._network,
         )
 
@@ -336,87 +332,23 @@ class DiskTier:
             self._counts.add("hits", len(records) - misses)
 
     def _load(self) -> None:
-        if left := self._log.load(_Indexing(self._index, self._counts)):
+        if left := self._log.load(Indexing(self._index, self._counts)):
             self._index.forget_segments(left)
 
     # ---- writing --------------------------------------------------------------------------------
 
-    def _begin(self, tags: dict[str, str] | None) -> None:
-        log = self._log
-        changed = tags is not None and tags != log.tags
-        if tags is not None:
-            log.tags = tags
-        log.begin(self._now_us())
-        if log.head.size > self._bounds.segment_bytes:  # from a time of larger bounds
-            log.roll(self._now_us())
-        self._evict()
-        if changed or log.manifest_is_stale:
-            self._write_manifest()
+    def _packed(self, record: Record) -> Packed:
+        if record.kind is Kind.TOMBSTONE:
+            raise ConfigError("a tombstone cannot be put; use delete_many")
+        pieces = pack(record, mac_key=self._mac_key)
+        return Packed(record.key, pieces, sum(map(len, pieces)))
 
-    def _append(
-        self, key: bytes, pieces: Sequence[Bytes], size: int, *, dead: bool = False
-    ) -> None:
-        """Append a record and index it, or forget its key; with the write lock held."""
-        log = self._log
-        if self._closed:
-            raise _closed(self.path)
-        if log.broken is not None:
-            raise self._broken()
-        if log.head.scanned + size > self._bounds.segment_bytes:
-            self._evict(second_chance=False)
-            log.roll(self._now_us())
-            self._evict()
-            self._write_manifest()
-            if self._log.ticket - self._saved_at >= _CHECKPOINT_EVERY * self._index.saved_bytes:
-                self._save_index()
-        offset = log.append(pieces)
-        if dead:
-            self._index.forget(key)
-        else:
-            self._index.set(key, Place(log.head.number, offset, size))
-        self._failing = None
-
-    def _delete(self, key: bytes) -> bool:
-        with self._write_lock:
-            known = key in self._index
-            # What could not be read now may be readable tomorrow.
-            if known or self._log.holes or self._counts["damaged"]:
-                tombstone = Record(key, Kind.TOMBSTONE, created_us=self._now_us())
-                self._append(key, pack(tombstone), HEADER_BYTES, dead=True)
-        if known:
-            self._counts.add("deletes")
-        return known
-
-    def _evict(self, *, second_chance: bool = True) -> None:
-        evict(
-            self._log,
-            self._index,
-            self._bounds,
-            second_chance=second_chance,
-            count=self._counts.add,
-            failed=self._counts.failed,
-            dropped=self._windows.forget,
-        )
-
-    def _save_index(self) -> None:
-        """Keep a checkpoint, if all that it covers is on disk, believed and small enough."""
-        log, size = self._log, self._index.saved_bytes
-        log.sync()
-        whole = checkpoint_bytes(len(log.segments), size)
-        if log.holes or whole > self._bounds.checkpoint_bytes:
-            return
-        try:
-            log.write_checkpoint(self._index.save())
-            self._saved_at = log.ticket
-        except OSError as error:
-            self._counts.failed(error)
-
-    def _write_manifest(self) -> None:
-        """A manifest that cannot be written now is written later: segments speak for themselves."""
-        try:
-            self._log.write_manifest()
-        except OSError as error:
-            self._counts.failed(error)
+    def _put_batch(self, batch: list[Packed]) -> int:
+        """Write what is in there and empty it, also where that fails; returns the bytes that wait then."""
+        records = batch[:]
+        batch.clear()
+        self._writer.put(records)
+        return 0
 
     # ---- what can go wrong ----------------------------------------------------------------------
 
@@ -428,7 +360,7 @@ class DiskTier:
         except OSError as error:
             unavailable = self._unavailable(error)
             if writing:
-                self._failing = unavailable.reason
+                self._writer.failing = unavailable.reason
             raise unavailable from error
 
     def _unavailable(self, error: OSError) -> TierUnavailable:
@@ -442,7 +374,7 @@ class DiskTier:
                 "open it in this process",
             )
         if self._closed:
-            raise _closed(self.path)
+            raise closed(self.path)
 
     def _require_writable(self) -> None:
         self._require_open()
@@ -451,42 +383,4 @@ class DiskTier:
                 Unavailable.READ_ONLY, f"the disk tier at {self.path} was opened read-only"
             )
         if self._log.broken is not None:
-            raise self._broken()
-
-    def _broken(self) -> TierUnavailable:
-        return TierUnavailable(
-            Unavailable.IO_ERROR,
-            f"the disk tier at {self.path} writes no more after a failed fsync or truncation; "
-            "look after the disk, then open it anew",
-        )
-
-    def _now_us(self) -> int:
-        return int(self._clock() * 1e6)
-
-
-def _closed(path: Path) -> TierUnavailable:
-    return TierUnavailable(Unavailable.CLOSED, f"the disk tier at {path} is closed")
-
-
-class _Indexing:
-    """Puts what a log holds into an index."""
-
-    def __init__(self, index: Index, counts: Counts) -> None:
-        self.take = index.take
-        self.hole = index.clear
-        self._index, self._counts = index, counts
-
-    def record(self, segment: int, found: Found) -> None:
-        header = found.header
-        if found.intact and header.kind is not Kind.TOMBSTONE:
-            self._index.set(header.key, Place(segment, found.offset, header.record_bytes))
-            return
-        self._index.forget(header.key)
-        if not found.intact:
-            self._counts.add("damaged")
-
-    def restore(self, entries: memoryview, missing: Collection[int]) -> bool:
-        if not self._index.load(entries):
-            return False
-        self._index.forget_segments(missing)
-        return True
+            raise broken(self.path)

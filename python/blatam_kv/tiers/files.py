@@ -18,6 +18,8 @@ from blatam_kv.record import Bytes
 # A failed open for one of these says nothing about the file.
 OUR_OWN_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
+# Of pwritev(2).
+_MOST_PIECES = 1024
 # Of renameat2(2).
 _HERE = -100
 _RENAME_EXCHANGE = 2
@@ -27,7 +29,8 @@ class Mapped(Protocol):
     """A file in memory, for as long as a view of it lives."""
 
     def view(self, offset: int, size: int) -> memoryview | None:
-        """Bytes of it that can be read now; None if a call of ``Files.read`` must say why not."""
+        """Bytes of it, which the file must have, if they can be read now; None if a call of
+        ``Files.read`` must say why not."""
         ...
 
 
@@ -150,7 +153,7 @@ def write_all(files: Files, fd: int, pieces: Sequence[Bytes], offset: int) -> in
     left = [memoryview(piece).cast("B") for piece in pieces]
     left = [view for view in left if view.nbytes]
     while left:
-        written = files.write(fd, left, offset)
+        written = files.write(fd, left[:_MOST_PIECES], offset)
         if written <= 0:
             raise OSError(errno.EIO, "a write wrote nothing")
         offset += written

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from blatam_kv._core import Places
-from blatam_kv.record import Bytes
+from blatam_kv.record import Bytes, Kind
+from blatam_kv.tiers.counts import Counts
+from blatam_kv.tiers.segment import Found
 
 
 class Place(NamedTuple):
@@ -93,3 +95,27 @@ class Index:
     def memory_bytes(self) -> int:
         """Bytes of memory it takes."""
         return self._places.memory_bytes
+
+
+class Indexing:
+    """Puts what a log holds into an index: an ``Indexer`` of the log."""
+
+    def __init__(self, index: Index, counts: Counts) -> None:
+        self.take = index.take
+        self.hole = index.clear
+        self._index, self._counts = index, counts
+
+    def record(self, segment: int, found: Found) -> None:
+        header = found.header
+        if found.intact and header.kind is not Kind.TOMBSTONE:
+            self._index.set(header.key, Place(segment, found.offset, header.record_bytes))
+            return
+        self._index.forget(header.key)
+        if not found.intact:
+            self._counts.add("damaged")
+
+    def restore(self, entries: memoryview, missing: Collection[int]) -> bool:
+        if not self._index.load(entries):
+            return False
+        self._index.forget_segments(missing)
+        return True

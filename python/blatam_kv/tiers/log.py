@@ -169,7 +169,11 @@ class Log:
                 hole()
 
     def _restore(self, store: bytes, indexer: Indexer) -> None:
-        """Begin with the checkpoint, if there is one and all that it covers is here or left in turn."""
+        """Begin with the checkpoint, if there is one and all that it covers is here or left in turn.
+
+        A segment that is shorter than it was then was damaged: what is missing is a miss when it is
+        asked for, and not a reason to believe what those keys held before.
+        """
         checkpoint = read_checkpoint(self.files, self.folder, store)
         if checkpoint is None:
             return
@@ -178,7 +182,7 @@ class Log:
         known = [segment for segment in self.segments if segment.number <= newest]
         sizes = [covered.pop(segment.number, 0) for segment in known]
         for segment, size in zip(known, sizes, strict=True):
-            if segment.header is None or not SEGMENT_HEADER_BYTES <= size <= segment.size:
+            if segment.header is None or size < SEGMENT_HEADER_BYTES:
                 return
         if not known or any(number > oldest for number in covered):
             return
@@ -214,14 +218,16 @@ class Log:
     # ---- writing --------------------------------------------------------------------------------
 
     def begin(self, created_us: int) -> None:
-        """After ``load``: make the newest segment the head, cut behind its last record, or a new one."""
+        """After ``load``: make the newest segment the head, cut behind its last record, or a new one,
+        also where the newest is not all there."""
         newest = self.segments[-1] if self.segments else None
         # What `load` left out died before it was used.
         for number in set(self._numbers()) - {segment.number for segment in self.segments}:
             with suppress(OSError):
                 self.files.remove(self._entries / segment_name(number))
         listed = self._manifest.newest if self._manifest else 0
-        if newest is not None and newest.header is not None and newest.number >= listed:
+        whole = newest is not None and newest.header is not None and newest.size >= newest.scanned
+        if newest is not None and whole and newest.number >= listed:
             path = self._entries / segment_name(newest.number)
             self._head_fd = self.files.open(path, os.O_RDWR)
             if newest.size > newest.scanned:

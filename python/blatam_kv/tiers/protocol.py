@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol, runtime_checkable
 
 from blatam_kv.record import Record
 
@@ -59,3 +60,20 @@ class Tier(Protocol):
     def close(self) -> None:
         """Write out what was accepted and let go of all resources. Closing twice is harmless."""
         ...
+
+
+@runtime_checkable
+class Lender(Protocol):
+    """A Tier that can also show its records where they lie."""
+
+    def borrow_many(self, keys: Sequence[bytes]) -> AbstractContextManager[Sequence[Record | None]]:
+        """As ``get_many``, without a copy; the records are the caller's until the ``with`` block
+        ends."""
+        ...
+
+
+def borrowed(tier: Tier, keys: Sequence[bytes]) -> AbstractContextManager[Sequence[Record | None]]:
+    """What a tier lends, or else copies, of these keys."""
+    if isinstance(tier, Lender):
+        return tier.borrow_many(keys)
+    return nullcontext(tier.get_many(keys))

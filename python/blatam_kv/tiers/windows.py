@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from blatam_kv.tiers.files import Mapped
 from blatam_kv.tiers.index import Place
@@ -15,6 +15,14 @@ from blatam_kv.tiers.log import Log
 MAX_WINDOWS = 512
 # Of a segment that still grows as much is mapped at once, so that it need not be mapped again.
 _AHEAD_BYTES = 64 << 20
+
+
+class Window(NamedTuple):
+    """A mapping of the first ``size`` bytes of a segment, of which the file has the first ``there``."""
+
+    mapped: Mapped
+    size: int
+    there: int
 
 
 class Windows:
@@ -27,7 +35,7 @@ class Windows:
     def __init__(self, log: Log, *, keep: bool) -> None:
         self._log = log
         self._keep = keep
-        self._mapped: dict[int, tuple[Mapped, int]] = {}
+        self._mapped: dict[int, Window] = {}
         self._lock = threading.Lock()
 
     def batch(self) -> Batch:
@@ -48,9 +56,7 @@ class Windows:
 class Batch:
     """Reads the records of one call; a context manager that closes what it opened."""
 
-    def __init__(
-        self, log: Log, mapped: dict[int, tuple[Mapped, int]], lock: threading.Lock
-    ) -> None:
+    def __init__(self, log: Log, mapped: dict[int, Window], lock: threading.Lock) -> None:
         self._log, self._mapped, self._lock = log, mapped, lock
         self._fd, self._number = -1, 0
 
@@ -73,32 +79,40 @@ class Batch:
         They lie in the mapped file where that can be had, else in memory of their own.
         """
         number, offset, size = place
-        mapped, mapped_bytes = self._mapped.get(number, (None, 0))
-        if mapped is None or mapped_bytes < offset + size:
-            mapped = self._map(number, offset + size)
-        view = mapped.view(offset, size) if mapped is not None else None
+        window = self._mapped.get(number)
+        if window is None or window.there < offset + size:
+            window = self._widened(number, window, offset + size)
+        view = window.mapped.view(offset, size) if window is not None else None
         if view is None:
             view = memoryview(self._log.files.read(self._descriptor(number), size, offset))
         return view
 
-    def _map(self, number: int, end: int) -> Mapped | None:
-        """Map at least so many bytes of a segment; None where it cannot be mapped."""
-        fd = self._descriptor(number)
-        grows = number == self._log.head.number
-        size = -(-end // _AHEAD_BYTES) * _AHEAD_BYTES if grows else end
-        size = max(size, self._log.files.size(fd))
-        try:
-            mapped = self._log.files.map(fd, size)
-        except OSError as error:
-            if error.errno in (errno.ENODEV, errno.ENOMEM, errno.EACCES):
+    def _widened(self, number: int, old: Window | None, end: int) -> Window | None:
+        """A window on at least so many bytes of a segment; None where it has not as many, which to
+        touch would be a bus error whatever the kernel keeps of the pages behind its end, and where
+        it cannot be mapped."""
+        files, head = self._log.files, self._log.head
+        grows = number == head.number
+        if old is not None and grows and end <= head.size <= old.size:
+            window = old._replace(there=head.size)
+        else:
+            fd = self._descriptor(number)
+            there = files.size(fd)
+            if there < end:
                 return None
-            raise
+            size = -(-there // _AHEAD_BYTES) * _AHEAD_BYTES if grows else there
+            try:
+                window = Window(files.map(fd, size), size, there)
+            except OSError as error:
+                if error.errno in (errno.ENODEV, errno.ENOMEM, errno.EACCES):
+                    return None
+                raise
         with self._lock:
             while len(self._mapped) >= MAX_WINDOWS:
                 del self._mapped[next(iter(self._mapped))]
             if self._log.knows(number):
-                self._mapped[number] = mapped, size
-        return mapped
+                self._mapped[number] = window
+        return window
 
     def _descriptor(self, number: int) -> int:
         if self._number != number or self._fd < 0:

@@ -165,8 +165,14 @@ class Local:
 
         Raises InvalidRequest here, not at the first piece; ModelError where the model fails.
         """
+        return self.resume(messages, "", sampling=sampling, salt=salt)
+
+    def resume(
+        self, messages: Sequence[Message], begun: str, *, sampling: Sampling, salt: bytes = b""
+    ) -> Iterator[Chunk]:
+        """What follows ``begun``, the beginning of the answer. Raises as ``stream`` does."""
         loaded = self._ready()
-        tokens = loaded.wording.encode(messages)
+        tokens = loaded.wording.encode(messages, begun=begun)
         limit = loaded.context_tokens
         if not 0 < len(tokens) < limit:
             raise InvalidRequest(

@@ -143,7 +143,14 @@ class Mini:
 
         Raises InvalidRequest here, not at the first piece.
         """
-        tokens = self.encode(messages)
+        return self.resume(messages, "", sampling=sampling, salt=salt)
+
+    def resume(
+        self, messages: Sequence[Message], begun: str, *, sampling: Sampling, salt: bytes = b""
+    ) -> Iterator[Chunk]:
+        """What follows ``begun``, the beginning of the answer. Raises as ``stream`` does."""
+        start = np.array(self._tokenizer.encode(begun), np.int32)
+        tokens = np.concatenate([self.encode(messages), start])
         limit = self.context_tokens
         if len(tokens) >= limit:
             raise InvalidRequest(

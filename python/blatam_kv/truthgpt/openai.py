@@ -56,6 +56,12 @@ ROLES = ("system", "user", "assistant")
 # changes its model under the same name is noticed by the first miss after this many seconds.
 LISTING_SECONDS = 60.0
 
+# What an endpoint is told that has said a part of its answer.
+GO_ON = (
+    "Go on exactly where your text ends, in its language and format. Repeat nothing of it and add "
+    "no remark. If it ends with a heading, write that section only."
+)
+
 
 class OpenAI:
     """A model behind an endpoint; implements TruthGPT. Any number of threads may share it.
@@ -211,7 +217,19 @@ class OpenAI:
         Returns when the first piece is there, so what is retried and refused is over by then.
         Raises InvalidRequest and ModelError here; BrokenAnswer and other ModelErrors also later.
         """
+        return self.resume(messages, "", sampling=sampling, salt=salt)
+
+    def resume(
+        self, messages: Sequence[Message], begun: str, *, sampling: Sampling, salt: bytes = b""
+    ) -> Iterator[Chunk]:
+        """What follows ``begun``, the beginning of the answer. Raises as ``stream`` does.
+
+        Chat endpoints differ in what they make of an answer that ends in the middle, so they are
+        shown it as said and asked to go on.
+        """
         _check(messages)
+        if begun:
+            messages = [*messages, Message("assistant", begun), Message("user", GO_ON)]
         self._look_again()
         answer = self._answer(messages, sampling)
         # A generator that has not begun would not close its connection when it is dropped.

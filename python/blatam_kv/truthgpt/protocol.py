@@ -120,6 +120,21 @@ class TruthGPT(Protocol):
         """The same answer in pieces; their texts joined are exactly ``generate``'s text."""
 
 
+@runtime_checkable
+class Continues(Protocol):
+    """A model that can go on with an answer that has begun, so that a document can be written section
+    by section: each prompt is the one before and what was said to it, the longest prefix there is.
+    """
+
+    def resume(
+        self, messages: Sequence[Message], begun: str, *, sampling: Sampling, salt: bytes = b""
+    ) -> Iterator[Chunk]:
+        """What follows ``begun``, the beginning of the answer, in pieces, as ``stream`` gives them.
+
+        The prompt tokens of the usage count it. Raises as ``stream`` does.
+        """
+
+
 class PrefixStore(Protocol):
     """What a model needs of a K/V block store; ``KVStore`` implements it.
 

@@ -44,8 +44,8 @@ class Wording:
         token: int | None = self._tokenizer.eos_token_id
         return token
 
-    def encode(self, messages: Sequence[Message]) -> Tokens:
-        """The prompt, int32 ``[tokens]``, up to where the answer begins.
+    def encode(self, messages: Sequence[Message], *, begun: str = "") -> Tokens:
+        """The prompt, int32 ``[tokens]``, up to where the answer begins or, with ``begun``, goes on.
 
         Text that spells one of the template's marks (``<|im_end|>``) is taken apart by a space, so
         that nobody can end a turn from within. A template that knows no system message gets it at
@@ -66,6 +66,8 @@ class Wording:
             ids = self._tokenizer(text).input_ids
         else:
             ids = self._templated(turns)
+        if begun:
+            ids = [*ids, *self._tokenizer(self._defused(begun), add_special_tokens=False).input_ids]
         return np.asarray(ids, np.int32)
 
     def text(self, tokens: Sequence[int]) -> str:

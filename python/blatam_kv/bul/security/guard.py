@@ -10,20 +10,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import NamedTuple
 
 from blatam_kv.bul.caller import Caller, Scope
 from blatam_kv.bul.security.audit import AuditLog
 from blatam_kv.bul.security.keys import KeyRing, Known, Network
 from blatam_kv.bul.security.limits import Limiter, Verdict
 from blatam_kv.bul.security.nonces import Nonces
+from blatam_kv.bul.security.shared_limits import SharedLimiter
+from blatam_kv.bul.security.tickets import Tickets
 from blatam_kv.errors import ConfigError
-from blatam_kv.signature import WINDOW_SECONDS, BadSignature, Claim, Parts, content_digest
+from blatam_kv.signature import WINDOW_SECONDS, BadSignature, Claim, Parts, content_digest, keyed
 
 # Failed attempts of one address a minute that are answered and written down one by one.
 _FAILURES, _FAILURE_WINDOW = 30, 60.0
+# What the signatures of unknown keys are compared with.
+_NOBODY = keyed(bytes(32))
 _METHODS_WITH_BODY = ("POST", "PUT", "PATCH")
 
 
@@ -33,6 +37,7 @@ class Cause(StrEnum):
     NO_CREDENTIALS = "no_credentials"
     TWO_CREDENTIALS = "two_credentials"
     BAD_API_KEY = "bad_api_key"
+    BAD_TICKET = "bad_ticket"
     MALFORMED = "malformed_signature"
     UNKNOWN_KEY = "unknown_key"
     STALE = "stale"
@@ -47,20 +52,30 @@ class Cause(StrEnum):
 
 
 class Refusal(Exception):
-    """A request is not served. status: 401, 403, 429 or 503. retry_after: seconds, for the last two."""
+    """A request is not served. status: 401, 403, 429 or 503. retry_after: seconds, for the last two.
+    verdict: of the limit that was exceeded."""
 
-    def __init__(self, status: int, detail: str, cause: Cause, *, retry_after: int = 0) -> None:
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        cause: Cause,
+        *,
+        retry_after: int = 0,
+        verdict: Verdict | None = None,
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.cause = cause
         self.retry_after = retry_after
+        self.verdict = verdict
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(NamedTuple):
     """What of a request the guard looks at. Headers as lists of all their values; query with its
-    ``?``; address: of the client, behind trusted proxies the one they name."""
+    ``?``; address: of the client, behind trusted proxies the one they name. ticket: where a door takes
+    one."""
 
     method: str
     authority: str
@@ -74,10 +89,10 @@ class Request:
     content_types: Sequence[str]
     content_digests: Sequence[str]
     has_body: bool
+    ticket: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(NamedTuple):
     """A signature whose body is still to come."""
 
     known: Known
@@ -96,13 +111,14 @@ class Guard:
         self,
         keys: KeyRing,
         *,
-        limiter: Limiter | None,
+        limiter: Limiter | SharedLimiter | None,
         audit: AuditLog,
         count: Callable[[str, str], None] = lambda stage, reason: None,
         seconds: Callable[[], float] = time.time,
         ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self._keys = keys
+        self.tickets = Tickets(keys.keyed("blatam-kv/ticket/v1"), seconds=seconds, ticks=ticks)
         self._limiter = limiter
         self._audit = audit
         self._count = count
@@ -113,7 +129,9 @@ class Guard:
         self._failures = Limiter(_FAILURES, _FAILURE_WINDOW, clock=ticks)
 
     def close(self) -> None:
-        """Close the audit log."""
+        """Close the audit log, and settle what other nodes do not know of yet."""
+        if isinstance(self._limiter, SharedLimiter):
+            self._limiter.close()
         self._audit.close()
 
     @property
@@ -148,11 +166,20 @@ class Guard:
             return Cause.TWO_CREDENTIALS
         if signed:
             return self._claimed(request)
+        if not given and request.ticket is not None:
+            return self._ticketed(request, request.ticket)
         if not given:
             return Cause.NO_CREDENTIALS
         known = self._keys.by_api_key(_bare_key(given[0]))
         if known is None:
             return Cause.BAD_API_KEY
+        return known if _within(known.networks, request.address) else Cause.NETWORK
+
+    def _ticketed(self, request: Request, ticket: str) -> Known | Cause:
+        key_id = self.tickets.take(ticket)
+        known = None if key_id is None else self._keys.by_id(key_id)
+        if known is None:
+            return Cause.BAD_TICKET
         return known if _within(known.networks, request.address) else Cause.NETWORK
 
     def _claimed(self, request: Request) -> Known | Pending | Cause:
@@ -179,7 +206,7 @@ class Guard:
         )
         known = self._keys.by_id(claim.key_id)
         # An unknown key costs what a known one costs.
-        proved = claim.proves(parts, known.signing_key if known is not None else bytes(32))
+        proved = claim.proves(parts, known.verifying_key if known is not None else _NOBODY)
         if known is None:
             return Cause.UNKNOWN_KEY
         if not proved:
@@ -234,6 +261,7 @@ class Guard:
             "later",
             Cause.RATE,
             retry_after=math.ceil(verdict.retry_after),
+            verdict=verdict,
         )
 
     # ---- stage 4: whether -----------------------------------------------------------------------

@@ -27,6 +27,7 @@ from blatam_kv.bul.security.master import Master
 from blatam_kv.bul.security.private import replace as replace_file
 from blatam_kv.config import did_you_mean
 from blatam_kv.errors import ConfigError, InvalidRequest
+from blatam_kv.signature import Keyed, keyed
 
 FILE = "keys.json"
 _LOCK = "keys.lock"
@@ -89,6 +90,7 @@ class Known:
     key: Key
     caller: Caller
     signing_key: bytes
+    verifying_key: Keyed
     networks: tuple[Network, ...]
 
 
@@ -107,7 +109,7 @@ class KeyRing:
         self._master = master
         self._clock = clock
         self._ticks = ticks
-        self._pepper = master.derive("blatam-kv/api-key/v1")
+        self._pepper = keyed(master.derive("blatam-kv/api-key/v1"))
         self._seen: tuple[int, ...] = ()
         self._looked = -_REFRESH_SECONDS
         self._known: Mapping[str, Known] = {}
@@ -130,9 +132,29 @@ class KeyRing:
             return None
         return known if known.key.works(self._clock()) else None
 
+    def keyed(self, purpose: str) -> Keyed:
+        """A key of the installation's own for a purpose, ready to make MACs with."""
+        return keyed(self._master.derive(purpose))
+
     def salt_of(self, tenant: str) -> bytes:
         """What keys the digests of a tenant, for work that outlived its request."""
         return self._master.tenant_salt(tenant)
+
+    def mac_key(self, purpose: str) -> bytes:
+        """What authenticates records that nodes of one installation share."""
+        return self._master.derive("blatam-kv/mac-key/v1", purpose)
+
+    def signer(self, tenant: str, key_id: str) -> tuple[str, bytes] | None:
+        """With what to sign what is sent to a tenant: the key that asked, else its newest that
+        works; None if it has none any more."""
+        now = self._clock()
+        mine = [
+            known
+            for known in self._current().values()
+            if known.key.tenant == tenant and known.key.works(now)
+        ]
+        mine.sort(key=lambda known: (known.key.key_id == key_id, known.key.created))
+        return (mine[-1].key.key_id, mine[-1].signing_key) if mine else None
 
     def all(self) -> list[Key]:
         """Every key ever made that is still on file, the oldest first."""
@@ -266,7 +288,9 @@ class KeyRing:
         return self._master.derive("blatam-kv/signing-key/v1", key_id)
 
     def _digest(self, api_key: str) -> str:
-        return hmac.digest(self._pepper, api_key.encode("utf-8", "replace"), "sha256").hex()
+        mac = self._pepper.copy()
+        mac.update(api_key.encode("utf-8", "replace"))
+        return mac.hexdigest()
 
     def _local(self) -> Key:
         return Key(
@@ -282,6 +306,7 @@ class KeyRing:
         )
 
     def _know(self, key: Key) -> Known:
+        signing_key = self._signing_key(key.key_id)
         return Known(
             key=key,
             caller=Caller(
@@ -290,7 +315,8 @@ class KeyRing:
                 scopes=ROLES[key.role],
                 salt=self._master.tenant_salt(key.tenant),
             ),
-            signing_key=self._signing_key(key.key_id),
+            signing_key=signing_key,
+            verifying_key=keyed(signing_key),
             networks=tuple(ip_network(text) for text in key.networks),
         )
 

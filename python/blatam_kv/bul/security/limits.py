@@ -11,14 +11,13 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # Above so many names those that have recovered are forgotten.
 _SWEEP_ABOVE = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """retry_after: seconds until one more would pass, 0 if this one did. left: how many more may
     follow at once. reset: seconds until all of the limit is there again."""
 
@@ -70,6 +69,12 @@ class Limiter:
             self._due[name] = due
         left = max(0, math.floor((self.window - ahead) / interval + 1e-6))
         return Verdict(True, limit, left, 0.0, ahead)
+
+    def put_off(self, name: str, ahead: float) -> None:
+        """Let nobody in earlier than if the next one were due ``ahead`` seconds from now."""
+        with self._lock:
+            now = self._clock()
+            self._due[name] = max(self._due.get(name, now), now + ahead)
 
     def _sweep(self, now: float) -> bool:
         """Forget who has recovered, now and then; False if there is still no room."""

@@ -6,7 +6,10 @@ may be imported at the top of a module outside.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from blatam_kv.errors import Error, MissingExtra
@@ -31,6 +34,50 @@ class Page(Generic[T]):
 
     items: tuple[T, ...]
     total: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRow:
+    """A task of a batch without its document."""
+
+    id: str
+    status: str
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Callback:
+    """One end that somebody wants to be told of, of a task or of a batch.
+
+    key_id: whose signing key signs it. due: Unix time, not to be tried before.
+    """
+
+    tenant: str
+    key_id: str
+    url: str
+    task_id: str | None = None
+    batch: str | None = None
+    tries: int = 0
+    due: float = field(default_factory=time.time)
+    created: float = field(default_factory=time.time)
+    id: str = field(default_factory=lambda: os.urandom(16).hex())
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What was answered. headers: pairs of lower-case name and value."""
+
+    status: int
+    headers: Sequence[tuple[str, str]]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """A request under the same key. reply: None while it is being answered."""
+
+    request: str
+    reply: Reply | None
 
 
 def open_storage(url: str, *, node: str = "local") -> Archive:

@@ -2,53 +2,54 @@
 
 from __future__ import annotations
 
-import threading
+import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, fields
 from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, Select, and_, delete, func, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
 
 from blatam_kv.bul.pipeline import Answer
 from blatam_kv.bul.request import QueryRequest
-from blatam_kv.bul.storage import Page, StorageUnavailable
-from blatam_kv.bul.storage.engine import is_memory, unavailable
+from blatam_kv.bul.storage import BatchRow, Callback, Page
+from blatam_kv.bul.storage.callbacks import Callbacks
+from blatam_kv.bul.storage.database import Database
+from blatam_kv.bul.storage.letterheads import Letterheads
+from blatam_kv.bul.storage.replies import Replies
 from blatam_kv.bul.storage.schema import documents, tasks
 from blatam_kv.bul.storage.words import searchable, words
 from blatam_kv.bul.tasks import Status, Task, Written
+from blatam_kv.documents.styles import USUAL, Look
 from blatam_kv.truthgpt.brief import Brief
 from blatam_kv.truthgpt.protocol import Usage
 
 _ASKED = ("language", "document_type", "business_area")
+# Of a brief, what a document shows.
+_SHOWN = ("company_name", "target_audience")
 _USAGE = tuple(field.name for field in fields(Usage))
-_WRITTEN = tuple(field.name for field in fields(Answer) if field.name != "usage")
-SLOW_SECONDS, REST_SECONDS = 0.5, 1.0
+_WRITTEN = tuple(field.name for field in fields(Answer) if field.name not in ("usage", "ttl"))
 # Below the least number of parameters that a statement may have anywhere.
 _CHUNK = 500
 
 
 class Archive:
     """The rows. Safe from any thread; every call may wait for the database, so none belongs on an
-    event loop. Each raises StorageUnavailable if the database fails, and then nothing has changed;
-    where failing took long, calls fail at once for the next REST_SECONDS.
+    event loop, and each fails as ``Database`` says. replies, callbacks,
+    letterheads: what else is kept in it.
     """
 
     def __init__(
         self, engine: Engine, *, node: str, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._engine = engine
+        self._database = database = Database(engine, clock=clock)
         self._node = node
-        self._clock = clock
-        self._problem: str | None = None  # what the last call met
-        self._resting_until = 0.0
-        insert = (sqlite if engine.dialect.name == "sqlite" else postgresql).insert
-        self._add = insert(tasks).on_conflict_do_nothing()
-        upsert = insert(tasks)
+        self.replies = Replies(database, node=node)
+        self.callbacks = Callbacks(database, node=node)
+        self.letterheads = Letterheads(database)
+        self._add = database.insert(tasks).on_conflict_do_nothing()
+        upsert = database.insert(tasks)
         self._save = upsert.on_conflict_do_update(
             index_elements=[tasks.c.id],
             set_={
@@ -63,36 +64,34 @@ class Archive:
         self._save_sql = str(compiled)
         order = compiled.positiontup
         self._save_row = itemgetter(*order) if order else None
-        self._add_documents = insert(documents).on_conflict_do_nothing()
-        # SQLite lets one write at a time; to wait here is fairer than its polling. In memory there
-        # is one connection, for readers as well.
-        lock = threading.RLock() if engine.dialect.name == "sqlite" else None
-        self._writing: AbstractContextManager[Any] = lock or nullcontext()
-        self._reading: AbstractContextManager[Any] = (
-            lock if lock is not None and is_memory(engine) else nullcontext()
-        )
+        self._add_documents = database.insert(documents).on_conflict_do_nothing()
 
     def close(self) -> None:
         """Let the database go."""
-        self._engine.dispose()
+        self._database.close()
 
     # Writing.
 
-    def add(self, begun: Iterable[Task]) -> None:
-        """Write unfinished tasks, all or none; they are durable when this returns.
+    def add(self, begun: Iterable[Task], callbacks: Sequence[Callback] = ()) -> None:
+        """Write unfinished tasks and who is to be told of their end, all or none; they are durable
+        when this returns.
 
         A task that has a row already, because it was finished meanwhile, keeps that.
         """
         rows = [self._row(task) for task in begun]
-        with self._transaction() as connection:
-            connection.execute(self._add, rows)
+        with self._database.transaction() as connection:
+            if rows:
+                connection.execute(self._add, rows)
+            self.callbacks.add(callbacks, connection)
+        if callbacks:
+            self.callbacks.news.set()
 
     def save(self, finished: Sequence[Task]) -> None:
         """Write finished tasks over what they were, and the documents they got where these have no
         row yet."""
         rows = [self._row(task) for task in finished]
         answers = {task.answer.id: task for task in finished if task.answer is not None}
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             missing = set(answers) - self._known_documents(connection, list(answers))
             if missing:
                 new = [_document_row(answers[key]) for key in sorted(missing)]
@@ -107,7 +106,7 @@ class Archive:
         documents that no task has any more; returns how many tasks went."""
         now = time.time() if now is None else now
         gone = 0
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             old = tasks.c.finished < now - days * 86_400
             gone += connection.execute(delete(tasks).where(old)).rowcount
             for tenant in connection.scalars(select(tasks.c.tenant).distinct()).all():
@@ -126,6 +125,8 @@ class Archive:
                         and_(tasks.c.created == last.created, tasks.c.id <= last.id),
                     )
                     gone += connection.execute(delete(tasks).where(mine, older)).rowcount
+            self.replies.retain(connection, now=now)
+            self.callbacks.retain(connection, before=now - days * 86_400)
             if gone:
                 wanted = select(tasks.c.id).where(tasks.c.document_id == documents.c.id)
                 connection.execute(delete(documents).where(~wanted.exists()))
@@ -136,7 +137,7 @@ class Archive:
     def task(self, task_id: str, *, tenant: str) -> Task | None:
         """A tenant's task, None if there is none of this id."""
         query = _with_documents().where(tasks.c.id == task_id, tasks.c.tenant == tenant)
-        found = self._read(query)
+        found = self._database.read(query)
         return _task(found[0]) if found else None
 
     def tasks(
@@ -154,18 +155,18 @@ class Archive:
         """A tenant's tasks of one batch, in the order in which they were asked for."""
         where = (tasks.c.batch == batch, tasks.c.tenant == tenant)
         query = _with_documents().where(*where).order_by(tasks.c.created, tasks.c.id)
-        return [_task(row) for row in self._read(query)]
+        return [_task(row) for row in self._database.read(query)]
 
     def unfinished(self) -> list[Task]:
         """What this node left undone, oldest first, whoever asked for it."""
         where = (tasks.c.node == self._node, tasks.c.status == "queued")
         query = _with_documents().where(*where).order_by(tasks.c.created, tasks.c.id)
-        return [_task(row) for row in self._read(query)]
+        return [_task(row) for row in self._database.read(query)]
 
     def document(self, document_id: str, *, tenant: str) -> Written | None:
         """A tenant's document, None if there is none of this id."""
         where = (documents.c.id == document_id, documents.c.tenant == tenant)
-        found = self._read(select(documents).where(*where))
+        found = self._database.read(select(documents).where(*where))
         return _written(found[0]) if found else None
 
     def documents(
@@ -194,53 +195,28 @@ class Archive:
         query = select(documents).where(*where)
         query = query.order_by(documents.c.born.desc(), documents.c.id.desc())
         count = select(func.count()).select_from(documents).where(*where)
-        with self._connection() as connection:
+        with self._database.connection() as connection:
             rows = connection.execute(query.offset((page - 1) * limit).limit(limit)).all()
             return Page(tuple(map(_written, rows)), connection.execute(count).scalar_one())
+
+    def batch_rows(self, batch: str, *, tenant: str) -> list[BatchRow]:
+        """The same without documents, which of a large batch are many."""
+        query = select(tasks.c.id, tasks.c.status, tasks.c.error)
+        query = query.where(tasks.c.batch == batch, tasks.c.tenant == tenant)
+        rows = self._database.read(query.order_by(tasks.c.created, tasks.c.id))
+        return [BatchRow(row.id, row.status, row.error) for row in rows]
 
     @property
     def well(self) -> bool:
         """Whether the last call succeeded."""
-        return self._problem is None
-
-    # Transactions.
+        return self._database.well
 
     def _page(
         self, query: Select[Any], count: Select[Any], page: int, limit: int
     ) -> Page[Task]:  # Any: columns of two tables
-        with self._connection() as connection:
+        with self._database.connection() as connection:
             rows = connection.execute(query.offset((page - 1) * limit).limit(limit)).all()
             return Page(tuple(map(_task, rows)), connection.execute(count).scalar_one())
-
-    def _read(self, query: Select[Any]) -> Sequence[Row[Any]]:
-        with self._connection() as connection:
-            return connection.execute(query).all()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        with self._writing, self._explained(), self._engine.begin() as connection:
-            yield connection
-
-    @contextmanager
-    def _connection(self) -> Iterator[Connection]:
-        with self._reading, self._explained(), self._engine.connect() as connection:
-            yield connection
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        began = self._clock()
-        if self._problem is not None and began < self._resting_until:
-            raise StorageUnavailable(self._problem)
-        try:
-            yield
-        except SQLAlchemyError as error:
-            problem = unavailable(error, self._engine)
-            self._problem = str(problem)
-            ended = self._clock()
-            # A server that lets callers wait before it fails would take every thread there is.
-            self._resting_until = ended + (REST_SECONDS if ended - began > SLOW_SECONDS else 0.0)
-            raise problem from error
-        self._problem = None
 
     def _known_documents(self, connection: Connection, ids: list[str]) -> set[str]:
         known: set[str] = set()
@@ -257,7 +233,7 @@ class Archive:
         brief, answer = task.brief, task.answer
         request = None
         if answer is None and task.request is not None:
-            request = task.request.model_dump_json(exclude_none=True)
+            request = task.request.model_dump_json(exclude_none=True, by_alias=True)
         return {
             "id": task.id,
             "tenant": task.tenant,
@@ -279,6 +255,7 @@ class Archive:
             "created": task.created,
             "finished": task.finished,
             "deadline": task.deadline,
+            "look": None if task.look == USUAL else json.dumps(asdict(task.look)),
         }
 
 
@@ -290,7 +267,7 @@ def _document_row(task: Task) -> dict[str, object]:
         "query": brief.query,
         "words": searchable(answer.title, brief.query, answer.text),
         **{name: getattr(answer, name) for name in _WRITTEN},
-        **{name: getattr(brief, name) for name in _ASKED},
+        **{name: getattr(brief, name) for name in (*_ASKED, *_SHOWN)},
         **asdict(answer.usage),
     }
 
@@ -310,8 +287,11 @@ def _task(row: Row[Any]) -> Task:  # Any: columns of two tables
     if values["request"] is not None:
         request = QueryRequest.model_validate_json(values.pop("request"))
     query = document["query"] or (request.query if request is not None else "")
+    look = values.pop("look")
+    shown = {name: document[name] or "" for name in _SHOWN}
     return Task(
-        brief=Brief(query=query, **{name: values.pop(name) for name in _ASKED}),
+        brief=Brief(query=query, **{name: values.pop(name) for name in _ASKED}, **shown),
+        look=USUAL if look is None else Look(**json.loads(look)),
         inferred=tuple(values.pop("inferred").split()),
         answer=answer,
         request=request,
@@ -335,5 +315,6 @@ def _answer(values: dict[str, Any]) -> Answer:  # Any: a row's values
 
 def _written(row: Row[Any]) -> Written:  # Any: a row's values
     values = dict(row._mapping)
-    brief = Brief(query=values["query"], **{name: values[name] for name in _ASKED})
+    known = {name: values[name] for name in (*_ASKED, *_SHOWN)}
+    brief = Brief(query=values["query"], **known)
     return Written(_answer(values), brief)

@@ -1,4 +1,4 @@
-"""The two tables, as this version reads and writes them.
+"""The tables, as this version reads and writes them.
 
 Every change here needs a migration beside it; a test compares what the migrations build with what
 stands here. A document is an answer's text, once, whoever asked for it how often; a task says which
@@ -14,6 +14,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     SmallInteger,
     String,
@@ -23,7 +24,7 @@ from sqlalchemy import (
 )
 
 # The newest migration, and the schema below.
-REVISION = "0001"
+REVISION = "0003"
 
 metadata = MetaData()
 
@@ -47,6 +48,8 @@ documents = Table(
     Column("seconds", Double, nullable=False),  # that the model took
     Column("seconds_to_first_text", Double, nullable=False),
     Column("born", Double, nullable=False),  # Unix time, like all moments here
+    Column("company_name", Text, nullable=False, server_default=""),
+    Column("target_audience", Text, nullable=False, server_default=""),
     Index("documents_by_tenant", "tenant", "born", "id"),
     Index("documents_by_area", "tenant", "business_area", "born", "id"),
 )
@@ -74,6 +77,7 @@ tasks = Table(
     Column("created", Double, nullable=False),
     Column("finished", Double),
     Column("deadline", Double),
+    Column("look", Text),  # JSON, where it is not the usual one
     Index("tasks_by_tenant", "tenant", "created", "id"),
     Index("tasks_by_document", "document_id"),
     Index(
@@ -89,4 +93,60 @@ tasks = Table(
         sqlite_where=text("status = 'queued'"),
         postgresql_where=text("status = 'queued'"),
     ),
+)
+
+# What stands at the head of a tenant's documents.
+letterheads = Table(
+    "letterheads",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("company", Text, nullable=False),
+    Column("lines", Text, nullable=False),  # JSON, a list
+    Column("logo", LargeBinary),
+    Column("logo_format", Text),
+    Column("logo_width", Integer),
+    Column("logo_height", Integer),
+    Column("changed", Double, nullable=False),
+)
+
+# What was answered to a request that may be repeated, by its Idempotency-Key.
+replies = Table(
+    "replies",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("route", Text, primary_key=True),  # method and template of the path
+    Column("key", Text, primary_key=True),
+    Column("request", String(64), nullable=False),  # a digest of its body
+    Column("node", Text, nullable=False),  # who answers, until there is a status
+    Column("began", Double, nullable=False),
+    Column("status", SmallInteger),
+    Column("headers", Text),  # JSON, pairs
+    Column("body", LargeBinary),
+    Index("replies_by_age", "began"),
+)
+
+# Who is to be told of the end of a task or a batch. Due as soon as that has ended.
+callbacks = Table(
+    "callbacks",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("key_id", Text, nullable=False),  # whose signing key signs it
+    Column("node", Text, nullable=False),  # whose work it is
+    Column("task_id", String(32)),
+    Column("batch", String(32)),
+    Column("url", Text, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("due", Double, nullable=False),  # not to be tried before
+    Column("created", Double, nullable=False),
+    Column("ended", Double),  # delivered, or given up with an error
+    Column("error", Text),
+    Index(
+        "callbacks_waiting",
+        "node",
+        "due",
+        sqlite_where=text("ended IS NULL"),
+        postgresql_where=text("ended IS NULL"),
+    ),
+    Index("callbacks_by_age", "created"),
 )

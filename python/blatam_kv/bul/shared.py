@@ -1,0 +1,226 @@
+"""Answers that several nodes share, through a Redis: written once, known to all.
+
+Behind the memory of each node, and never in the way of a hit there. What one node wrote is a hit on
+the others; of all nodes that miss the same answer at once one writes it and the others wait for it,
+for as long as that node lives. Where Redis is away each node works for itself, as if alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+
+from blatam_kv._core import framed_digest
+from blatam_kv.bul.answers import CODEC, decode, encode
+from blatam_kv.bul.pipeline import Answer
+from blatam_kv.config import Settings
+from blatam_kv.errors import TierUnavailable
+from blatam_kv.record import Kind, Record
+from blatam_kv.tiers.leases import Leases
+from blatam_kv.tiers.notices import Notices
+from blatam_kv.tiers.redis import RedisStats, RedisTier
+
+log = logging.getLogger("blatam_kv.bul")
+
+_PERSON = b"blatamkv-share-1"
+_OVER, _DROPPED, _CLEARED = "o", "d", "c"
+# How often who waits looks for itself, in case a notice was lost.
+_LOOK_SECONDS = 0.5
+
+
+class Shared:
+    """The answers of all nodes. Safe from any thread; close it when done.
+
+    tier: where they lie; closed with this. ttl: seconds from an answer's birth that it lives.
+    cleared, dropped: called, by a thread of this object, when another node forgot everything, or the
+    answer of a digest. A node that was cut off then keeps that one answer until it expires.
+    lease_seconds: for how long a node that dies holds up those that wait for its answer.
+    """
+
+    def __init__(
+        self,
+        tier: RedisTier,
+        *,
+        ttl: float | None,
+        cleared: Callable[[], object] = lambda: None,
+        dropped: Callable[[bytes], object] = lambda digest: None,
+        lease_seconds: float = 10.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._tier = tier
+        self._ttl = ttl
+        self._cleared, self._dropped = cleared, dropped
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._waiting: dict[bytes, list[threading.Event]] = {}
+        self._mark_name = f"{tier.namespace}:cleared".encode()
+        self._mark: bytes | None = None  # of the last time that everything was forgotten
+        self._began = False
+        self._leases = Leases(tier, seconds=lease_seconds)
+        self._notices = Notices(tier, heard=self._hear, missed=self._catch_up)
+
+    def fetch(self, asked: Sequence[tuple[bytes, bytes]]) -> list[Answer | None]:
+        """The answers under some digests, each with the salt of its tenant, or None."""
+        try:
+            records = self._tier.get_many([digest for digest, _ in asked])
+        except TierUnavailable:
+            return [None] * len(asked)  # counted by the tier
+        return [
+            None if record is None else self._read(record, salt)
+            for record, (_, salt) in zip(records, asked, strict=True)
+        ]
+
+    def keep(self, digest: bytes, salt: bytes, answer: Answer) -> None:
+        """Let the other nodes have an answer."""
+        ttl = self._ttl if answer.ttl is None else answer.ttl
+        ends = 0 if ttl is None else int((answer.born + ttl) * 1e6)
+        record = Record(
+            digest,
+            Kind.RESPONSE,
+            encode(answer),
+            tags=_tags_of(salt),
+            codec=CODEC,
+            created_us=int(answer.born * 1e6),
+            expires_us=ends,
+        )
+        try:
+            self._tier.put_many([record])
+        except TierUnavailable:
+            return  # counted by the tier; the others write it themselves
+        self._notices.tell(_OVER, digest)
+
+    def once(
+        self,
+        digest: bytes,
+        salt: bytes,
+        compute: Callable[[], Answer],
+        *,
+        check: Callable[[], object] = lambda: None,
+    ) -> tuple[Answer, bool]:
+        """The answer, and whether this node computed it: one node at a time does.
+
+        check: called now and then while another node computes; what it raises ends the waiting. What
+        ``compute`` raises is this node's alone: the next one takes its turn.
+        """
+        while True:
+            with self._expecting(digest) as over:
+                (answer,) = self.fetch([(digest, salt)])
+                if answer is not None:
+                    return answer, False
+                try:
+                    mine = self._leases.take(digest)
+                except TierUnavailable:
+                    return compute(), True
+                if mine:
+                    return self._computed(digest, salt, compute)
+                over.wait(_LOOK_SECONDS)
+            check()
+
+    def forget(self, digest: bytes) -> bool:
+        """Drop an answer, on every node; whether it was shared."""
+        try:
+            found = self._tier.delete_many([digest]) > 0
+        except TierUnavailable as error:
+            log.error("the other nodes were not told to forget an answer: %s", error)
+            return False
+        self._notices.tell(_DROPPED, digest)
+        return found
+
+    def clear(self) -> None:
+        """Forget everything, here and, through ``cleared``, on every node."""
+        self._mark = secrets.token_bytes(16)
+        try:
+            self._tier.ask("set", self._mark_name, self._mark)
+            self._tier.clear()
+        except TierUnavailable as error:
+            log.error("the other nodes were not told to forget their answers: %s", error)
+        self._notices.tell(_CLEARED)
+
+    def stats(self) -> RedisStats:
+        """Of the tier."""
+        return self._tier.stats()
+
+    def close(self) -> None:
+        """Let go of what is held."""
+        self._leases.close()
+        self._notices.close()
+        self._tier.close()
+
+    # ---- inside ---------------------------------------------------------------------------------
+
+    def _computed(
+        self, digest: bytes, salt: bytes, compute: Callable[[], Answer]
+    ) -> tuple[Answer, bool]:
+        """With the lease. Another node may have stored its answer just before it was ours."""
+        try:
+            (answer,) = self.fetch([(digest, salt)])
+            if answer is not None:
+                return answer, False
+            answer = compute()
+            self.keep(digest, salt, answer)
+            return answer, True
+        finally:
+            self._leases.end(digest)
+            self._notices.tell(_OVER, digest)
+
+    def _read(self, record: Record, salt: bytes) -> Answer | None:
+        if record.codec != CODEC or record.tags != _tags_of(salt):
+            return None
+        try:
+            return decode(bytes(record.payload))
+        except ValueError:
+            return None
+
+    @contextmanager
+    def _expecting(self, digest: bytes) -> Iterator[threading.Event]:
+        """For the body, an event that is set when a node is done with this answer."""
+        over = threading.Event()
+        with self._lock:
+            self._waiting.setdefault(digest, []).append(over)
+        try:
+            yield over
+        finally:
+            with self._lock:
+                self._waiting[digest].remove(over)
+                if not self._waiting[digest]:
+                    del self._waiting[digest]
+
+    def _hear(self, kind: str, key: bytes) -> None:
+        if kind == _OVER:
+            with self._lock:
+                waiting = list(self._waiting.get(key, ()))
+            for over in waiting:
+                over.set()
+        elif kind == _DROPPED:
+            self._dropped(key)
+        elif kind == _CLEARED:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Forget everything if another node did since this one last asked."""
+        try:
+            mark = self._tier.ask("get", self._mark_name)
+        except TierUnavailable:
+            return  # asked again with the next notice, or when listening again
+        # Without a mark Redis began anew, and nobody has asked to forget anything.
+        if self._began and mark is not None and mark != self._mark:
+            self._cleared()
+        self._mark, self._began = mark or self._mark, True
+
+
+@lru_cache(maxsize=1024)
+def _tags_of(salt: bytes) -> bytes:
+    """What an answer's tags are: no tenant believes another's record, whatever its key says."""
+    return framed_digest([CODEC.encode()], key=salt, person=_PERSON)
+
+
+def open_redis(settings: Settings, *, mac_key: bytes) -> RedisTier | None:
+    """The Redis that the settings name; None for none. Raises ConfigError, MissingExtra."""
+    if settings.redis_url is None:
+        return None
+    return RedisTier(settings.redis_url.reveal(), ttl=settings.cache_ttl, mac_key=mac_key)

@@ -1,0 +1,83 @@
+"""Transactions on a database, for all who keep something in it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, Select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+
+from blatam_kv.bul.storage import StorageUnavailable
+from blatam_kv.bul.storage.engine import is_memory, unavailable
+
+SLOW_SECONDS, REST_SECONDS = 0.5, 1.0
+
+
+class Database:
+    """One engine, asked under the rules of its kind. Safe from any thread.
+
+    Each call raises StorageUnavailable if the database fails, and then nothing has changed; where
+    failing took long, calls fail at once for the next REST_SECONDS.
+    """
+
+    def __init__(self, engine: Engine, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.engine = engine
+        self._clock = clock
+        self._problem: str | None = None  # what the last call met
+        self._resting_until = 0.0
+        # The dialect's own insert, which knows ON CONFLICT.
+        self.insert = (sqlite if engine.dialect.name == "sqlite" else postgresql).insert
+        # SQLite lets one write at a time; to wait here is fairer than its polling. In memory there
+        # is one connection, for readers as well.
+        lock = threading.RLock() if engine.dialect.name == "sqlite" else None
+        self._writing: AbstractContextManager[Any] = lock or nullcontext()
+        self._reading: AbstractContextManager[Any] = (
+            lock if lock is not None and is_memory(engine) else nullcontext()
+        )
+
+    def close(self) -> None:
+        """Let the database go."""
+        self.engine.dispose()
+
+    @property
+    def well(self) -> bool:
+        """Whether the last call succeeded."""
+        return self._problem is None
+
+    def read(self, query: Select[Any]) -> Sequence[Row[Any]]:
+        """All rows of a query."""
+        with self.connection() as connection:
+            return connection.execute(query).all()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """For writing: all of the body or nothing."""
+        with self._writing, self._explained(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """For reading."""
+        with self._reading, self._explained(), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        began = self._clock()
+        if self._problem is not None and began < self._resting_until:
+            raise StorageUnavailable(self._problem)
+        try:
+            yield
+        except SQLAlchemyError as error:
+            problem = unavailable(error, self.engine)
+            self._problem = str(problem)
+            ended = self._clock()
+            # A server that lets callers wait before it fails would take every thread there is.
+            self._resting_until = ended + (REST_SECONDS if ended - began > SLOW_SECONDS else 0.0)
+            raise problem from error
+        self._problem = None

@@ -1,0 +1,87 @@
+"""A request's body on its way: what is at hand may be sent again, what streams is sent once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from starlette.types import Receive
+
+from blatam_kv.server.problem import Problem
+
+# As much is gathered before a system is asked, so that a try that came to nothing can be repeated.
+REPLAY_BYTES = 64 << 10
+# A client that sends nothing for so long in the middle of its body is given up.
+IDLE_SECONDS = 30.0
+
+
+class ClientLeft(Exception):
+    """The client closed its connection."""
+
+
+class Body:
+    """The body of one request. first: what has come of it; whole: whether that is all.
+
+    most_bytes: beyond it Problem 413 is raised, whatever Content-Length says.
+    """
+
+    def __init__(
+        self, headers: Sequence[tuple[bytes, bytes]], receive: Receive, *, most_bytes: int
+    ) -> None:
+        self._receive = receive
+        self._most = most_bytes
+        self._seen = 0
+        self._late = False
+        self.first = b""
+        self.length: int | None = None
+        self.whole = True
+        for name, value in headers:
+            if name == b"content-length":
+                self.length = int(value)
+                self.whole = self.length == 0
+            elif name == b"transfer-encoding":
+                self.whole = False
+        if self.length is not None and self.length > most_bytes:
+            raise self._too_large()
+
+    async def gather(self, enough: int = REPLAY_BYTES) -> None:
+        """Read until it is whole or there is enough. Raises Problem, ClientLeft."""
+        while not self.whole and len(self.first) < enough:
+            piece = await self._next()
+            self.first = self.first + piece if self.first else piece
+
+    async def rest(self) -> AsyncIterator[bytes]:
+        """The pieces that were not gathered, as they come. Raises Problem, ClientLeft."""
+        while not self.whole:
+            if piece := await self._next():
+                yield piece
+
+    async def _next(self) -> bytes:
+        task = asyncio.current_task()
+        assert task is not None
+        # asyncio.timeout would do the same for ten times what a body at hand costs to read.
+        clock = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._give_up, task)
+        try:
+            message = await self._receive()
+        except asyncio.CancelledError:
+            if not self._late or task.uncancel():
+                raise
+            detail = f"the body stopped for {IDLE_SECONDS:g} seconds"
+            raise Problem(408, detail) from None
+        finally:
+            clock.cancel()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        self.whole = not message.get("more_body", False)
+        piece: bytes = message.get("body", b"")
+        self._seen += len(piece)
+        if self._seen > self._most:
+            raise self._too_large()
+        return piece
+
+    def _give_up(self, task: asyncio.Task[object]) -> None:
+        self._late = True
+        task.cancel()
+
+    def _too_large(self) -> Problem:
+        return Problem(413, f"the body is larger than {self._most:,} bytes")

@@ -1,0 +1,96 @@
+"""``Leases``: of all nodes that want to do the same, one does.
+
+A lease is a key in the Redis that the nodes share, which goes away by itself: a node that dies holds
+up the others for ``seconds`` at most, and one that lives renews its leases however long its work
+takes. Each carries a token of its own, so that a holder that was too slow to renew cannot end the
+lease of its successor.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from contextlib import suppress
+from functools import partial
+
+from blatam_kv.errors import ConfigError, TierUnavailable
+from blatam_kv.tiers.redis import RedisTier
+
+_RENEW = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return 0
+"""
+_END = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+
+
+class Leases:
+    """The leases of one node. Thread-safe; one thread renews them all, from the first on.
+
+    seconds: how long a lease outlives its holder.
+    """
+
+    def __init__(self, tier: RedisTier, *, seconds: float = 10.0) -> None:
+        if not 0.01 <= seconds <= 3600:
+            raise ConfigError(f"seconds must be from 0.01 to 3600, not {seconds}")
+        self._tier = tier
+        self._seconds = seconds
+        self._milliseconds = max(1, int(1000 * seconds))
+        self._renew, self._end = tier.script(_RENEW), tier.script(_END)
+        self._lock = threading.Lock()
+        self._held: dict[bytes, str] = {}
+        self._stopped = threading.Event()
+        self._keeper: threading.Thread | None = None
+
+    def take(self, key: bytes) -> bool:
+        """Whether the lease of a key is this node's now. Raises TierUnavailable."""
+        token = secrets.token_hex(16)
+        name = self._name(key)
+        if not self._tier.ask("set", name, token, nx=True, px=self._milliseconds):
+            return False
+        with self._lock:
+            self._held[key] = token
+            if self._keeper is None and not self._stopped.is_set():
+                self._keeper = threading.Thread(target=self._keep, name="leases", daemon=True)
+                self._keeper.start()
+        return True
+
+    def end(self, key: bytes) -> None:
+        """Let go of a lease. Where Redis is away it ends by itself."""
+        with self._lock:
+            token = self._held.pop(key, None)
+        if token is not None:
+            with suppress(TierUnavailable):  # counted by the tier
+                self._tier.attempt(partial(self._end, keys=[self._name(key)], args=[token]))
+
+    def renew(self) -> int:
+        """Renew all that are held; returns how many still were this node's."""
+        with self._lock:
+            held = list(self._held.items())
+        kept = 0
+        for key, token in held:
+            arguments = [token, self._milliseconds]
+            try:
+                kept += self._tier.attempt(
+                    partial(self._renew, keys=[self._name(key)], args=arguments)
+                )
+            except TierUnavailable:
+                break  # the next round tries again
+        return kept
+
+    def close(self) -> None:
+        """End every lease that is held."""
+        self._stopped.set()
+        if self._keeper is not None:
+            self._keeper.join()
+        for key in list(self._held):
+            self.end(key)
+
+    def _keep(self) -> None:
+        while not self._stopped.wait(self._seconds / 3):
+            self.renew()
+
+    def _name(self, key: bytes) -> bytes:
+        return f"{self._tier.namespace}:lease:{key.hex()}".encode()

@@ -1,0 +1,222 @@
+"""Idempotency-Key: a request that is sent again is answered again, and done once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from bul_fakes import Faulty, Scripted, until
+from postgres_server import Postgres, postgres
+from server_browser import Browser, browsing
+from test_server_bul import check_problem
+
+from blatam_kv.bul.storage import Earlier, Reply, open_storage
+from blatam_kv.bul.storage.replies import KEEP_SECONDS, STALE_SECONDS
+from blatam_kv.errors import ModelError
+
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "bread"}]}
+
+
+@pytest.fixture
+def model() -> Scripted:
+    return Scripted()
+
+
+@pytest.fixture
+def browser(model: Scripted) -> Iterator[Browser]:
+    with browsing(model, max_concurrent_tasks=1) as browser:
+        yield browser
+
+
+def send(browser: Browser, path: str, body: Any, key: str = "k1") -> httpx.Response:
+    return browser.post(path, json=body, headers={"Idempotency-Key": key})
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/query", {"query": "bread"}),
+        ("/api/batch", {"documents": [{"query": "bread"}, {"query": "cake"}]}),
+        ("/v1/chat/completions", CHAT),
+        ("/v1/completions", {"prompt": "bread"}),
+        ("/v1/chat/completions", CHAT | {"stream": True}),
+    ],
+)
+def test_what_is_sent_again_gets_the_same_bytes_and_is_done_once(
+    browser: Browser, path: str, body: Any
+) -> None:
+    first, again = send(browser, path, body), send(browser, path, body)
+    assert first.status_code in (200, 202)
+    assert "idempotency-replayed" not in first.headers
+    assert again.headers["idempotency-replayed"] == "true"
+    assert (again.status_code, again.content) == (first.status_code, first.content)
+    for name in ("content-type", "location", "cache-status"):
+        assert again.headers.get(name) == first.headers.get(name)
+    assert again.headers["x-request-id"] != first.headers["x-request-id"]
+    other = send(browser, path, body, "k2")
+    assert other.content != first.content
+    if path in ("/query", "/api/batch"):
+        tasks = 2 * len(body.get("documents", [0]))
+        until(lambda: browser.get("/tasks").json()["total"] >= tasks)  # a hit's row comes later
+        assert browser.get("/tasks").json()["total"] == tasks
+
+
+def test_another_body_under_the_same_key_is_422(browser: Browser) -> None:
+    send(browser, "/query", {"query": "bread"})
+    refused = send(browser, "/query", {"query": "cake"})
+    body = check_problem(refused, 422, "A002", "sent with another body")
+    assert body["errors"][0]["field"] == "Idempotency-Key"
+
+
+def test_keys_belong_to_a_tenant_and_a_route(browser: Browser) -> None:
+    first = send(browser, "/query", {"query": "bread"})
+    assert send(browser, "/v1/completions", {"prompt": "bread"}).status_code == 200
+    browser.key = browser.keys.create("other").api_key
+    theirs = send(browser, "/query", {"query": "cake"})
+    assert theirs.status_code == 202
+    assert theirs.json()["task_id"] != first.json()["task_id"]
+
+
+def test_while_the_first_is_being_answered_others_are_409(
+    browser: Browser, model: Scripted
+) -> None:
+    model.gate = threading.Event()
+    answers: list[httpx.Response] = []
+    thread = threading.Thread(
+        target=lambda: answers.append(send(browser, "/v1/chat/completions", CHAT))
+    )
+    thread.start()
+    assert model.writing.wait(30)
+    busy = send(browser, "/v1/chat/completions", CHAT)
+    assert busy.status_code == 409
+    assert busy.headers["retry-after"] == "1"
+    model.gate.set()
+    thread.join()
+    assert send(browser, "/v1/chat/completions", CHAT).content == answers[0].content
+
+
+def test_what_failed_is_tried_again(browser: Browser, model: Scripted) -> None:
+    model.error = ModelError("out of paper")
+    assert send(browser, "/v1/chat/completions", CHAT).status_code == 503
+    broken = send(browser, "/v1/chat/completions", CHAT | {"stream": True}, "k2")
+    assert "out of paper" in broken.text
+    model.error = None
+    assert send(browser, "/v1/chat/completions", CHAT).status_code == 200
+    whole = send(browser, "/v1/chat/completions", CHAT | {"stream": True}, "k2")
+    assert whole.text.endswith("data: [DONE]\n\n")
+    assert "idempotency-replayed" not in whole.headers
+
+
+def test_a_request_that_is_not_valid_leaves_its_key_free(browser: Browser) -> None:
+    assert send(browser, "/query", {"query": ""}).status_code == 422
+    assert send(browser, "/query", {"query": "bread"}).status_code == 202
+
+
+@pytest.mark.parametrize("key", ["", " ", "x" * 256, "ñ", "a b", '"a"b"', "a\\b"])
+def test_a_key_that_is_none_is_named(browser: Browser, key: str) -> None:
+    headers = [(b"Idempotency-Key", key.encode())]
+    refused = browser.post("/query", json={"query": "bread"}, headers=headers)
+    check_problem(refused, 400, "A002", "1 to 255 visible characters")
+
+
+def test_a_quoted_key_and_a_bare_one_are_the_same(browser: Browser) -> None:
+    first = send(browser, "/query", {"query": "bread"}, '"k1"')
+    assert send(browser, "/query", {"query": "bread"}).content == first.content
+
+
+def test_two_keys_are_one_too_many(browser: Browser) -> None:
+    headers = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
+    assert browser.post("/query", json={"query": "b"}, headers=headers).status_code == 400
+
+
+def test_without_a_database_a_key_is_503_and_no_key_is_served(model: Scripted) -> None:
+    archive = Faulty()
+    with browsing(model, archive=archive) as browser:
+        browser.finished(browser.ask(query="bread").json()["task_id"])
+        archive.broken = True
+        check_problem(send(browser, "/query", {"query": "bread"}), 503, "S002", "cannot be")
+        assert browser.ask(query="bread").status_code == 200
+        archive.broken = False
+
+
+def test_the_answer_outlives_the_process(model: Scripted, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'bul.db'}"
+    with browsing(model, archive=open_storage(url)) as browser:
+        first = send(browser, "/query", {"query": "bread"})
+    with browsing(model, archive=open_storage(url)) as browser:
+        again = send(browser, "/query", {"query": "bread"})
+    assert again.content == first.content
+
+
+# ---- the rows -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path, server: Postgres) -> str:
+    return f"sqlite:///{tmp_path / 'bul.db'}" if request.param == "sqlite" else server.database()
+
+
+REPLY = Reply(200, [("content-type", "text/plain")], b"\x00bread")
+
+
+def test_a_key_is_taken_once_kept_for_a_day_and_then_free(url: str) -> None:
+    archive = open_storage(url)
+    named = ("acme", "POST /query", "k")
+    assert archive.replies.claim(*named, "r1", now=0.0) is None
+    assert archive.replies.claim(*named, "r2", now=1.0) == Earlier("r1", None)
+    archive.replies.keep(*named, REPLY)
+    found = archive.replies.claim(*named, "r1", now=KEEP_SECONDS - 1)
+    assert found == Earlier("r1", REPLY)
+    archive.replies.release(*named)  # an answer that is kept is not given back
+    assert archive.replies.claim(*named, "r1", now=KEEP_SECONDS - 1) == Earlier("r1", REPLY)
+    assert archive.replies.claim(*named, "r3", now=KEEP_SECONDS + 1) is None
+    archive.close()
+
+
+def test_what_was_being_answered_when_the_process_ended_is_free_again(url: str) -> None:
+    archive, elsewhere = open_storage(url, node="a"), open_storage(url, node="b")
+    named = ("acme", "POST /query", "k")
+    assert archive.replies.claim(*named, "r", now=0.0) is None
+    elsewhere.replies.release_all()
+    assert elsewhere.replies.claim(*named, "r", now=1.0) == Earlier("r", None)
+    archive.replies.release_all()
+    assert elsewhere.replies.claim(*named, "r", now=1.0) is None
+    # A node that never comes back does not hold it for ever.
+    assert archive.replies.claim(*named, "r", now=2.0 + STALE_SECONDS) is None
+    for each in (archive, elsewhere):
+        each.close()
+
+
+def test_of_many_who_claim_a_key_one_has_it(url: str) -> None:
+    archive = open_storage(url)
+    won: list[bool] = []
+
+    def claim() -> None:
+        won.append(archive.replies.claim("acme", "POST /query", "k", "r") is None)
+
+    threads = [threading.Thread(target=claim) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(won) == [False] * 15 + [True]
+    archive.close()
+
+
+def test_old_replies_are_deleted(url: str) -> None:
+    archive = open_storage(url)
+    archive.replies.claim("acme", "POST /query", "k", "r", now=0.0)
+    archive.retain(newest=10, days=1, now=KEEP_SECONDS + 1)
+    archive.replies.keep("acme", "POST /query", "k", REPLY)  # it is gone: changes nothing
+    assert archive.replies.claim("acme", "POST /query", "k", "r", now=1.0) is None
+    archive.close()
