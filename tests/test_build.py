@@ -159,6 +159,7 @@ def offline(call: Sequence[str | Path], folder: Path) -> None:
     environment = {
         **{key: text for key, text in os.environ.items() if not key.startswith("PIP_")},
         "PIP_NO_INDEX": "1",
+        "SKBUILD_CMAKE_DEFINE": "BLATAM_CUDA=OFF",  # built in its own room, once
         "PIP_CONFIG_FILE": os.devnull,
     }
     done = subprocess.run(
@@ -214,6 +215,40 @@ def test_the_wheel_built_offline_holds_the_package_and_nothing_else(archives: Ar
 
 def test_the_sdist_holds_the_whole_tree(archives: Archives) -> None:
     assert archives.sdist - {"PKG-INFO"} == archives.tree
+
+
+# ---- the build with and without CUDA ------------------------------------------------------------
+
+
+def configured(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """What CMake says of this tree where there is no nvcc."""
+    return subprocess.run(
+        ["cmake", "-S", ROOT, "-B", folder, *options],
+        env={**os.environ, "CUDACXX": str(folder / "nvcc")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_without_nvcc_cuda_is_off_and_the_build_says_so(tmp_path: Path) -> None:
+    done = configured(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "-- CUDA: off, because no working nvcc was found" in done.stdout
+    assert "cuda-build" in done.stdout
+
+
+def test_cuda_that_is_asked_for_and_cannot_be_had_is_an_error(tmp_path: Path) -> None:
+    done = configured(tmp_path, "-DBLATAM_CUDA=ON")
+    assert done.returncode != 0
+    assert "no working nvcc was found" in done.stderr
+    assert "CUDACXX" in done.stderr
+
+
+def test_cuda_can_be_left_out(tmp_path: Path) -> None:
+    done = configured(tmp_path, "-DBLATAM_CUDA=OFF")
+    assert done.returncode == 0, done.stderr
+    assert "-- CUDA: off, as asked" in done.stdout
 
 
 # ---- the command --------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ FLOORS: tuple[frozenset[str], ...] = (
                 "client",
                 "codecs",
                 "config",
+                "cuda",
                 "curves",
                 "devices",
                 "flights",
@@ -43,7 +44,7 @@ FLOORS: tuple[frozenset[str], ...] = (
                 "parameters",
             ),
             *("policy", "probe", "record", "tensors", "traces"),
-            *("model_metrics", "policy_metrics", "tier_metrics"),
+            *("model_metrics", "policy_metrics", "device_metrics", "tier_metrics"),
         }
     ),
     frozenset({"tiers"}),
@@ -90,7 +91,8 @@ HOUSED: Mapping[str, frozenset[str]] = {
     "pydantic": SERVICE,
     "orjson": SERVICE | {"truthgpt"},
     "httpx": SERVICE | {"truthgpt"},
-    "prometheus_client": SERVICE | {"metrics", "model_metrics", "policy_metrics", "tier_metrics"},
+    "prometheus_client": SERVICE
+    | {"metrics", "model_metrics", "policy_metrics", "device_metrics", "tier_metrics"},
     "markdown_it": frozenset({"documents"}),
     "nh3": frozenset({"documents"}),
     "typst": frozenset({"documents"}),
@@ -110,12 +112,16 @@ CPP_MAY_INCLUDE: Mapping[str, frozenset[str]] = {
     "bindings": frozenset({"core", "kernels", "cuda", "bindings"}),
 }
 # Header-only arithmetic that host and device both compile, by name.
-CPP_SHARED_ARITHMETIC: frozenset[str] = frozenset(
-    f"kernels/{name}.h" for name in ("arithmetic", "affine", "rotation", "lloyd_max", "exchange")
-)
+CPP_SHARED_ARITHMETIC: frozenset[str] = frozenset({
+    "core/blake2b_rounds.h",
+    *(
+        f"kernels/{name}.h"
+        for name in ("arithmetic", "affine", "exchange", "lloyd_max", "packing", "rotation")
+    ),
+})  # fmt: skip
 CPP_FOREIGN: Mapping[str, frozenset[str]] = {
     r"(pybind11/|Python\.h|numpy/|nanobind/)": frozenset({"bindings"}),
-    r"(cuda|cub/|nv|cooperative_groups)": frozenset({"cuda"}),
+    r"(cuda[._]|cub/|nv|cooperative_groups)": frozenset({"cuda"}),
     r"(torch|ATen|c10)/": frozenset(),
     r"(gtest|gmock|benchmark)/": frozenset(),
 }

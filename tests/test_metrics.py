@@ -14,6 +14,7 @@ from prometheus_server import promtool
 
 from blatam_kv.bul.security.guard import Cause
 from blatam_kv.cache import Cache
+from blatam_kv.devices import DeviceSnapshot
 from blatam_kv.documents.rendering import FORMATS
 from blatam_kv.errors import Unavailable
 from blatam_kv.metrics import (
@@ -190,6 +191,29 @@ def test_two_services_in_one_process_do_not_share_counts(metrics: ServiceMetrics
 def test_where_no_prompts_are_kept_nothing_is_said_of_blocks() -> None:
     metrics = ServiceMetrics(version="1", cache=snapshot, queue_depth=dict)
     assert not any(name.startswith("kv_blocks") for name, _ in samples(metrics))
+
+
+def test_each_gpu_has_its_gauges_and_one_that_cannot_be_read_has_no_utilisation() -> None:
+    known = DeviceSnapshot(
+        gpu="0", healthy=True, utilization=0.3, used_bytes=10, total_bytes=80, in_flight=2,
+        queued_tokens=900, failures=1,
+    )  # fmt: skip
+    lost = replace(
+        known, gpu="1", healthy=False, utilization=None, used_bytes=None, total_bytes=None
+    )
+    metrics = ServiceMetrics(
+        version="1", cache=snapshot, queue_depth=dict, devices=lambda: [known, lost]
+    )
+    found = samples(metrics)
+    for name, value in (
+        ("utilization_ratio", 0.3), ("memory_used_bytes", 10), ("memory_bytes", 80),
+        ("in_flight", 2), ("queued_tokens", 900), ("healthy", 1), ("failures_total", 1),
+    ):  # fmt: skip
+        assert found[f"kv_cache_gpu_{name}", (("gpu", "0"),)] == value
+    assert ("kv_cache_gpu_utilization_ratio", (("gpu", "1"),)) not in found
+    assert found["kv_cache_gpu_healthy", (("gpu", "1"),)] == 0
+    without = samples(ServiceMetrics(version="1", cache=snapshot, queue_depth=dict))
+    assert not any(name.startswith("kv_cache_gpu") for name, _ in without)
 
 
 def test_what_a_policy_learned_is_exposed() -> None:

@@ -177,6 +177,35 @@ void decode(const py::object& blob, const py::object& out, const std::optional<s
   if (fault) raise_fault(fault);
 }
 
+// Writes the header of a payload that lies behind room for one.
+void seal(const py::object& blob, const std::string& codec, bool key, const std::string& dtype,
+          uint64_t tokens, uint32_t kv_heads, uint32_t head_dim, uint64_t seed, bool checksum) {
+  Header header;
+  header.codec = &codec_named(codec);
+  header.kind = key ? Kind::key : Kind::value;
+  header.dtype = dtype_from_name(dtype);
+  header.checksum = checksum;
+  header.shape = {tokens, kv_heads, head_dim};
+  header.seed = seed;
+  if (!valid_shape(header.shape)) throw Refused{"an impossible shape", "shape"};
+  const Buffer buffer(blob, PyBUF_WRITABLE);
+  const std::span bytes(static_cast<uint8_t*>(buffer.view().buf),
+                        static_cast<size_t>(buffer.view().len));
+  if (bytes.size() < kHeaderBytes) throw Refused{"there is no room for a header", "blob"};
+  without_gil(bytes.size() >= kReleaseBytes, [&] { seal_blob(header, kChecksum, bytes); });
+}
+
+py::dict check_blob(const py::object& blob) {
+  const Buffer buffer(blob, PyBUF_SIMPLE);
+  const std::span<const uint8_t> bytes = buffer.bytes();
+  Header header;
+  if (const Fault fault = read_header(bytes, kChecksum, &header)) raise_fault(fault);
+  const Fault fault = without_gil(bytes.size() >= kReleaseBytes,
+                                  [&] { return check_payload(bytes, header, kChecksum); });
+  if (fault) raise_fault(fault);
+  return describe_blob(blob);
+}
+
 }  // namespace
 
 void add_codecs(py::module_& module) {
@@ -197,6 +226,11 @@ void add_codecs(py::module_& module) {
              "Copies tokens of x, from the first-th on, until out is full.");
   module.def("describe_blob", describe_blob, py::arg("blob"),
              "What the header of a blob says, once it is checked.");
+  module.def("seal_blob", seal, py::arg("blob"), py::arg("codec"), py::arg("key"), py::arg("dtype"),
+             py::arg("tokens"), py::arg("kv_heads"), py::arg("head_dim"), py::arg("seed"),
+             py::arg("checksum"), "Makes a blob of a payload with 64 bytes of room before it.");
+  module.def("check_blob", check_blob, py::arg("blob"),
+             "What describe_blob says, once the payload is checked too.");
   module.def("decode_blob", decode, py::arg("blob"), py::arg("out"), py::arg("dtype"),
              py::arg("threads"), "Checks a blob and fills out with its values.");
 }

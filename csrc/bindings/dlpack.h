@@ -17,16 +17,20 @@ struct Device {
   int32_t device_id;
 };
 inline constexpr int32_t kCpu = 1;
+inline constexpr int32_t kCuda = 2;
 inline constexpr int32_t kCudaHost = 3;  // pinned memory of the host
+inline constexpr int32_t kCudaManaged = 13;
 
 struct DataType {
   uint8_t code;
   uint8_t bits;
   uint16_t lanes;
 };
+inline constexpr uint8_t kInt = 0;
 inline constexpr uint8_t kUInt = 1;
 inline constexpr uint8_t kFloat = 2;
 inline constexpr uint8_t kBfloat = 4;
+inline constexpr uint8_t kFloat8E4M3FN = 10;
 
 struct Tensor {
   void* data;
@@ -63,7 +67,8 @@ struct ExchangeApi {
   void* managed_tensor_to_py_object_no_sync;
   // Borrowed for as long as the object lives. May be null. Returns 0, or -1 with a Python error.
   int (*dltensor_from_py_object_no_sync)(void* py_object, Tensor* out);
-  void* current_work_stream;
+  // The framework's stream for a device. Returns 0, or -1 with a Python error.
+  int (*current_work_stream)(int32_t device_type, int32_t device_id, void** out);
 };
 
 }  // namespace blatam::dlpack

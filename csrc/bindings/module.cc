@@ -12,6 +12,8 @@
 #include "bindings/buffer.h"
 #include "bindings/cache_type.h"
 #include "bindings/codecs.h"
+#include "bindings/memory.h"
+#include "bindings/paged.h"
 #include "bindings/places.h"
 #include "bindings/prefix_index.h"
 #include "bindings/simulation.h"
@@ -156,6 +158,8 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   add_prefix_index(module);
   add_simulation(module);
   add_codecs(module);
+  add_memory(module);
+  add_paged(module);
   add_places(module);
 
   PyObject* cache = make_cache_type(module.ptr());

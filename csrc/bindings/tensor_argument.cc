@@ -13,8 +13,15 @@ namespace {
 
 constexpr std::array kDtypeNames = {"bfloat16", "float16", "float32"};
 
-// The exchange table of a type, or null. Looking it up costs more than all the rest, so the last
-// answer is kept, with a reference: the address of a type that is gone may come back as another.
+// The text of the Python error that is set, which is cleared.
+std::string take_python_error() { return py::error_already_set().what(); }
+
+std::string type_name(py::handle object) { return Py_TYPE(object.ptr())->tp_name; }
+
+}  // namespace
+
+// Looking it up costs more than all the rest, so the last answer is kept, with a reference: the
+// address of a type that is gone may come back as another.
 const dlpack::ExchangeApi* exchange_table(PyTypeObject* type) {
   thread_local PyTypeObject* last_type = nullptr;
   thread_local const dlpack::ExchangeApi* last_table = nullptr;
@@ -35,13 +42,6 @@ const dlpack::ExchangeApi* exchange_table(PyTypeObject* type) {
   last_table = table;
   return table;
 }
-
-// The text of the Python error that is set, which is cleared.
-std::string take_python_error() { return py::error_already_set().what(); }
-
-std::string type_name(py::handle object) { return Py_TYPE(object.ptr())->tp_name; }
-
-}  // namespace
 
 const char* dtype_name(Dtype dtype) noexcept { return kDtypeNames[static_cast<size_t>(dtype)]; }
 

@@ -22,6 +22,9 @@ struct Refused {
   bool unsupported = false;
 };
 
+// The exchange table of a type, or null.
+const dlpack::ExchangeApi* exchange_table(PyTypeObject* type);
+
 class TensorArgument {
  public:
   // `name`: what messages call it. `declared`: what 16-bit unsigned integers stand for, and a check

@@ -124,6 +124,23 @@ uint64_t encode_blob(const Job& job, const Header& asked, const Source& source,
   return bytes;
 }
 
+void seal_blob(const Header& asked, const Checksum& crc32c, std::span<uint8_t> blob) {
+  Header header = asked;
+  const auto payload = blob.subspan(kHeaderBytes);
+  header.payload_bytes = payload.size();
+  const uint32_t crc = header.checksum ? crc32c.extend(0, payload.data(), payload.size()) : 0;
+  write_header(header, crc, crc32c, blob.data());
+}
+
+Fault check_payload(std::span<const uint8_t> blob, const Header& header, const Checksum& crc32c) {
+  if (!header.checksum) return {};
+  const auto payload = blob.subspan(kHeaderBytes);
+  const auto expected = load_bits<uint32_t>(blob.data() + kPayloadCrcAt);
+  if (crc32c.extend(0, payload.data(), payload.size()) != expected)
+    return {"the payload's checksum does not match", false};
+  return {};
+}
+
 Fault read_header(std::span<const uint8_t> blob, const Checksum& crc32c, Header* header) noexcept {
   const uint8_t* const at = blob.data();
   if (blob.size() < kHeaderBytes) return {"shorter than a header"};

@@ -105,6 +105,13 @@ uint64_t blob_bytes(const Codec& codec, Kind kind, const Shape& shape, Dtype dty
 uint64_t encode_blob(const Job& job, const Header& header, const Source& source,
                      const Checksum& crc32c, std::span<uint8_t> out);
 
+// Makes a blob of a payload that was encoded elsewhere: writes the header of kHeaderBytes in front
+// of it. `blob` is header and payload together. Requires a valid shape.
+void seal_blob(const Header& header, const Checksum& crc32c, std::span<uint8_t> blob);
+
+// What is wrong with the payload's checksum; nothing where it has none. The blob's header was read.
+Fault check_payload(std::span<const uint8_t> blob, const Header& header, const Checksum& crc32c);
+
 // Reads and checks a header, and that the blob is as long as it says; not the payload.
 Fault read_header(std::span<const uint8_t> blob, const Checksum& crc32c, Header* header) noexcept;
 

@@ -57,4 +57,14 @@ BLATAM_HD void fwht(float* values, size_t size) {
   }
 }
 
+// Rotated values, floats in memory whose group metadata is of type T::Meta.
+template <class T>
+struct Rotated {
+  using Bits = uint32_t;
+  using Meta = typename T::Meta;
+  BLATAM_HD float widen(Bits bits) { return float_of(bits); }
+  BLATAM_HD Bits narrow(float value) { return bits_of(value); }
+  BLATAM_HD bool finite(Bits bits) { return (bits & 0x7f800000u) != 0x7f800000u; }
+};
+
 }  // namespace blatam

@@ -9,16 +9,6 @@
 namespace blatam {
 namespace {
 
-// Rotated values, floats in memory whose group metadata is of type T::Meta.
-template <class T>
-struct Rotated {
-  using Bits = uint32_t;
-  using Meta = typename T::Meta;
-  BLATAM_HD float widen(Bits bits) { return float_of(bits); }
-  BLATAM_HD Bits narrow(float value) { return bits_of(value); }
-  BLATAM_HD bool finite(Bits bits) { return (bits & 0x7f800000u) != 0x7f800000u; }
-};
-
 template <class T>
 bool rotate_head(const uint8_t* values, const uint32_t* signs, size_t head_dim, float* rotated) {
   uint32_t greatest = 0;

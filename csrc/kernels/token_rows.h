@@ -45,7 +45,4 @@ class TokenRows {
   bool whole_tokens_;
 };
 
-// Planes of a payload begin at multiples of 16 bytes from its start.
-constexpr uint64_t plane_end(uint64_t bytes) { return (bytes + 15) / 16 * 16; }
-
 }  // namespace blatam

@@ -117,6 +117,40 @@ def copy_tensor(
 ) -> None: ...
 def describe_blob(blob: _Bytes) -> _Blob: ...
 def decode_blob(blob: _Bytes, out: object, dtype: str | None, threads: int) -> None: ...
+def check_blob(blob: _Bytes) -> _Blob: ...
+def seal_blob(
+    blob: _Bytes,
+    codec: str,
+    key: bool,
+    dtype: str,
+    tokens: int,
+    kv_heads: int,
+    head_dim: int,
+    seed: int,
+    checksum: bool,
+) -> None: ...
+
+# address, device (-1: the host), type, shape, strides in bytes, read-only
+_Memory = tuple[int, int, str, tuple[int, ...], tuple[int, ...], bool]
+
+def describe_memory(x: object) -> _Memory: ...
+def current_stream(x: object, device: int) -> int | None: ...
+def run_paged(
+    store: bool,
+    scheme: int,
+    element: int,
+    shape: tuple[int, int, int],
+    cache: tuple[int, int, int],
+    strides: tuple[int, int, int, int],
+    seed: int,
+    blocks: int,
+    tensors: _Bytes,
+    memory: tuple[int, int, int, int],
+    block_stride: int,
+    payload_room: int,
+) -> int: ...
+def paged_sizes(scheme: int, element: int, shape: tuple[int, int, int]) -> tuple[int, int]: ...
+def paged_text(code: int) -> str: ...
 
 class Piece:
     def __init__(self, *args: object, **kwargs: object) -> None: ...

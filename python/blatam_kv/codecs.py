@@ -81,7 +81,7 @@ def quantize(
         found, shape = _core.describe_tensor(x, dtype)
         room = np.empty(_core.blob_bytes(codec, key, found, *shape), np.uint8)
     else:
-        room = _bytes(out, "out", writable=True)
+        room = contiguous_bytes(out, "out", writable=True)
     size = _core.encode_blob(x, room, codec, key, dtype, seed, threads, checksum)
     if size > room.size:
         if out is not None:
@@ -109,7 +109,7 @@ def dequantize(blob: Any, *, out: Any = None, threads: int = 1, dtype: str | Non
     from blatam_kv import tensors
 
     _check_threads(threads)
-    blob = _bytes(blob, "blob", writable=False)
+    blob = contiguous_bytes(blob, "blob", writable=False)
     if out is None:
         found = _core.describe_blob(blob)
         out = tensors.empty(found["shape"], found["dtype"])
@@ -148,7 +148,7 @@ def describe(blob: Any) -> BlobInfo:
 
     Raises CorruptBlob or Unsupported as ``dequantize`` does.
     """
-    return BlobInfo(**_core.describe_blob(_bytes(blob, "blob", writable=False)))
+    return BlobInfo(**_core.describe_blob(contiguous_bytes(blob, "blob", writable=False)))
 
 
 def _is_key(kind: str) -> bool:
@@ -169,7 +169,7 @@ def check_seed(seed: int) -> None:
         raise InvalidRequest(f"seed is {seed}; it must be 0 to 2**64 - 1", field="seed")
 
 
-def _bytes(buffer: Any, name: str, *, writable: bool) -> Bytes:
+def contiguous_bytes(buffer: Any, name: str, *, writable: bool) -> Bytes:
     """A contiguous buffer, or a CPU tensor of bytes, as a 1-D array over the same memory."""
     import numpy as np
 

@@ -90,6 +90,29 @@ class TierUnavailable(Error, RuntimeError):
         self.reason = reason
 
 
+class DeviceTrouble(StrEnum):
+    """Why a GPU does not serve."""
+
+    NOT_BUILT = "built without CUDA"
+    NO_DRIVER = "no driver"
+    DRIVER_TOO_OLD = "driver too old"
+    NO_DEVICE = "no device"
+    OUT_OF_MEMORY = "out of memory"
+    LOST = "lost"
+    FAILED = "failed"
+
+
+class DeviceUnavailable(Error, RuntimeError):
+    """A GPU cannot do this, for ``reason``; the same work on the CPU is always possible.
+
+    LOST means that no later call in this process can succeed on the device.
+    """
+
+    def __init__(self, reason: DeviceTrouble, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class MissingExtra(Error, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 

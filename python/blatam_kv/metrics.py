@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from blatam_kv.device_metrics import of_gpus
+from blatam_kv.devices.reading import DeviceSnapshot
 from blatam_kv.errors import MissingExtra
 from blatam_kv.histograms import Buckets, Histogram
 from blatam_kv.policy import PolicyReport
@@ -228,6 +230,7 @@ class ServiceMetrics:
         queue_depth: Callable[[], Mapping[int, int]],
         unsaved: Callable[[], int] = lambda: 0,
         blocks: Callable[[], BlocksSnapshot | None] = lambda: None,
+        devices: Callable[[], Sequence[DeviceSnapshot]] = tuple,
         tiers: Callable[[], Iterable[TierSnapshot]] = lambda: (),
         backups: Callable[[], BackupsSnapshot | None] = lambda: None,
     ) -> None:
@@ -239,6 +242,7 @@ class ServiceMetrics:
         prom.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._cache = cache
         self._blocks = blocks
+        self._devices = devices
         self._backups = backups
         self._queue_depth = queue_depth
         self._unsaved = unsaved
@@ -437,6 +441,8 @@ class ServiceMetrics:
                 ratio.add_metric([blocks.codec], blocks.raw_bytes / blocks.memory_bytes)
             yield ratio
         yield from families(self._tiers())
+        if devices := self._devices():
+            yield from of_gpus(devices)
         if (backups := self._backups()) is not None:
             yield from _backed_up(backups)
         depth = GaugeMetricFamily("bul_queue_depth", "Tasks waiting.", labels=["priority"])

@@ -157,6 +157,10 @@ def _run(args: argparse.Namespace) -> int:
                 quiet=args.quiet,
                 as_json=args.json,
             )
+        case "devices":
+            from blatam_kv.cli.devices import devices
+
+            return devices(as_json=args.json)
         case "deploy":
             from blatam_kv.cli.deploy import deploy
 

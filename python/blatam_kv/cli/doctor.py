@@ -77,20 +77,23 @@ def _output(command: list[str]) -> list[str]:
 
 
 def _cuda() -> dict[str, object]:
+    from blatam_kv.cuda.probe import status
+
     version = Path("/proc/driver/nvidia/version")
     driver = None
-    if version.is_file() and (found := re.search(r"\s(\d+\.\d+[.\d]*)\s", version.read_text())):
-        driver = found[1]
+    if version.is_file() and (said := re.search(r"\s(\d+\.\d+[.\d]*)\s", version.read_text())):
+        driver = said[1]
     devices = []
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
         devices = _output(query)
+    found = status()
     return {
-        "built": False,
-        "architectures": [],
+        "built": found.built,
+        "architectures": list(found.architectures),
         "driver": driver,
         "devices": devices,
-        "reason": "this version has no CUDA module; everything runs on the CPU",
+        "reason": found.reason,
     }
 
 

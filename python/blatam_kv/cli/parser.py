@@ -232,6 +232,9 @@ def make_parser() -> argparse.ArgumentParser:
     _data_dir_flag(bench)
     _json_flag(bench)
 
+    devices = commands.add_parser("devices", help="the GPUs of this machine and what they do")
+    _json_flag(devices)
+
     doctor = commands.add_parser("doctor", help="report what this machine has and lacks")
     _config_flag(doctor)
     doctor.add_argument("--data-dir", metavar="DIR", help="the data directory to check")

@@ -1,0 +1,54 @@
+// blatam_kv._cuda: the kernels for Python. Answers are codes; text() says what they mean.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "bindings/paged_job.h"
+
+namespace py = pybind11;
+
+namespace blatam::python {
+namespace {
+
+int run_cuda(bool store, int device, uintptr_t stream, uint8_t scheme, uint8_t element,
+             const std::array<uint32_t, 3>& shape, const std::array<uint64_t, 3>& cache,
+             const std::array<int64_t, 4>& strides, uint64_t seed, uint32_t blocks,
+             const py::object& tensors, const std::array<uint64_t, 4>& memory,
+             uint64_t block_stride, uint64_t payload_room) {
+  const cuda::Job job = paged_job(scheme, element, shape, cache, strides, seed, blocks, tensors,
+                                  memory, block_stride, payload_room);
+  const py::gil_scoped_release released;
+  return (store ? cuda::blatam_cuda_store : cuda::blatam_cuda_fetch)(
+      &job, device, reinterpret_cast<void*>(stream));
+}
+
+py::tuple versions() {
+  int driver = 0;
+  int runtime = 0;
+  const int code = cuda::blatam_cuda_versions(&driver, &runtime);
+  return py::make_tuple(code, driver, runtime);
+}
+
+py::tuple device_count() {
+  int count = 0;
+  const int code = cuda::blatam_cuda_device_count(&count);
+  return py::make_tuple(code, count);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cuda, module, py::mod_gil_not_used()) {
+  module.doc() = "The GPU kernels of blatam_kv.";
+  module.attr("architectures") = cuda::blatam_cuda_architectures();
+  module.attr("CUDA_ERROR") = static_cast<int>(cuda::kCudaError);
+  module.def("text", &cuda::blatam_cuda_text, py::arg("code"), "What a code means.");
+  module.def("versions", versions,
+             "A code, and what CUDA driver and runtime call themselves; 0: there is no driver.");
+  module.def("device_count", device_count, "A code, and how many devices there are.");
+  module.def("run", run_cuda, py::arg("store"), py::arg("device"), py::arg("stream"),
+             py::arg("scheme"), py::arg("element"), py::arg("shape"), py::arg("cache"),
+             py::arg("strides"), py::arg("seed"), py::arg("blocks"), py::arg("tensors"),
+             py::arg("memory"), py::arg("block_stride"), py::arg("payload_room"),
+             "Queues a job on a stream of a device; a code.");
+}
+
+}  // namespace blatam::python

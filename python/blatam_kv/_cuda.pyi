@@ -1,0 +1,26 @@
+from typing import Any
+
+import numpy.typing as npt
+
+architectures: str
+CUDA_ERROR: int
+
+def text(code: int) -> str: ...
+def versions() -> tuple[int, int, int]: ...
+def device_count() -> tuple[int, int]: ...
+def run(
+    store: bool,
+    device: int,
+    stream: int,
+    scheme: int,
+    element: int,
+    shape: tuple[int, int, int],
+    cache: tuple[int, int, int],
+    strides: tuple[int, int, int, int],
+    seed: int,
+    blocks: int,
+    tensors: npt.NDArray[Any],
+    memory: tuple[int, int, int, int],
+    block_stride: int,
+    payload_room: int,
+) -> int: ...
