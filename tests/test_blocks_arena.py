@@ -132,6 +132,7 @@ def test_where_no_memory_is_to_be_had_less_is_stored(monkeypatch: pytest.MonkeyP
         assert save(store, prompt_of([1, 2, 3, 4])) == 4 * SIZE
         assert save(store, prompt_of([5])) == 0
         assert store.stats().refused > 0
+        check(store)  # what found no memory has no place either
         store._levels.residents.clear()
         assert save(store, prompt_of([5, 6])) == 2 * SIZE
         assert load(store, prompt_of([1, 2, 3, 4])) == 4 * SIZE

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import blatam_kv as kv
 from blatam_kv import ConfigError
+from blatam_kv._core import Arena, Piece
 from blatam_kv.record import Record
 from blatam_kv.tiers import DiskTier
 
@@ -167,6 +168,17 @@ class Lending(DiskTier):
             yield records
 
 
+class Counting:
+    """An arena that counts what is taken of it."""
+
+    def __init__(self, arena: Arena, count: Counter[str]) -> None:
+        self._arena, self._count = arena, count
+
+    def take(self, size: int) -> Piece:
+        self._count["pieces"] += 1
+        return self._arena.take(size)
+
+
 @pytest.mark.parametrize("queue_bytes", [0, None])
 @pytest.mark.parametrize(("codec", "lent"), [("raw", 40), ("auto", 40)])
 def test_what_memory_does_not_keep_is_decoded_from_where_it_lies(
@@ -185,7 +197,11 @@ def test_what_memory_does_not_keep_is_decoded_from_where_it_lies(
     assert isinstance(tier, Lending)
     tier.calls = Counter()
     with kv.KVStore(LAYOUT, capacity_bytes=3 * WEIGHT, tier=tier, **options) as store:
+        arena = store._levels.packing._arena
+        take = Counter[str]()
+        monkeypatch.setattr(store._levels.packing, "_arena", Counting(arena, take))
         assert load(store, long) == len(long)
+        assert take["pieces"] == 10  # the first portion's, after which memory had no room
         assert store.stats().blocks > 0
         check(store)
         assert tier.calls["lent"] >= lent

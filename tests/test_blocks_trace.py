@@ -60,6 +60,16 @@ EXACT = [policy for policy in _core.policies() if policy != "tinylfu"]
 
 
 @pytest.mark.parametrize("policy", EXACT)
+def test_a_store_that_saves_in_portions_hits_as_often(
+    trace: list[list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    """As stores of large models do, whose blocks are a portion each."""
+    monkeypatch.setattr("blatam_kv.blocks.levels.PORTION_BYTES", 2 * 2 * 128)
+    hits, expected, _ = compared(trace, tmp_path / "trace.jsonl", policy, 0.1)
+    assert hits == expected
+
+
+@pytest.mark.parametrize("policy", EXACT)
 @pytest.mark.parametrize("share", [0.01, 0.1])
 def test_a_store_hits_as_often_as_the_simulator_says(
     trace: list[list[int]], tmp_path: Path, policy: str, share: float

@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "bindings/buffer.h"
@@ -65,7 +66,8 @@ void use(Index& self, const py::bytes& last, const py::object& names) {
 
 std::tuple<size_t, py::bytes, py::bytes> add(Index& self, const py::bytes& last,
                                              const py::bytes& parent, bool root,
-                                             const py::object& names, const py::object& weights) {
+                                             const py::object& names, const py::object& weights,
+                                             bool planned) {
   const Buffer name_buffer(names, PyBUF_SIMPLE);
   const Buffer weight_buffer(weights, PyBUF_FORMAT);
   const auto all = names_of(name_buffer);
@@ -74,9 +76,20 @@ std::tuple<size_t, py::bytes, py::bytes> add(Index& self, const py::bytes& last,
     throw py::value_error("weights must be 64-bit integers, as many as names");
   }
   self.evicted.clear();
-  const size_t old =
-      self.index.add(name_of(last), name_of(parent), root, all, sizes, self.slots, self.evicted);
+  const size_t old = self.index.add(name_of(last), name_of(parent), root, all, sizes, planned,
+                                    self.slots, self.evicted);
   return {old, answer(self.slots), answer(self.evicted)};
+}
+
+std::pair<py::object, py::bytes> fill(Index& self, const py::bytes& name, uint64_t weight) {
+  self.evicted.clear();
+  const Slot slot = self.index.fill(name_of(name), weight, self.evicted);
+  return {slot == kNoSlot ? py::object(py::none()) : py::int_(slot), answer(self.evicted)};
+}
+
+void abandon(Index& self, const py::object& names) {
+  const Buffer buffer(names, PyBUF_SIMPLE);
+  self.index.abandon(names_of(buffer));
 }
 
 py::object remove(Index& self, const py::bytes& name) {
@@ -120,9 +133,12 @@ void add_prefix_index(py::module_& module) {
       .def("use", use, py::arg("last"), py::arg("names"),
            "A request for a prompt that ends with a block: a use of each of these that is here.")
       .def("add", add, py::arg("last"), py::arg("parent"), py::arg("root"), py::arg("names"),
-           py::arg("weights"),
+           py::arg("weights"), py::arg("planned") = false,
            "Insert successive blocks. How many of them were here, the slots of those that are\n"
            "now, and of what left for them.")
+      .def("fill", fill, py::arg("name"), py::arg("weight"),
+           "A planned block is there: its slot, None if it has none now, and those of what left.")
+      .def("abandon", abandon, py::arg("names"), "What is still planned of these leaves.")
       .def(
           "pin", [](Index& self, const py::bytes& name) { return self.index.pin(name_of(name)); },
           py::arg("name"), "Keep a block and what is before it; False if it is not here.")

@@ -12,12 +12,14 @@ constexpr uint32_t kMostUses = 255;
 }  // namespace
 
 PrefixIndex::PrefixIndex(uint64_t capacity_bytes, std::string_view policy)
-    : capacity_bytes_(capacity_bytes), policy_name_(policy), policy_(new_policy(policy)) {}
+    : capacity_bytes_(capacity_bytes), policy_name_(policy), policy_(new_policy()) {}
 
-// What learns sees every block: beside its payload a block's 240 bytes of history are nothing, and
+// What learns sees every block: beside its payload a block's 288 bytes of history are nothing, and
 // what is seen then does not depend on names, so that the simulator sees the same.
-std::unique_ptr<Policy> PrefixIndex::new_policy(std::string_view name) {
-  return make_policy(name, {.shadows = size_t{1} << 20});
+std::unique_ptr<Policy> PrefixIndex::new_policy() const {
+  std::unique_ptr<Policy> policy = make_policy(policy_name_, {.shadows = size_t{1} << 20});
+  policy->set_capacity_bytes(capacity_bytes_);
+  return policy;
 }
 
 void PrefixIndex::find(std::span<const Digest> names, std::vector<Slot>& slots) const {
@@ -48,9 +50,9 @@ void PrefixIndex::use(const Digest& last, std::span<const Digest> names) {
 
 size_t PrefixIndex::add(const Digest& last, const Digest& parent, bool root,
                         std::span<const Digest> names, std::span<const uint64_t> weights,
-                        std::vector<Slot>& slots, std::vector<Slot>& evicted) {
+                        bool planned, std::vector<Slot>& slots, std::vector<Slot>& evicted) {
   slots.clear();
-  const Slot above = root ? kNoSlot : slot_of(parent);
+  const Slot above = root ? kNoSlot : place_of(parent);
   if (names.empty() || (!root && above == kNoSlot)) return 0;
   reserve(names.size());
   slots.assign(names.size(), kNoSlot);
@@ -64,11 +66,17 @@ size_t PrefixIndex::add(const Digest& last, const Digest& parent, bool root,
 
   // The leading ones that are here; behind the first that is missing nothing can be.
   size_t here = 0;
-  while (here < names.size() && (slots[here] = slot_of(names[here])) != kNoSlot) ++here;
+  while (here < names.size() && (slots[here] = place_of(names[here])) != kNoSlot) ++here;
+  size_t old = here;
+  if (!planned) {
+    for (old = 0; old < here && !nodes_[slots[old]].planned;) ++old;
+    for (size_t i = old; i < here; ++i) set_filled(slots[i], weights[i]);
+  }
   if (here < names.size()) tell_capacity(weights[here]);
   // Links go from the front, the policy hears of the end first.
   for (size_t i = here; i < names.size(); ++i) {
     slots[i] = insert(names[i], weights[i], i == 0 ? above : slots[i - 1], list);
+    nodes_[slots[i]].planned = planned;
   }
   for (size_t i = names.size(); i-- > here;) {
     policy_->insert(slots[i], {.hash = names[i].prefix(), .size = weights[i], .cost = 1});
@@ -78,8 +86,27 @@ size_t PrefixIndex::add(const Digest& last, const Digest& parent, bool root,
   settle();
   const Slot before = here == 0 ? above : slots[here - 1];
   if (here < names.size() && before != kNoSlot) policy_->link(before, slots[here]);
-  make_room(here, slots, evicted);
-  return here;
+  make_room(old, slots, evicted);
+  return old;
+}
+
+Slot PrefixIndex::fill(const Digest& name, uint64_t weight, std::vector<Slot>& evicted) {
+  const Slot slot = place_of(name);
+  if (slot == kNoSlot || !nodes_[slot].planned) return kNoSlot;
+  evicted.reserve(evicted.size() + table_.size());
+  std::vector<Slot> own(1, slot);
+  settle();
+  set_filled(slot, weight);
+  make_room(0, own, evicted);
+  return own.empty() ? kNoSlot : slot;
+}
+
+void PrefixIndex::abandon(std::span<const Digest> names) noexcept {
+  settle();
+  for (size_t i = names.size(); i-- > 0;) {
+    const Slot slot = place_of(names[i]);
+    if (slot != kNoSlot && nodes_[slot].planned && nodes_[slot].first == kNoSlot) drop(slot);
+  }
 }
 
 bool PrefixIndex::pin(const Digest& name) {
@@ -100,10 +127,15 @@ bool PrefixIndex::unpin(const Digest& name) noexcept {
 
 Slot PrefixIndex::remove(const Digest& name) noexcept {
   const Slot slot = slot_of(name);
-  if (slot == kNoSlot || nodes_[slot].first != kNoSlot) return kNoSlot;
+  if (slot == kNoSlot) return kNoSlot;
   settle();
-  policy_->remove(slot);
-  release(slot);
+  // What is planned to continue it goes with it: behind a plan there are only plans.
+  for (Slot leaf = nodes_[slot].first; leaf != kNoSlot; leaf = nodes_[slot].first) {
+    while (nodes_[leaf].first != kNoSlot) leaf = nodes_[leaf].first;
+    if (!nodes_[leaf].planned) return kNoSlot;
+    drop(leaf);
+  }
+  drop(slot);
   return slot;
 }
 
@@ -116,13 +148,18 @@ void PrefixIndex::followers(const Digest& parent, bool root, size_t most,
   } else if (const Slot above = slot_of(parent); above != kNoSlot) {
     slot = nodes_[above].first;
   }
-  for (; slot != kNoSlot && most != 0; slot = nodes_[slot].next, --most) slots.push_back(slot);
+  for (; slot != kNoSlot && most != 0; slot = nodes_[slot].next) {
+    if (nodes_[slot].planned) continue;
+    slots.push_back(slot);
+    --most;
+  }
 }
 
 void PrefixIndex::resize(uint64_t capacity_bytes, std::vector<Slot>& evicted) {
   evicted.reserve(evicted.size() + table_.size());
   settle();
   capacity_bytes_ = capacity_bytes;
+  policy_->set_capacity_bytes(capacity_bytes);
   std::vector<Slot> none;
   make_room(0, none, evicted);
 }
@@ -133,6 +170,23 @@ size_t PrefixIndex::memory_bytes() const noexcept {
 }
 
 Slot PrefixIndex::slot_of(const Digest& name) const noexcept {
+  const Slot slot = place_of(name);
+  return slot == kNoSlot || nodes_[slot].planned ? kNoSlot : slot;
+}
+
+void PrefixIndex::set_filled(Slot slot, uint64_t weight) noexcept {
+  Node& node = nodes_[slot];
+  bytes_ += weight - node.weight;
+  node.weight = weight;
+  node.planned = false;
+}
+
+void PrefixIndex::drop(Slot slot) noexcept {
+  policy_->remove(slot);
+  release(slot);
+}
+
+Slot PrefixIndex::place_of(const Digest& name) const noexcept {
   return table_.find(name.prefix(), [&](Slot slot) { return nodes_[slot].name == name; });
 }
 
@@ -222,12 +276,13 @@ void PrefixIndex::make_room(size_t old, std::vector<Slot>& slots,
   while (bytes_ > capacity_bytes_) {
     const Slot slot = policy_->evict(pins_, nullptr);
     if (slot == kNoSlot) return;
+    const bool planned = nodes_[slot].planned;
     release(slot);
     if (!slots.empty() && slots.back() == slot) {
       slots.pop_back();
       if (slots.size() >= old) continue;
     }
-    evicted.push_back(slot);  // reserved
+    if (!planned) evicted.push_back(slot);  // reserved
   }
 }
 
@@ -245,6 +300,7 @@ void PrefixIndex::release(Slot slot) noexcept {
   table_.erase(node.name.prefix(), slot);
   bytes_ -= node.weight;
   node.uses = 0;
+  node.planned = false;
   node.next = free_;
   free_ = slot;
 }

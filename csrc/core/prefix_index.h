@@ -42,11 +42,22 @@ class PrefixIndex {
   // prompts with the same tags begin with; otherwise nothing is inserted unless it is here. slots:
   // those of the leading blocks that are here now, as far as there is room. evicted: what left for
   // them, in order; of the new ones that left at once nothing is said. Room is reserved there for
-  // as many as there are, so keep both between calls. Returns how many were here before. Throws
-  // std::bad_alloc before it changes anything. Requires names.size() == weights.size().
+  // as many as there are, so keep both between calls. planned: what is new takes its place, and its
+  // part of the bound, but its content is not there yet: until fill(), or until somebody adds it
+  // with its content, it is not here for any other call. Returns how many were here before; of
+  // planned ones, how many had their place. Throws std::bad_alloc before it changes anything.
+  // Requires names.size() == weights.size().
   size_t add(const Digest& last, const Digest& parent, bool root, std::span<const Digest> names,
-             std::span<const uint64_t> weights, std::vector<Slot>& slots,
+             std::span<const uint64_t> weights, bool planned, std::vector<Slot>& slots,
              std::vector<Slot>& evicted);
+
+  // The content of a planned block is there and weighs so much; what leaves for that is appended to
+  // evicted. Returns its slot; kNoSlot if it was here already, is not planned any more, or leaves
+  // for its own weight. Throws std::bad_alloc before it changes anything.
+  [[nodiscard]] Slot fill(const Digest& name, uint64_t weight, std::vector<Slot>& evicted);
+
+  // Of these successive blocks those leave that are still planned, if nothing continues them.
+  void abandon(std::span<const Digest> names) noexcept;
 
   // Pins nest, and hold what comes before too. pin() returns false if the block is not here, and
   // may throw std::bad_alloc; unpin() if it has no pin of this kind.
@@ -92,15 +103,20 @@ class PrefixIndex {
     Slot previous = kNoSlot;
     uint32_t held = 0;     // pins of the owner's
     uint32_t uses = 0;     // 0: the slot is free
+    bool planned = false;  // not here yet
     uint64_t used_at = 0;  // the request
   };
 
+  // Of what is here or planned, and of what is here.
+  [[nodiscard]] Slot place_of(const Digest& name) const noexcept;
   [[nodiscard]] Slot slot_of(const Digest& name) const noexcept;
+  void drop(Slot slot) noexcept;
+  void set_filled(Slot slot, uint64_t weight) noexcept;
   [[nodiscard]] Slot& list_of(const Node& node) noexcept;
   void begin_request(const Digest& last);
   void settle() noexcept;
   void repeat_uses(Slot slot) noexcept;
-  static std::unique_ptr<Policy> new_policy(std::string_view name);
+  std::unique_ptr<Policy> new_policy() const;
   void reserve(size_t more);
   void tell_capacity(uint64_t weight) noexcept;
   Slot insert(const Digest& name, uint64_t weight, Slot parent, uint64_t root) noexcept;

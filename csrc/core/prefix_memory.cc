@@ -85,7 +85,7 @@ const char* wrong_with(std::span<const uint8_t> bytes, Head& head) noexcept {
 std::vector<uint8_t> PrefixIndex::save(size_t most) const {
   std::vector<Slot> slots;
   for (size_t slot = 0; slot < nodes_.size(); ++slot) {
-    if (nodes_[slot].uses != 0) slots.push_back(static_cast<Slot>(slot));
+    if (nodes_[slot].uses != 0 && !nodes_[slot].planned) slots.push_back(static_cast<Slot>(slot));
   }
   std::sort(slots.begin(), slots.end(), [&](Slot one, Slot two) {
     return std::tuple(nodes_[one].used_at, one) < std::tuple(nodes_[two].used_at, two);
@@ -140,7 +140,7 @@ const char* PrefixIndex::restore(std::span<const uint8_t> bytes) {
     block.uses = std::clamp((block.uses + 1) / 2, uint32_t{1}, kMostRepeated);
     known[block.hash] = block.uses;
   }
-  std::unique_ptr<Policy> policy = new_policy(policy_name_);
+  std::unique_ptr<Policy> policy = new_policy();
   policy->set_capacity(fit);
   teach(*policy, blocks);
   const std::string_view name(head.policy, strnlen(head.policy, sizeof head.policy));

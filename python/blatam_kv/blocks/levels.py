@@ -15,7 +15,7 @@ import numpy as np
 
 from blatam_kv import _core
 from blatam_kv.blocks.below import Below
-from blatam_kv.blocks.block import Block
+from blatam_kv.blocks.block import Block, block_weight
 from blatam_kv.blocks.counts import Counts
 from blatam_kv.blocks.fetcher import Fetcher
 from blatam_kv.blocks.payload import Packing
@@ -284,23 +284,41 @@ class Levels:
         if self._at_once:
             self._keep(list(reversed(resident)))
         kept = [at < len(resident) or known for at, known in enumerate(there)]
-        room = True
-        for first in range(max(len(resident), begin), prompt.blocks, self.portion):
+        begun = max(len(resident), begin)
+        if begun < prompt.blocks:
+            weight = block_weight(self.packing.likely_bytes, 4 * prompt.block_tokens)
+            room, evicted = self.residents.plan(prompt, begun, weight)
+            self._counts.add(spilled=self.spill(evicted))
+            try:
+                self._save_rest(prompt, keys, values, begin, range(begun, begun + room), kept)
+            finally:
+                self.residents.abandon(prompt.digests(begun, begun + room))
+        return kept.index(False) if False in kept else len(kept)
+
+    def _save_rest(
+        self, prompt: Prompt, keys: Any, values: Any, begin: int, room: range, kept: list[bool]
+    ) -> None:
+        """Blocks from the first of ``room`` on, which have their place in memory, to the end of the
+        prompt; sets those kept that are in memory or below then."""
+        for first in range(room.start, prompt.blocks, self.portion):
             wanted = range(first, min(first + self.portion, prompt.blocks))
-            if not room and not self.below.writable:
+            if first >= room.stop and not self.below.writable:
+                self._counts.add(refused=prompt.blocks - first)
                 break
             try:
                 blocks = [
                     self._encoded(prompt, at, keys, values, (at - begin) * prompt.block_tokens)
                     for at in wanted
-                    if room or not there[at]
+                    if at in room or (not kept[at] and self.below.writable)
                 ]
             except MemoryError:
                 self._counts.add(refused=len(wanted))
                 break
-            names = prompt.digests(first, wanted.stop)
-            taken = self.admit(prompt.last, names, blocks) if room else 0
-            room = room and taken == len(blocks)
+            inside = sum(block.position in room for block in blocks)
+            taken, evicted = self.residents.fill(blocks[:inside])
+            if taken < inside:  # it is heavier than was planned, or was cleared meanwhile
+                room = range(room.start, first + taken)
+            self._counts.add(refused=len(wanted) - taken, spilled=self.spill(evicted))
             for block in blocks[:taken]:
                 kept[block.position] = True
             below = blocks if self._at_once else blocks[taken:]
@@ -308,7 +326,6 @@ class Levels:
                 for block in below:
                     kept[block.position] = True
             self._counts.add(saved=sum(kept[block.position] for block in blocks))
-        return kept.index(False) if False in kept else len(kept)
 
     def _keep(self, blocks: Sequence[Block]) -> bool:
         """See to it that the tier has these; True if it has."""

@@ -45,7 +45,8 @@ def arena_for(capacity_bytes: int) -> _core.Arena:
 
 
 class Packing:
-    """How the blocks of one store are made into bytes and back. Nothing in it changes.
+    """How the blocks of one store are made into bytes and back. Nothing in it changes but
+    what it expects of the next one.
 
     arena: where the bytes lie. Raises ConfigError for a codec that is unknown or does not fit the
     layout.
@@ -60,6 +61,7 @@ class Packing:
             raise ConfigError(f"threads must be from 1 to {codecs.MOST_THREADS}, not {threads}")
         self.layout, self.codec, self.threads = layout, codec, threads
         self._arena = arena
+        self._last_bytes = 0
         self.lossless = is_lossless(codec)
         self._sizes = tuple(self._blob_bytes(codec, key=key) for key in (True, False))
         if layout.block_tokens % _PAGE and self._keys_need_pages():
@@ -72,6 +74,11 @@ class Packing:
     def most_bytes(self) -> int:
         """Bytes of a block whose values are finite; where it depends on them, the most."""
         return self.layout.layers * sum(map(filled, self._sizes))
+
+    @property
+    def likely_bytes(self) -> int:
+        """Bytes of the next block, as far as can be told: those of the last one."""
+        return self._last_bytes or self.most_bytes
 
     def accepts(self, codec: str) -> bool:
         """Whether blocks in that codec may be served: one's own, or both lose nothing."""
@@ -104,6 +111,7 @@ class Packing:
                 at = filled(end)
                 room[end:at] = 0
         piece.shrink(at)
+        self._last_bytes = at
         return memoryview(piece)
 
     def own(self, payload: Bytes) -> memoryview:

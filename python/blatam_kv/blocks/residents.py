@@ -131,6 +131,47 @@ class Residents:
             self._evicted += len(evicted)
         return len(slots), evicted
 
+    def plan(self, prompt: Prompt, first: int, weight: int) -> tuple[int, list[Block]]:
+        """Give the blocks of a prompt from ``first`` on their place, as far as there is room, before
+        there is anything to lay down: what leaves for a prompt, itself maybe, does not depend then on
+        the portions it comes in. weight: what a block will weigh.
+
+        Returns how many have their place and what left for them. ``fill`` lays blocks down, and
+        ``abandon`` must follow.
+        """
+        names = prompt.digests(first, prompt.blocks)
+        weights = array("Q", [weight]) * (prompt.blocks - first)
+        with self._lock:
+            self._end_pins()
+            _, slots, gone = self._index.add(
+                prompt.last, prompt.parent(first), not first, names, weights, planned=True
+            )
+            evicted = self._take(gone, "capacity")
+            self._evicted += len(evicted)
+        return len(slots) // 4, evicted
+
+    def fill(self, blocks: Sequence[Block]) -> tuple[int, list[Block]]:
+        """Lay down successive planned blocks; returns how many leading ones are here, and what left
+        because they weigh more than was planned."""
+        here = 0
+        evicted: list[Block] = []
+        with self._lock:
+            for block in blocks:
+                slot, gone = self._index.fill(block.name, block.weight)
+                if slot is not None:
+                    self._put([slot], [block])
+                evicted += self._take(gone, "capacity")
+                if slot is None and not self._index.find(block.name):
+                    break
+                here += 1
+            self._evicted += len(evicted)
+        return here, evicted
+
+    def abandon(self, names: bytes) -> None:
+        """Give up what is still planned of these."""
+        with self._lock:
+            self._index.abandon(names)
+
     def pin(self, blocks: Sequence[Block], ttl: float | None) -> int:
         """Keep the longest of these prefixes that is still here, until unpinned or ``ttl`` seconds
         have passed; returns its blocks. Pinning again can only make it longer."""

@@ -59,10 +59,12 @@ class DiskTier:
     since 1970. files: the operating system's calls, for tests.
 
     ``put_many`` hands bytes to the kernel before it returns: they survive kill -9, and with
-    ``durable=True`` also a power cut. A call that the operating system refuses raises
-    TierUnavailable with the reason and changes nothing that was there. Lack of space or of file
-    descriptors may pass; after a failed fsync nothing can be written until the tier is opened anew,
-    reading goes on. A process forked from the one that opened the tier must open its own.
+    ``durable=True`` also a power cut, until their key is put again: of a put that was not durable, a
+    power cut may leave the header alone, and the key is then a miss. A call that the operating
+    system refuses raises TierUnavailable with the reason and changes nothing that was there. Lack of
+    space or of file descriptors may pass; after a failed fsync nothing can be written until the tier
+    is opened anew, reading goes on. A process forked from the one that opened the tier must open its
+    own.
 
     Opening raises TierUnavailable, with the holder's process id if another is writing, Unsupported
     if a newer build wrote the store, ConfigError for options out of range. It warns where the folder
