@@ -158,6 +158,7 @@ def _data(document: Document) -> dict[str, object]:
         "plain": document.title,
         "short": _short(document.title),
         "lang": languages.primary(document.language),
+        "rtl": languages.is_right_to_left(document.language),
         "authors": [document.author or document.company]
         if document.author or document.company
         else [],

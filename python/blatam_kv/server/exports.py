@@ -52,7 +52,7 @@ class ExportDesk:
             "policy": "write",
             "read": _read,
             "body": ExportRequest,
-            "example": {"markdown": "# Plan 2027\n\nTres tiendas.", "format": "pdf"},
+            "example": {"markdown": "# Plan\n\nUna panadería.", "format": "docx"},
         }
         return [
             Door(path=path, answer=self.export, **taken),
