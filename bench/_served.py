@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 from urllib.parse import urlsplit
 
 from blatam_kv.bul.security.keys import KeyRing, NewKey
@@ -73,20 +73,26 @@ def running(
 ) -> Iterator[tuple[int, str]]:
     """A server that prints its URL: its process id and that URL. Stopped at the end."""
     pipe, environment = subprocess.PIPE, {**os.environ, **(environ or {})}
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment) as server:
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, env=environment
+    ) as server:
         assert server.stdin is not None
         assert server.stdout is not None
         try:
             server.stdin.write(stdin)
             server.stdin.flush()
-            found = re.findall(r"http://\S+", server.stdout.readline().decode())
-            if not found:
-                raise SystemExit("a server did not start")
+            while not (found := re.search(r"http://[\d.]+:\d+", line := _line(server.stdout))):
+                if not line:
+                    raise SystemExit("a server did not start")
             yield server.pid, found[0]
             server.send_signal(signal.SIGTERM)
             server.wait(60)
         finally:
             server.kill()
+
+
+def _line(output: IO[bytes]) -> str:
+    return output.readline().decode()
 
 
 @contextmanager
@@ -159,6 +165,36 @@ class Crowd:
                 self.ask()
             time.sleep(0.6)  # the recorder's share comes a little later
             return (cpu_seconds(pid) - before) / (turns * CONNECTIONS) * 1e6
+
+
+def first_bytes(url: str, path: str, body: bytes, headers: Headers, n: int) -> list[float]:
+    """Milliseconds from a request on a kept connection to the first byte of its answer's body."""
+    parts = urlsplit(url)
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    )
+    took = []
+    with socket.create_connection((parts.hostname or "", parts.port or 0)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(n):
+            lines = "".join(f"{name}: {text}\r\n" for name, text in headers().items())
+            request = f"{head}{lines}\r\n".encode() + body
+            began = time.perf_counter()
+            connection.sendall(request)
+            answer = b""
+            while (end := answer.find(b"\r\n\r\n")) < 0 or len(answer) == end + 4:
+                answer += _received(connection)
+            took.append((time.perf_counter() - began) * 1e3)
+            if b"chunked" in answer[:end]:
+                while not answer.endswith(b"0\r\n\r\n"):
+                    answer += _received(connection)
+            else:
+                found = re.search(rb"(?i)content-length: (\d+)", answer[:end])
+                assert found
+                while len(answer) < end + 4 + int(found[1]):
+                    answer += _received(connection)
+    return took
 
 
 def _response(connection: socket.socket) -> bytes:

@@ -1,5 +1,5 @@
-"""``adaptive`` beside every policy in hindsight, on every trace and capacity of hit_ratios.csv, and its
-price in nanoseconds.
+"""``adaptive`` beside every policy in hindsight, on every trace and capacity of hit_ratios.csv; with
+sizes and with costs beside gdsf; and its price in nanoseconds.
 
 The traces are those of tests/data, or of a folder that holds more of them as NAME.u32.xz beside a
 hit_ratios.csv. Hit ratios are exact; the price is that of build/release/core_bench (./run bench).
@@ -10,11 +10,14 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import lzma
 import statistics
 import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
+
+import numpy as np
 
 import blatam_kv as kv
 
@@ -67,6 +70,54 @@ def hit_ratios(folder: Path) -> list[dict[str, object]]:
                 }
             )
     return rows
+
+
+def show_sizes(folder: Path) -> None:
+    """A trace of web objects, with the sizes they had."""
+    if not (folder / "adaptsize_request.sz.xz").exists():
+        return
+    requests, sizes = (
+        np.frombuffer(
+            lzma.decompress((folder / f"adaptsize_request.{kind}.xz").read_bytes()), "<u4"
+        )
+        for kind in ("u32", "sz")
+    )
+    print(f"\nadaptsize_request with sizes, % of requests | % of bytes at {', '.join(SHARES)}")
+    for policy in ("lru", "gdsf", "adaptive"):
+        found = kv.simulate(requests, policy, SHARES, sizes=sizes, progress=False).results
+        print(
+            f"  {policy:10}",
+            *(f"{100 * each.hit_ratio:6.2f}" for each in found),
+            " |",
+            *(f"{100 * (each.byte_hit_ratio or 0):6.2f}" for each in found),
+        )
+
+
+def saved(policy: str, keys: list[int], costs: list[float], capacity: int) -> float:
+    """Percent of the cost of all requests that hits have saved."""
+    cache: kv.Cache[int, bool] = kv.Cache(capacity=capacity, policy=policy)
+    hit = 0.0
+    for key in keys:
+        if cache.get(key) is None:
+            cache.put(key, True, cost=costs[key])
+        else:
+            hit += costs[key]
+    return 100 * hit / sum(costs[key] for key in keys)
+
+
+def show_costs() -> None:
+    """Draws and a loop of 20,000 keys whose misses cost differently, by a log-normal distribution."""
+    random = np.random.default_rng(1)
+    odds = 1 / np.arange(1, 20_001) ** 0.9
+    draws = random.choice(20_000, 400_000, p=odds / odds.sum())
+    streams = {"Zipf 0.9": draws, "loop": np.resize(np.arange(20_000), 400_000)}
+    print("\nmisses of unlike cost, % of it saved at 2 | 10 % of the keys")
+    for name, stream in streams.items():
+        for sigma in (1.0, 2.0):
+            costs = random.lognormal(sigma=sigma, size=20_000).tolist()
+            for policy in ("lru", "gdsf", "adaptive"):
+                few, many = (saved(policy, stream.tolist(), costs, size) for size in (400, 2000))
+                print(f"  {name:9} sigma {sigma:.0f}  {policy:10}{few:6.2f} | {many:6.2f}")
 
 
 def prices(repetitions: int) -> dict[str, float]:
@@ -150,6 +201,8 @@ def main() -> int:
             for at in range(0, len(found), len(SHARES)):
                 each = found[at : at + len(SHARES)]
                 print(f"  {each[0].policy:10}", *(f"{100 * one.hit_ratio:6.2f}" for one in each))
+    show_sizes(options.traces)
+    show_costs()
     if price:
         print("\nCPU ns a request above lru, Zipf 0.99 of a million keys, by capacity")
     for name, nanoseconds in sorted(price.items()):

@@ -25,8 +25,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from service import BODY, CONNECTIONS, REQUESTS, ROUNDS, Crowd, cpu_ns, process
+from _served import BODY, Crowd, running
 
+ROUNDS, REQUESTS = 9, 2000
 PATH = "/api/v1/gamma/answer"
 TARGET_US, TARGET_FIRST_MS = 120.0, 1.0
 SYSTEM = """
@@ -118,26 +119,24 @@ def main() -> int:
     parser.add_argument("--events", type=int, default=50)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        system, system_url = stack.enter_context(process(sys.executable, "-c", SYSTEM))
+        system, system_url = stack.enter_context(running([sys.executable, "-c", SYSTEM]))
         file = Path(folder, "gateway.yaml")
         file.write_text(f"gateway: {{port: 0}}\nsystems: {{gamma: {{url: '{system_url}'}}}}\n")
         command = [sys.executable, "-m", "blatam_kv", "gateway", "--config", str(file)]
-        gateway, url = stack.enter_context(process(*command, "--data-dir", folder))
+        gateway, url = stack.enter_context(running([*command, "--data-dir", folder]))
         cases = {"the system alone": (system, system_url), "gateway": (gateway, url)}
         if shutil.which("nginx"):
             cases["nginx"] = stack.enter_context(nginx(system_url))
         costs: dict[str, list[float]] = {name: [] for name in cases}
-        crowds = {name: Crowd(where, PATH, BODY) for name, (_, where) in cases.items()}
-        asked = -(-options.requests // CONNECTIONS) * CONNECTIONS
-        headers = {"Content-Type": "application/json", "X-API-Key": "bkv_" + "x" * 56}
+        headers = {"X-API-Key": "bkv_" + "x" * 56}
+        crowds = {
+            name: Crowd(where, PATH, BODY, lambda: headers) for name, (_, where) in cases.items()
+        }
         for turn in range(options.rounds + 1):
             for name, (pid, _) in cases.items():
-                before = cpu_ns(pid)
-                crowds[name].ask(lambda: headers, asked)
+                cost = crowds[name].microseconds(pid, options.requests)
                 if turn:  # the first one warms up
-                    costs[name].append((cpu_ns(pid) - before) / asked / 1000)
-        for crowd in crowds.values():
-            crowd.close()
+                    costs[name].append(cost)
         firsts: dict[str, list[float]] = {"the system alone": [], "gateway": []}
         for _ in range(options.events):
             for name, times in firsts.items():

@@ -5,17 +5,21 @@ its database, so a hit passes every stage, and one of ``POST /query`` leaves a r
 Starlette handler that reads the body and returns the same bytes. Rounds alternate between the two.
 Then the service is asked on, and its resident memory is read ten times.
 
-    nice python bench/soak.py [--requests 200000] [--only query|chat]
+A batch of 1,000 documents is written as well, and its ZIP fetched, while the memory is read.
+
+    nice python bench/soak.py [--requests 200000] [--only query|chat|batch]
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import statistics
 import tempfile
 import time
+import zipfile
 
 from _served import (
     BODY,
@@ -29,6 +33,8 @@ from _served import (
     resident,
     trivial,
 )
+
+from blatam_kv.client import Client
 
 # Memory that a run may take after its first third, a small part of what a leak of one object a
 # request would cost.
@@ -70,15 +76,54 @@ def soak(name: str, *, requests: int, each: int, rounds: int) -> dict[str, objec
     }
 
 
+def batch(documents: int) -> dict[str, object]:
+    """Memory of a service while a batch is written and its ZIP is sent."""
+    with tempfile.TemporaryDirectory() as folder, bul(folder) as (pid, url, made):
+        with Client(url, api_key=made.api_key) as client:
+            client.document({"query": "warm", "max_length": 40})
+            wanted = [
+                {"query": f"Informe número {n} de la panadería", "max_length": 40}
+                for n in range(documents)
+            ]
+            before, began = resident(pid), time.perf_counter()
+            asked = client.request("POST", "/api/batch", {"documents": wanted}).json("batch_id")
+            path, memory = f"/api/batch/{asked['batch_id']}", [resident(pid)]
+            while client.request("GET", f"{path}?tasks=0").json("status")["status"] != "completed":
+                memory.append(resident(pid))
+                time.sleep(1.0)
+            written, zipped = time.perf_counter() - began, io.BytesIO()
+            client.download(f"{path}/archive", zipped)
+            memory.append(resident(pid))
+            for _ in range(5):  # what it takes again it has kept
+                client.download(f"{path}/archive", io.BytesIO())
+                memory.append(resident(pid))
+        with zipfile.ZipFile(zipped) as archive:
+            assert len(archive.namelist()) == documents + 1
+    return {
+        "documents": documents,
+        "seconds": written,
+        "zip_bytes": zipped.tell(),
+        "before": before,
+        "memory": memory,
+        "growth": max(memory) - before,
+        "growth_of_five_more_zips": memory[-1] - memory[-6],
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--requests", type=int, default=200_000, help="of each soak (200000)")
     parser.add_argument("--round", type=int, default=2_000, help="requests a round (2000)")
     parser.add_argument("--rounds", type=int, default=7, help="of each contender (7)")
-    parser.add_argument("--only", choices=CASES, help="one of the two")
+    parser.add_argument("--only", choices=[*CASES, "batch"], help="one of the three")
+    parser.add_argument("--documents", type=int, default=1_000, help="of the batch (1000)")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    for name in [options.only] if options.only else CASES:
+    for name in [options.only] if options.only else [*CASES, "batch"]:
+        if name == "batch":
+            report = batch(options.documents)
+            print(json.dumps(report))
+            continue
         report = soak(name, requests=options.requests, each=options.round, rounds=options.rounds)
         if options.json:
             print(json.dumps(report))

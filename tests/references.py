@@ -56,6 +56,7 @@ class ReferenceCache:
 
     def __post_init__(self) -> None:
         self.policy: ReferencePolicy = REFERENCES[self.policy_name](**self.options)
+        self.policy.set_capacity_bytes(self.capacity_bytes or 0)
         self.policy.set_capacity(self.capacity)
         self.slots = Slots(self.policy, self.capacity)
 

@@ -111,6 +111,55 @@ def test_a_small_sample_finds_the_leader_of_a_large_cache() -> None:
     assert found["adaptive", 4000] > 45  # the optimum: 62
 
 
+# ---- cost and size ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shadows", ["full", "sampled"])
+def test_with_sizes_it_hits_as_often_as_gdsf_and_more_bytes(shadows: str) -> None:
+    requests = trace_of("adaptsize_request")
+    sizes = np.frombuffer(lzma.decompress((DATA / "adaptsize_request.sz.xz").read_bytes()), "<u4")
+    for share in ("1%", "5%", "10%"):
+        contestants = ["adaptive", "gdsf", "lru"]
+        results = kv.simulate(requests, contestants, share, sizes=sizes, shadows=shadows).results
+        adaptive, gdsf, lru = results
+        assert adaptive.hit_ratio >= gdsf.hit_ratio - 0.007
+        assert adaptive.hit_ratio >= lru.hit_ratio + 0.06
+        assert adaptive.byte_hit_ratio is not None
+        assert gdsf.byte_hit_ratio is not None
+        assert adaptive.byte_hit_ratio >= gdsf.byte_hit_ratio
+
+
+def saved(policy: str, trace: Iterable[int], costs: Any, capacity: int) -> float:
+    """Share of the cost of all requests that hits have saved."""
+    cache: kv.Cache[int, bool] = kv.Cache(capacity=capacity, policy=policy)
+    asked = hit = 0.0
+    for key in trace:
+        asked += costs[key]
+        if cache.get(key) is None:
+            cache.put(key, True, cost=costs[key])
+        else:
+            hit += costs[key]
+    return hit / asked
+
+
+def test_where_misses_cost_differently_it_saves_more_than_gdsf() -> None:
+    rng = np.random.default_rng(19)
+    draws = rng.choice(5000, 60_000, p=(weights := 1 / np.arange(1, 5001) ** 0.9) / weights.sum())
+    costs = rng.lognormal(sigma=1.5, size=5000).tolist()
+    ratio = {
+        policy: saved(policy, draws.tolist(), costs, 250) for policy in ("adaptive", "gdsf", "lru")
+    }
+    assert ratio["adaptive"] > ratio["gdsf"] > ratio["lru"]
+
+
+def test_in_a_loop_it_keeps_what_costs_most() -> None:
+    rng = np.random.default_rng(23)
+    costs = rng.lognormal(sigma=1, size=4000).tolist()
+    loop = np.resize(np.arange(4000), 60_000).tolist()
+    assert saved("adaptive", loop, costs, 1000) > 0.35  # keeping any 1,000 saves 0.25
+    assert saved("gdsf", loop, costs, 1000) < 0.35
+
+
 # ---- prompts ------------------------------------------------------------------------------------
 
 SHARES = ("1%", "5%", "10%", "25%")

@@ -6,7 +6,7 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bul_fakes import Scripted, running
+from bul_fakes import Scripted, running, until
 from postgres_server import Postgres, postgres
 from server_browser import browsing
 from test_server_bul import check_problem
@@ -32,13 +32,6 @@ from blatam_kv.signature import Claim, Parts, content_digest, keyed
 
 OWN = ("127.0.0.0/8",)
 KEY = bytes(range(32))
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 @dataclass

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bul_fakes import Faulty, Scripted, running
+from bul_fakes import Faulty, Scripted, running, until
 from test_bul_service import asked, finished, submit
 
 from blatam_kv.bul import recorder, tasks, writers
@@ -45,14 +44,6 @@ def service(model: Scripted) -> Iterator[Service]:
 def _stopped(service: Service) -> bool:
     busy = service.writers._being_written()
     return any(isinstance(job, writers.Writing) and job.stop.is_set() for job in busy)
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for what another thread does."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def counted(service: Service, name: str) -> float:

@@ -31,6 +31,7 @@ def test_every_field_is_taken() -> None:
         "style": "modern",
         "table_of_contents": False,
         "letterhead": False,
+        "outline": ["Aims", "Means"],
         "business_area": "legal",
         "document_type": "legal_contract",
         "language": "en",

@@ -37,7 +37,7 @@ SECRET = hashlib.sha256(b"of these tests").hexdigest()
 
 def shipped_by_the_page() -> list[tuple[str, list[str]]]:
     """The files that the page says are made, and the arguments that make them."""
-    command = re.compile(r"\$ blatam-kv (deploy nginx (?:.|\\\n)*?) > deploy/nginx/(\S+)\n")
+    command = re.compile(r"\$ blatam-kv (deploy nginx (?:.|\\\n)*?) > (deploy/\S+)\n")
     return [
         (found[2], shlex.split(found[1].replace("\\\n", " "))) for found in command.finditer(PAGE)
     ]
@@ -50,7 +50,8 @@ def test_the_files_are_what_the_commands_of_the_page_print(
     for name, arguments in shipped_by_the_page():
         assert main(arguments) == 0
         made[name] = capsys.readouterr().out
-    assert made == {path.name: path.read_text() for path in SHIPPED.glob("*.conf")}
+    there = {str(path.relative_to(ROOT)): path for path in (ROOT / "deploy").rglob("*.conf")}
+    assert made == {name: path.read_text() for name, path in there.items()}
 
 
 @pytest.mark.parametrize(

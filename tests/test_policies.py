@@ -139,3 +139,68 @@ def test_victims_are_the_references_whatever_is_done(policy: str, seed: int) -> 
         removed.clear()
         model.removed.clear()
     assert len(cache) == len(model.entries)
+
+
+@pytest.mark.parametrize("policy", LEARNING)
+@pytest.mark.parametrize("bound", ["entries", "bytes"])
+def test_victims_at_prices_far_apart_are_the_references_step_by_step(
+    policy: str, bound: str
+) -> None:
+    """More octaves than there are shelves for, and others later."""
+    rng = np.random.default_rng(13)
+    removed: list[tuple[object, object, str]] = []
+    capacity, capacity_bytes = (40, None) if bound == "entries" else (None, 1 << 22)
+    cache: kv.Cache[int, int] = kv.Cache(
+        capacity=capacity,
+        capacity_bytes=capacity_bytes,
+        policy=policy,
+        on_evict=lambda *entry: removed.append(entry),
+    )
+    model = ReferenceCache(policy, capacity, capacity_bytes)
+    for step, key in enumerate((rng.zipf(1.2, 1500) % 150).tolist()):
+        spread = 2.0 ** rng.uniform(-14, 14)
+        cost = spread * 2.0 ** (step // 50) if bound == "entries" else 1.0
+        size = 1 + int(spread * 200) if bound == "bytes" else 1
+        assert cache.get(key) == model.get(key)
+        if key not in model.entries or step % 11 == 0:
+            cache.put(key, step, size=size, cost=cost)
+            model.put(key, step, size, cost=cost)
+        assert removed == model.removed, f"step {step}"
+        removed.clear()
+        model.removed.clear()
+
+
+@pytest.mark.parametrize("policy", LEARNING)
+def test_victims_among_blocks_of_many_prices_are_the_references_step_by_step(policy: str) -> None:
+    rng = np.random.default_rng(17)
+    removed: list[tuple[object, object, str]] = []
+    cache: kv.Cache[tuple[int, ...], int] = kv.Cache(
+        capacity=40, policy=policy, on_evict=lambda *entry: removed.append(entry)
+    )
+    model = ReferenceCache(policy, 40)
+    for step in range(400):
+        whole = (int(rng.zipf(1.3)) % 9, *rng.integers(0, 2, int(rng.integers(1, 9))).tolist())
+        prompt = [whole[: at + 1] for at in range(len(whole))]
+        cache.begin_request(prompt[-1])
+        model.policy.begin_request(prompt[-1])
+        for at, block in enumerate(prompt):
+            new = block not in model.entries
+            assert (block not in cache) == new
+            if new:
+                cache.put(block, step, cost=4.0**at)
+                model.put(block, step, cost=4.0**at)
+            if at:
+                there = prompt[at - 1] in model.entries
+                assert cache.link(prompt[at - 1], block) == there
+                if not there:
+                    cache.delete(block)
+                    model.take(block, "deleted")
+                    break
+                if new:
+                    model.policy.link(prompt[at - 1], block)
+        for block in reversed(prompt):
+            if cache.touch(block):
+                model.use(block)
+        assert removed == model.removed, f"step {step}"
+        removed.clear()
+        model.removed.clear()

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -61,8 +61,9 @@ def denied(browser: Browser, path: str, **headers: str) -> httpx.Response:
         client_of(browser).websocket_connect(WS + path, headers=headers),
     ):
         pass
-    caught.value.read()
-    return caught.value
+    refusal: Any = caught.value  # a response of the HTTP library, by whichever of its names
+    refusal.read()
+    return cast(httpx.Response, refusal)
 
 
 def events(response: httpx.Response) -> list[tuple[str, dict[str, Any]]]:

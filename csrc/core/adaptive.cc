@@ -23,6 +23,9 @@ constexpr double kMostCost = 1e12;
 float cost_of(const Item& item) noexcept {
   return item.cost >= 0 ? static_cast<float>(std::min(item.cost, kMostCost)) : 0;
 }
+uint32_t size_of(const Item& item) noexcept {
+  return static_cast<uint32_t>(std::clamp<uint64_t>(item.size, 1, UINT32_MAX));
+}
 
 }  // namespace
 
@@ -30,7 +33,7 @@ Adaptive::Adaptive(const PolicyOptions& options, Rule rule)
     : rule_(rule),
       interval_(options.interval),
       most_(options.shadows),
-      shadows_(calendar_, options.shadows, rule != Rule::kDensity) {
+      shadows_(calendar_, prices_, options.shadows, rule != Rule::kDensity) {
   if (options.shadows == 0 || options.shadows > kMostShadows) {
     throw std::invalid_argument("shadows must be from 1 to 16777216 entries");
   }
@@ -47,7 +50,6 @@ void Adaptive::grow(size_t slots) {
   lists_.grow(slots);
   if (slots > most_) recall_.grow(slots);
   if (blocks_) families_.resize(slots);
-  entries_.resize(slots);
   slots_ = slots;
   if (told_capacity_ == kUnbounded) set_capacity(kUnbounded);
 }
@@ -59,43 +61,71 @@ void Adaptive::set_capacity(size_t entries) noexcept {
   shadows_.set_capacity(capacity_);
 }
 
+void Adaptive::set_capacity_bytes(uint64_t bytes) noexcept {
+  capacity_bytes_ = bytes;
+  shadows_.set_capacity_bytes(bytes);
+}
+
 void Adaptive::insert(Slot slot, const Item& item) noexcept {
   pass_use();
-  Entry& entry = entries_[slot];
-  entry = {.hash = item.hash, .used = calendar_.moment(), .last = blocks_ && item.hash == last_};
+  Entry& entry = lists_.beside(slot);
+  const Octave price = put_price(item);
+  entry = {.hash = item.hash,
+           .used = calendar_.moment(),
+           .uses = 0,
+           .last = blocks_ && item.hash == last_,
+           .price = price};
   const bool seen = shadows_.sees(item.hash);
   if (seen) {
-    entry.uses = shadows_.use(item.hash, {.last = entry.last, .cost = cost_of(item)});
+    entry.uses = shadows_.use(
+        item.hash,
+        {.last = entry.last, .cost = cost_of(item), .size = size_of(item), .price = price});
   } else {
     entry.uses = static_cast<uint8_t>(std::min<int>(recall_.uses(item.hash) + 1, kMostUses));
   }
-  lists_.push_newest(0, list_of(calendar_.today().id, class_of_entry(entry)), slot);
+  lists_.push_newest(0, list_of_today(entry), slot);
   if (seen) think();
 }
 
-void Adaptive::update(Slot slot, const Item& item) noexcept {
-  use(slot, {.hit = true, .cost = cost_of(item)});
-}
-
-void Adaptive::use(Slot slot, Shadows::Use use) noexcept {
-  Entry& entry = entries_[slot];
+void Adaptive::use(Slot slot, const Item* item) noexcept {
+  Entry& entry = lists_.beside(slot);
   if (blocks_ && entry.used == calendar_.moment()) return;  // counted in this request
   pass_use();
-  use.last = blocks_ && entry.hash == last_;
+  const bool last = blocks_ && entry.hash == last_;
   const bool seen = shadows_.sees(entry.hash);
-  if (seen) (void)shadows_.use(entry.hash, use);
+  const Octave price = item == nullptr ? entry.price : put_price(*item);
+  if (seen) {
+    Shadows::Use use{.hit = true, .last = last, .price = price};
+    if (item != nullptr) {
+      use.cost = cost_of(*item);
+      use.size = size_of(*item);
+    }
+    (void)shadows_.use(entry.hash, use);
+  }
   const size_t old_class = class_of_entry(entry);
-  const bool old_day = !calendar_.is_of_today(calendar_.age_of(entry.used));
+  const bool stays = price == entry.price && calendar_.is_of_today(calendar_.age_of(entry.used));
   if (entry.uses < kMostUses) ++entry.uses;
   entry.used = calendar_.moment();
-  entry.last = use.last;
-  const size_t new_class = class_of_entry(entry);
+  entry.last = last;
+  entry.price = price;
   const bool leaf = !blocks_ || families_[slot].children == 0;
-  if (leaf && (old_day || new_class != old_class)) {
+  if (leaf && !(stays && class_of_entry(entry) == old_class)) {
     lists_.unlink(0, slot);
-    lists_.push_newest(0, list_of(calendar_.today().id, new_class), slot);
+    lists_.push_newest(0, list_of_today(entry), slot);
   }
   if (seen) think();
+}
+
+// Puts one more entry on the shelf of its price.
+Octave Adaptive::put_price(const Item& item) noexcept {
+  const double price = cost_of(item) / (capacity_bytes_ == 0 ? 1.0 : size_of(item));
+  const Octave octave = Prices::octave_of(price);
+  if (prices_.knows(price, octave)) return octave;
+  const unsigned shelf = prices_.put(
+      price, [&](unsigned each) { return lists_.is_empty(0, each) && shadows_.is_empty(each); });
+  lists_.set_price(shelf, prices_.price(shelf));
+  shadows_.set_price(shelf, prices_.price(shelf));
+  return octave;
 }
 
 Slot Adaptive::evict(const Pins& pins, const Item* incoming) noexcept {
@@ -108,7 +138,7 @@ Slot Adaptive::evict(const Pins& pins, const Item* incoming) noexcept {
       recall_.prefetch(incoming->hash);
     }
   }
-  const Entry& entry = entries_[slot];
+  const Entry& entry = lists_.beside(slot);
   if (shadows_.sees(entry.hash)) {
     shadows_.left(entry.hash);
   } else {
@@ -120,12 +150,12 @@ Slot Adaptive::evict(const Pins& pins, const Item* incoming) noexcept {
 
 Policy::Guess Adaptive::next_victims() const noexcept {
   const Guess guess = lists_.guess(0);
-  if (guess.next != kNoSlot) __builtin_prefetch(&entries_[guess.next]);
+  if (guess.next != kNoSlot) lists_.prefetch(guess.next);
   return guess;
 }
 
 void Adaptive::remove(Slot slot) noexcept {
-  const uint64_t hash = entries_[slot].hash;
+  const uint64_t hash = lists_.beside(slot).hash;
   if (shadows_.sees(hash)) shadows_.remove(hash);
   depart(slot);
 }
@@ -159,10 +189,11 @@ void Adaptive::depart(Slot slot) noexcept {
   const Slot parent = parent_of(slot);
   family = {.birth = family.birth + 1};
   if (parent == kNoSlot || --families_[parent].children != 0) return;
-  const Entry& entry = entries_[parent];
+  const Entry& entry = lists_.beside(parent);
   const Calendar::Unit& unit = calendar_.unit_of(calendar_.age_of(entry.used));
   // Used after its child, it is about as old as whatever shares its list.
-  lists_.push_oldest(0, list_of(unit.id, class_of_entry(entry)), parent);
+  const unsigned shelf = prices_.shelf_of(entry.price);
+  lists_.push_oldest(0, list_of(unit.id, class_of_entry(entry), shelf), parent);
 }
 
 void Adaptive::pass_use() noexcept {
@@ -182,19 +213,26 @@ void Adaptive::begin_day() noexcept {
   if (all) uses_unseen_ = 0;
   shadows_.rank_day(all);
   if (all && leader_ == Order::kDensity) {
-    rank();
+    follow_worth();
   } else {
     rank_day(lists_.ranks(0), leader_, shadows_.lives(), calendar_, classes());
   }
 }
 
+// Ranks anew what density has just been ranked by.
+void Adaptive::follow_worth() noexcept {
+  if (!shadows_.competes()) return rank();
+  lists_.ranks(0) = shadows_.ranks_of_density();
+}
+
 void Adaptive::rank() noexcept {
   rank_all(lists_.ranks(0), leader_, shadows_.lives(), calendar_, classes());
+  lists_.weigh_prices(0, leader_ == Order::kDensity);
 }
 
 // After a request that the shadows saw.
 void Adaptive::think() noexcept {
-  if (shadows_.learn() && leader_ == Order::kDensity) rank();
+  if (shadows_.learn() && leader_ == Order::kDensity) follow_worth();
   const Shadows::Tally& tally = shadows_.tally();
   const auto requests = static_cast<double>(tally.requests);
   const auto capacity = static_cast<double>(shadows_.capacity());
@@ -264,9 +302,8 @@ std::optional<PolicyReport> Adaptive::report() const {
 }
 
 size_t Adaptive::memory_bytes() const noexcept {
-  return entries_.capacity() * sizeof(Entry) + families_.capacity() * sizeof(Family) +
-         lists_.memory_bytes() + recall_.memory_bytes() + shadows_.memory_bytes() + sizeof *this -
-         sizeof shadows_;
+  return families_.capacity() * sizeof(Family) + lists_.memory_bytes() + recall_.memory_bytes() +
+         shadows_.memory_bytes() + sizeof *this - sizeof shadows_;
 }
 
 }  // namespace blatam

@@ -2,7 +2,8 @@
 // were used (aged_lists.h), and a policy is nothing but the order in which those lists are emptied
 // (order.h): following another leader means ranking lists anew, and no entry moves.
 //
-//   density   the order of the life table: what promises the fewest hits for its time goes first
+//   density   the order of the life table: what promises the fewest hits for its time goes first,
+//             weighed by what a hit saves and, where bytes are the limit, by what keeping it takes
 //   adaptive  runs shadows of all orders beside the cache (shadows.h) and follows the one that
 //             regret points to (regret.h); density leads at first
 //   pattern   sequential requests: lru, random ones: lfu, mixed ones: as adaptive; decided anew
@@ -15,8 +16,8 @@
 // followed by a put is none.
 //
 // An entry takes 24 bytes, 16 more for a block, and up to 16 more where the cache holds more
-// entries than PolicyOptions::shadows; each of those takes 480 bytes, or 240 for density, once in
-// the whole cache.
+// entries than PolicyOptions::shadows; each of those takes 528 bytes, or 288 for density, once in
+// the whole cache. Each octave of prices beyond the first takes 48 KiB, up to sixteen.
 #pragma once
 
 #include <array>
@@ -30,6 +31,7 @@
 #include "core/calendar.h"
 #include "core/order.h"
 #include "core/policy.h"
+#include "core/prices.h"
 #include "core/recall.h"
 #include "core/regret.h"
 #include "core/shadows.h"
@@ -43,9 +45,10 @@ class Adaptive : public Policy {
 
   void grow(size_t slots) override;
   void set_capacity(size_t entries) noexcept override;
+  void set_capacity_bytes(uint64_t bytes) noexcept override;
   void insert(Slot slot, const Item& item) noexcept override;
-  void hit(Slot slot) noexcept override { use(slot, {.hit = true}); }
-  void update(Slot slot, const Item& item) noexcept override;
+  void hit(Slot slot) noexcept override { use(slot, nullptr); }
+  void update(Slot slot, const Item& item) noexcept override { use(slot, &item); }
   [[nodiscard]] Slot evict(const Pins& pins, const Item* incoming) noexcept override;
   [[nodiscard]] Guess next_victims() const noexcept override;
   void remove(Slot slot) noexcept override;
@@ -62,11 +65,13 @@ class Adaptive : public Policy {
 
  private:
   struct Entry {
-    uint64_t hash = 0;
-    uint32_t used = 0;  // the moment
-    uint8_t uses = 0;
-    bool last = false;  // of the blocks of its prompt, when it was last used
+    uint64_t hash;
+    uint32_t used;  // the moment
+    uint8_t uses;
+    bool last;  // of the blocks of its prompt, when it was last used
+    Octave price;
   };
+  static_assert(sizeof(Entry) == 16);
   // Of a block. Those with children are in no list. A parent that was removed has another birth
   // than its children remember.
   struct Family {
@@ -81,13 +86,19 @@ class Adaptive : public Policy {
     double lately = 0;
   };
 
-  void use(Slot slot, Shadows::Use use) noexcept;
+  // item: what it is now, where that was told.
+  void use(Slot slot, const Item* item) noexcept;
   void pass_use() noexcept;
   void begin_day() noexcept;
   void rank() noexcept;
+  void follow_worth() noexcept;
   void think() noexcept;
   void follow(Order order, double regret, double cost) noexcept;
   void depart(Slot slot) noexcept;
+  [[nodiscard]] Octave put_price(const Item& item) noexcept;
+  [[nodiscard]] ListId list_of_today(const Entry& entry) const noexcept {
+    return list_of(calendar_.today().id, class_of_entry(entry), prices_.shelf_of(entry.price));
+  }
   // That is still inside, or kNoSlot.
   [[nodiscard]] Slot parent_of(Slot slot) const noexcept {
     const Family& family = families_[slot];
@@ -113,10 +124,11 @@ class Adaptive : public Policy {
   // A day is over after as many uses.
   uint64_t day_ = 1;
   uint64_t uses_today_ = 0;
-  uint64_t uses_unseen_ = 0;  // since ages were last looked at
+  uint64_t uses_unseen_ = 0;     // since ages were last looked at
+  uint64_t capacity_bytes_ = 0;  // 0: sizes do not count
   Calendar calendar_;
-  AgedLists<1> lists_{calendar_};
-  std::vector<Entry> entries_;
+  Prices prices_;
+  AgedLists<1, Prices::kShelves, Entry> lists_{calendar_};
   std::vector<Family> families_;  // of blocks
   Recall recall_;                 // of keys that no shadow sees
   Shadows shadows_;

@@ -67,6 +67,13 @@ class Calendar {
     return now_ - std::min<uint64_t>(age, now_) >= units_[0].start;
   }
 
+  // Of two units' ids.
+  [[nodiscard]] bool is_older(unsigned a, unsigned b) const noexcept {
+    size_t index = 0;
+    while (units_[index].id != a && units_[index].id != b) ++index;
+    return units_[index].id == b;
+  }
+
   // The day is over. merge(kept, gone) is called for each unit that an older neighbour joins, by
   // their ids.
   template <class Merge>

@@ -10,15 +10,24 @@ constexpr double kLean = 16;
 // The same for how a class compares with all.
 constexpr double kRatioLean = 16;
 
+// Less than any worth that was learned.
+constexpr double kTrifle = 0x1p-100;
+
 double width_of(size_t bin) noexcept {
   return bin < 8 ? 1.0 : static_cast<double>(uint64_t{1} << (bin / 4 - 1));
+}
+// The chance that something is used again just now, where all that is known of it is its age.
+double untrained(size_t bin) noexcept {
+  const double age =
+      bin < 8 ? static_cast<double>(bin) : width_of(bin) * static_cast<double>(4 + bin % 4);
+  return 1 / (age + 1);
 }
 
 }  // namespace
 
 LifeTable::LifeTable() noexcept {
   for (auto& worth : worth_) {
-    for (size_t bin = 0; bin < kBins; ++bin) worth[bin] = 1.0 / static_cast<double>(bin + 1);
+    for (size_t bin = 0; bin < kBins; ++bin) worth[bin] = untrained(bin);
   }
 }
 
@@ -60,7 +69,7 @@ void LifeTable::learn(const Table& living) noexcept {
       double alive = 1;
       double used = 0;
       double held = 0;
-      double best = 0;
+      double best = kTrifle * untrained(age);
       for (size_t bin = age; bin < ages; ++bin) {
         const double hit = alive * hazard[bin];
         held += (alive - hit / 2) * width_of(bin);
@@ -70,7 +79,9 @@ void LifeTable::learn(const Table& living) noexcept {
       }
       worth_[group][age] = best;
     }
-    for (size_t age = ages; age < kBins; ++age) worth_[group][age] = worth_[group][ages - 1];
+    for (size_t age = ages; age < kBins; ++age) {
+      worth_[group][age] = std::max(worth_[group][ages - 1], kTrifle * untrained(age));
+    }
   }
 }
 

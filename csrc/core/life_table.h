@@ -5,7 +5,9 @@
 //
 // It is the life table of actuaries, with deaths (forgotten before another use) and the living as
 // censored cases, and a close relative of LHD (Beckmann, Chen, Cidon 2018). A class with few cases
-// leans on the hazard of all classes together. Untrained, the worth falls with age: LRU.
+// leans on the hazard of all classes together. Untrained, the worth falls with age: LRU; and so
+// does that of entries of which nothing says that they will ever be used again, at next to nothing,
+// so that whoever weighs them by price still can.
 #pragma once
 
 #include <algorithm>
@@ -52,7 +54,10 @@ class LifeTable {
   void fade() noexcept;
 
   [[nodiscard]] double worth(size_t group, uint64_t age) const noexcept {
-    return worth_[group][bin_of(age)];
+    return worth_in(group, bin_of(age));
+  }
+  [[nodiscard]] double worth_in(size_t group, size_t bin) const noexcept {
+    return worth_[group][bin];
   }
 
   [[nodiscard]] const Cases& cases() const noexcept { return cases_; }

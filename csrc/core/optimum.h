@@ -18,12 +18,11 @@ namespace blatam {
 class Optimum {
  public:
   // Keys are sampled anew from those that its owner sees, whose capacity this is.
-  void set_capacity(size_t entries) noexcept {
-    const unsigned bits = static_cast<unsigned>(std::bit_width((entries - 1) / kMost));
-    if (bits == bits_ && entries >> bits == capacity_) return;
-    bits_ = bits;
-    capacity_ = std::max<size_t>(1, entries >> bits);
-    step_length_ = std::max<size_t>(1, capacity_ / 16);
+  // room: the same as entries, or as much as what they weigh.
+  void set_capacity(size_t entries, uint64_t room) noexcept {
+    bits_ = static_cast<unsigned>(std::bit_width((entries - 1) / kMost));
+    room_ = std::max<uint64_t>(1, room >> bits_);
+    step_length_ = std::max<size_t>(1, (entries >> bits_) / 16);
   }
   // bits: of the hash, any that do not decide whether the owner sees it.
   [[nodiscard]] bool sees(uint64_t bits) const noexcept {
@@ -32,14 +31,18 @@ class Optimum {
 
   // A use of a key last used at the moment that use() then returned, or a first use. Returns the
   // moment of this use.
-  uint32_t use(uint32_t last, bool first, double cost) noexcept {
+  uint32_t use(uint32_t last, bool first, double cost, uint64_t weight) noexcept {
     ++requests_;
     asked_ += cost;
     if (!first && step_ - last < kSteps) {
       bool room = true;
-      for (uint32_t step = last; step != step_; ++step) room &= held_[step % kSteps] < capacity_;
+      for (uint32_t step = last; step != step_; ++step) {
+        room &= held_[step % kSteps] + weight <= room_;
+      }
       if (room) {
-        for (uint32_t step = last; step != step_; ++step) ++held_[step % kSteps];
+        for (uint32_t step = last; step != step_; ++step) {
+          held_[step % kSteps] += weight;
+        }
         saved_ += cost;
       }
     }
@@ -55,13 +58,13 @@ class Optimum {
   static constexpr uint32_t kSteps = 512;
 
   unsigned bits_ = 0;
-  size_t capacity_ = 1;
+  uint64_t room_ = 1;
   size_t step_length_ = 1;
   uint32_t step_ = 0;
   uint64_t requests_ = 0;
   double asked_ = 0;
   double saved_ = 0;
-  std::array<uint32_t, kSteps> held_{};
+  std::array<uint64_t, kSteps> held_{};
 };
 
 }  // namespace blatam

@@ -13,16 +13,22 @@ constexpr double kAfterAll = 1e17;
 // A unit is as old as its youngest: in a loop the oldest of a unit leave it by being used, and what
 // remains is about to be used as well. Blocks come and go by the prompt, a few prompts a unit, and
 // are best taken together.
-double worth_of(const LifeTable& lives, const Calendar& calendar, Classes classes, size_t index,
-                size_t list_class) noexcept {
-  if (classes == Classes::kGroups) return lives.worth(list_class, calendar.middle_age(index));
-  return lives.worth(std::min(list_class, LifeTable::kUseGroups - 1), calendar.least_age(index));
+void rank_by_worth(double* rank, const LifeTable& lives, const Calendar& calendar, Classes classes,
+                   size_t index) noexcept {
+  const bool groups = classes == Classes::kGroups;
+  const size_t bin =
+      LifeTable::bin_of(groups ? calendar.middle_age(index) : calendar.least_age(index));
+  for (size_t list_class = 0; list_class < kClasses; ++list_class) {
+    rank[list_class] =
+        lives.worth_in(groups ? list_class : std::min(list_class, LifeTable::kUseGroups - 1), bin);
+  }
 }
 
 void rank_unit(Ranks& ranks, Order order, const LifeTable& lives, const Calendar& calendar,
                Classes classes, size_t index) noexcept {
   const auto start = static_cast<double>(calendar[index].start);
   double* const rank = ranks.data() + list_of(calendar[index].id, 0);
+  if (order == Order::kDensity) return rank_by_worth(rank, lives, calendar, classes, index);
   for (size_t list_class = 0; list_class < kClasses; ++list_class) {
     const double often = kAfterAll * static_cast<double>(list_class);
     switch (order) {
@@ -36,7 +42,6 @@ void rank_unit(Ranks& ranks, Order order, const LifeTable& lives, const Calendar
         rank[list_class] = index < kSpared ? kAfterAll * kClasses + start : often - start;
         break;
       case Order::kDensity:
-        rank[list_class] = worth_of(lives, calendar, classes, index, list_class);
         break;
     }
   }

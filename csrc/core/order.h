@@ -5,7 +5,7 @@
 //   lfu      the least often used first, the count surviving eviction; then the least recent
 //   loop     the least often used first; then the most recent, but for the last two days, so that
 //            what fits of a loop stays
-//   density  the least worth first, by a LifeTable
+//   density  the least worth first, by a LifeTable; where prices differ, times the price
 #pragma once
 
 #include <bit>

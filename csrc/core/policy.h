@@ -122,6 +122,9 @@ class Policy {
   // called. Called before the first insert; again when a limit changes; and before evict() where
   // the limit is one of bytes, with as many as there are. Requires entries > 0.
   virtual void set_capacity(size_t entries) noexcept { (void)entries; }
+  // How many bytes fit, where sizes decide what does; 0 where they do not, as before the first
+  // call. Called before the first insert, and when the limit changes.
+  virtual void set_capacity_bytes(uint64_t bytes) noexcept { (void)bytes; }
 
   // Requires slot < the last grow() and slot not inside.
   virtual void insert(Slot slot, const Item& item) noexcept = 0;

@@ -12,12 +12,14 @@ constexpr uint32_t kMostUses = 255;
 }  // namespace
 
 PrefixIndex::PrefixIndex(uint64_t capacity_bytes, std::string_view policy)
-    : capacity_bytes_(capacity_bytes), policy_name_(policy), policy_(new_policy(policy)) {}
+    : capacity_bytes_(capacity_bytes), policy_name_(policy), policy_(new_policy()) {}
 
-// What learns sees every block: beside its payload a block's 240 bytes of history are nothing, and
+// What learns sees every block: beside its payload a block's 288 bytes of history are nothing, and
 // what is seen then does not depend on names, so that the simulator sees the same.
-std::unique_ptr<Policy> PrefixIndex::new_policy(std::string_view name) {
-  return make_policy(name, {.shadows = size_t{1} << 20});
+std::unique_ptr<Policy> PrefixIndex::new_policy() const {
+  std::unique_ptr<Policy> policy = make_policy(policy_name_, {.shadows = size_t{1} << 20});
+  policy->set_capacity_bytes(capacity_bytes_);
+  return policy;
 }
 
 void PrefixIndex::find(std::span<const Digest> names, std::vector<Slot>& slots) const {
@@ -157,6 +159,7 @@ void PrefixIndex::resize(uint64_t capacity_bytes, std::vector<Slot>& evicted) {
   evicted.reserve(evicted.size() + table_.size());
   settle();
   capacity_bytes_ = capacity_bytes;
+  policy_->set_capacity_bytes(capacity_bytes);
   std::vector<Slot> none;
   make_room(0, none, evicted);
 }

@@ -116,7 +116,7 @@ class PrefixIndex {
   void begin_request(const Digest& last);
   void settle() noexcept;
   void repeat_uses(Slot slot) noexcept;
-  static std::unique_ptr<Policy> new_policy(std::string_view name);
+  std::unique_ptr<Policy> new_policy() const;
   void reserve(size_t more);
   void tell_capacity(uint64_t weight) noexcept;
   Slot insert(const Digest& name, uint64_t weight, Slot parent, uint64_t root) noexcept;

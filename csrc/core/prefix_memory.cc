@@ -140,7 +140,7 @@ const char* PrefixIndex::restore(std::span<const uint8_t> bytes) {
     block.uses = std::clamp((block.uses + 1) / 2, uint32_t{1}, kMostRepeated);
     known[block.hash] = block.uses;
   }
-  std::unique_ptr<Policy> policy = new_policy(policy_name_);
+  std::unique_ptr<Policy> policy = new_policy();
   policy->set_capacity(fit);
   teach(*policy, blocks);
   const std::string_view name(head.policy, strnlen(head.policy, sizeof head.policy));

@@ -34,11 +34,28 @@ void Shadows::set_capacity(size_t entries) noexcept {
   bits_ = bits;
   mask_ = (uint64_t{1} << bits) - 1;
   capacity_ = std::max<size_t>(1, entries >> bits);
-  optimum_.set_capacity(capacity_);
   if (fewer) drop_unseen();
+  fit_room();
+}
+
+void Shadows::set_capacity_bytes(uint64_t bytes) noexcept {
+  capacity_bytes_ = bytes;
+  // Entries are weighed, or counted, from now on.
+  held_.fill(0);
+  for (Slot id = 0; id < fresh_; ++id) {
+    for (unsigned lane = 0; lane < kLanes; ++lane) {
+      if (in(nodes_[id], lane)) held_[lane] += weight(nodes_[id]);
+    }
+  }
+  fit_room();
+}
+
+void Shadows::fit_room() noexcept {
+  room_ = capacity_bytes_ == 0 ? capacity_ : std::max<uint64_t>(1, capacity_bytes_ >> bits_);
+  optimum_.set_capacity(capacity_, room_);
   if (!compete_) return;
   for (unsigned lane = 0; lane < kLanes; ++lane) {
-    while (held_[lane] > capacity_of(lane)) evict(lane);
+    while (held_[lane] > room_of(lane)) evict(lane);
   }
 }
 
@@ -59,12 +76,14 @@ uint8_t Shadows::use(uint64_t hash, const Use& use) noexcept {
     stop_living(node);
     if (node.in == 0) queue_links_.unlink(queue_, id);
     const bool next_class = node.uses < kMostUses && std::has_single_bit(node.uses + 1u);
-    moves = next_class || !calendar_.is_of_today(age);
+    moves = next_class || use.price != node.price || !calendar_.is_of_today(age);
   }
   node.uses = static_cast<uint8_t>(std::min<int>(node.uses + 1, kMostUses));
   node.used = calendar_.moment();
   node.last = use.last;
+  node.price = use.price;
   if (use.cost >= 0) node.cost = use.cost;
+  if (use.size != 0) resize(node, use.size);
   ++living_[calendar_.today().id][group_of(node)];
   missed_ += use.hit ? 0 : 1;
   const double worth = node.cost;
@@ -72,14 +91,16 @@ uint8_t Shadows::use(uint64_t hash, const Use& use) noexcept {
   tally_.asked += worth;
   tally_.real += use.hit ? worth : 0;
   if (optimum_.sees(hash >> kUnseenBits >> bits_)) {
-    node.optimum = optimum_.use(node.optimum, first, worth);
+    node.optimum = optimum_.use(node.optimum, first, worth, weight(node));
   }
   if (!compete_) {
     node.in = kReal;
     return node.uses;
   }
 
-  const ListId list = list_of(calendar_.today().id, class_of(node.uses));
+  const size_t list_class = class_of(node.uses);
+  const ListId list = list_of(calendar_.today().id, list_class);
+  const ListId priced = list_of(calendar_.today().id, list_class, prices_.shelf_of(node.price));
   if (moves) {
     for (unsigned lane = 0; lane < kLanes; ++lane) {
       if (in(node, lane)) lists_.prefetch_beside(lane, id);
@@ -91,15 +112,15 @@ uint8_t Shadows::use(uint64_t hash, const Use& use) noexcept {
       if (!moves) continue;
       lists_.unlink(lane, id);
     } else {
-      if (held_[lane] == capacity_of(lane)) evict(lane);
-      ++held_[lane];
-      if (lane != kLarger) {
-        if (use.hit) tally_.only_real[lane] += worth;
-        apart_[lane] -= node.in / kReal;
-      }
+      if (use.hit && lane != kLarger) tally_.only_real[lane] += worth;
+      if (weight(node) > room_of(lane)) continue;  // too large for the sample
+      while (held_[lane] + weight(node) > room_of(lane)) evict(lane);
+      held_[lane] += weight(node);
+      if (lane != kLarger) apart_[lane] -= node.in / kReal;
       node.in |= static_cast<uint8_t>(1 << lane);
     }
-    lists_.push_newest(lane, list, id);
+    lists_.push_newest(lane, weighs(lane) ? priced : list, id);
+    while (held_[lane] > room_of(lane)) evict(lane);  // it has grown
   }
   set_real(node, true);
   return node.uses;
@@ -128,13 +149,15 @@ void Shadows::merge(Calendar::UnitId kept, Calendar::UnitId gone) noexcept {
 
 void Shadows::rank_day(bool all) noexcept {
   if (!compete_) return;
-  for (unsigned lane = 0; lane < kLanes; ++lane) {
-    if (all && order_of(lane) == Order::kDensity) {
-      rank_all(lists_.ranks(lane), Order::kDensity, lives_, calendar_, Classes::kUses);
+  for (unsigned lane = 0; lane < kOrders; ++lane) {
+    const Order order = order_of(lane);
+    if (all && order == Order::kDensity) {
+      rank_all(lists_.ranks(lane), order, lives_, calendar_, Classes::kUses);
     } else {
-      blatam::rank_day(lists_.ranks(lane), order_of(lane), lives_, calendar_, Classes::kUses);
+      blatam::rank_day(lists_.ranks(lane), order, lives_, calendar_, Classes::kUses);
     }
   }
+  lists_.ranks(kLarger) = lists_.ranks(kDensity);
 }
 
 bool Shadows::learn() noexcept {
@@ -214,7 +237,7 @@ void Shadows::take_out(Slot id) noexcept {
   for (unsigned lane = 0; lane < kLanes; ++lane) {
     if (!in(node, lane)) continue;
     lists_.unlink(lane, id);
-    --held_[lane];
+    held_[lane] -= weight(node);
   }
   stop_living(node);
   table_.erase(node.hash, id);
@@ -225,8 +248,8 @@ void Shadows::take_out(Slot id) noexcept {
 void Shadows::evict(unsigned lane) noexcept {
   const Slot id = lists_.coldest(lane);
   lists_.unlink(lane, id);
-  --held_[lane];
   Node& node = nodes_[id];
+  held_[lane] -= weight(node);
   node.in &= static_cast<uint8_t>(~(1 << lane));
   if (lane != kLarger) apart_[lane] += node.in / kReal;
   if (node.in == 0) queue_links_.push_newest(queue_, id);
@@ -235,6 +258,15 @@ void Shadows::evict(unsigned lane) noexcept {
   if (next == kNoSlot) return;
   __builtin_prefetch(&nodes_[next], 1);
   lists_.prefetch(next);
+}
+
+void Shadows::resize(Node& node, uint32_t size) noexcept {
+  const uint64_t before = weight(node);
+  node.size = size;
+  if (weight(node) == before) return;
+  for (unsigned lane = 0; lane < kLanes; ++lane) {
+    if (in(node, lane)) held_[lane] += weight(node) - before;
+  }
 }
 
 void Shadows::set_real(Node& node, bool real) noexcept {

@@ -6,7 +6,10 @@
 // Of a large cache they see a sample: the keys some bits of whose hash are zero, so that a key is
 // seen always or never (SHARDS, Waldspurger 2015), and their capacity is as much smaller.
 //
-// The directory has kNodes nodes for each entry of a shadow's capacity, of 80 bytes, or of 40 where
+// Where bytes are the limit a shadow holds what fits into as many, and where costs or sizes differ
+// density weighs them as the real cache does.
+//
+// The directory has kNodes nodes for each entry of a shadow's capacity, of 88 bytes, or of 48 where
 // no shadows compete and only the life table is wanted. A key that no cache holds is forgotten when
 // there is no other node for a new one, in the order in which they were let go by the last cache.
 #pragma once
@@ -22,6 +25,7 @@
 #include "core/optimum.h"
 #include "core/order.h"
 #include "core/pattern.h"
+#include "core/prices.h"
 #include "core/slot_list.h"
 #include "core/table.h"
 
@@ -44,16 +48,22 @@ class Shadows {
     bool hit = false;   // of the real cache
     bool last = false;  // of the blocks of its prompt
     float cost = -1;    // of a miss; negative: as before
+    uint32_t size = 0;  // bytes; 0: as before
+    Octave price = 0;
   };
 
-  // most: entries that a shadow may hold, at least 1. The calendar must outlive it.
-  Shadows(const Calendar& calendar, size_t most, bool compete) noexcept
-      : calendar_(calendar), most_(most), compete_(compete), lists_(calendar) {}
+  // most: entries that a shadow may hold, at least 1. Calendar and prices must outlive it.
+  Shadows(const Calendar& calendar, const Prices& prices, size_t most, bool compete)
+      : calendar_(calendar), prices_(prices), most_(most), compete_(compete), lists_(calendar) {
+    for (unsigned lane = 0; lane < kLanes; ++lane) lists_.weigh_prices(lane, weighs(lane));
+  }
 
   // Room for what a cache of so many slots shows its shadows. The only call that allocates.
   void grow(size_t slots);
   // Requires entries > 0.
   void set_capacity(size_t entries) noexcept;
+  // As Policy's call of this name.
+  void set_capacity_bytes(uint64_t bytes) noexcept;
 
   [[nodiscard]] bool sees(uint64_t hash) const noexcept {
     return (hash >> kUnseenBits & mask_) == 0;
@@ -68,10 +78,20 @@ class Shadows {
   // The key was deleted, or has expired. Requires sees(hash).
   void remove(uint64_t hash) noexcept;
 
+  // A shelf's price has changed.
+  void set_price(unsigned shelf, double price) noexcept {
+    if (compete_) lists_.set_price(shelf, price);
+  }
+  [[nodiscard]] bool is_empty(unsigned shelf) const noexcept {
+    return lists_.is_empty(kDensity, shelf) && lists_.is_empty(kLarger, shelf);
+  }
+
   // A day has begun, and these units have become one: for Calendar::begin_day().
   void merge(Calendar::UnitId kept, Calendar::UnitId gone) noexcept;
   // Ranks follow the day that has begun; all: and the ages of all units.
   void rank_day(bool all) noexcept;
+  // Those of density, as of then. Requires competes().
+  [[nodiscard]] const Ranks& ranks_of_density() const noexcept { return lists_.ranks_of(kDensity); }
   // Learns if it is time to. Returns true if it did: what life tables rank is to be ranked anew.
   bool learn() noexcept;
 
@@ -100,21 +120,24 @@ class Shadows {
  private:
   static constexpr unsigned kLanes = kOrders + 1;  // the last is `larger`
   static constexpr unsigned kLarger = kOrders;
+  static constexpr auto kDensity = static_cast<unsigned>(Order::kDensity);
   static constexpr size_t kNodes = 6;
   static constexpr uint8_t kReal = 0x80;  // of Node::in, beside a bit for each lane
   // Tables and tags take the bits of a hash below and above these.
   static constexpr unsigned kUnseenBits = 32;
 
-  struct Node {
-    uint64_t hash = 0;  // of a free node: the next free one
+  struct alignas(32) Node {  // in one line of memory
+    uint64_t hash = 0;       // of a free node: the next free one
     float cost = 1;
     uint32_t used = 0;     // the moment
     uint32_t optimum = 0;  // what the optimum calls that moment
+    uint32_t size = 1;     // bytes, up to 4 GiB
     uint8_t uses = 0;
     uint8_t in = 0;     // which caches hold it
     bool last = false;  // when it was last used
+    Octave price = 0;
   };
-  static_assert(sizeof(Node) == 24);
+  static_assert(sizeof(Node) == 32);
 
   [[nodiscard]] bool in(const Node& node, unsigned lane) const noexcept {
     return (node.in >> lane & 1) != 0;
@@ -125,15 +148,22 @@ class Shadows {
   static size_t group_of(const Node& node) noexcept {
     return LifeTable::group_of(node.uses, node.last);
   }
-  [[nodiscard]] size_t capacity_of(unsigned lane) const noexcept {
-    return lane == kLarger ? capacity_ + (capacity_ + 3) / 4 : capacity_;
+  // What a lane may hold, and what a key takes of that: entries or bytes.
+  [[nodiscard]] uint64_t room_of(unsigned lane) const noexcept {
+    return lane == kLarger ? room_ + (room_ + 3) / 4 : room_;
+  }
+  [[nodiscard]] uint64_t weight(const Node& node) const noexcept {
+    return capacity_bytes_ == 0 ? 1 : node.size;
   }
   static Order order_of(unsigned lane) noexcept {
     return lane == kLarger ? Order::kDensity : static_cast<Order>(lane);
   }
+  static bool weighs(unsigned lane) noexcept { return order_of(lane) == Order::kDensity; }
   [[nodiscard]] Slot take(uint64_t hash) noexcept;
   void forget(Slot id) noexcept;
   void take_out(Slot id) noexcept;
+  void fit_room() noexcept;
+  void resize(Node& node, uint32_t size) noexcept;
   void evict(unsigned lane) noexcept;
   void set_real(Node& node, bool real) noexcept;
   void stop_living(const Node& node) noexcept;
@@ -141,15 +171,18 @@ class Shadows {
   void learn_now() noexcept;
 
   const Calendar& calendar_;
+  const Prices& prices_;
   const size_t most_;
   bool compete_;
   unsigned bits_ = 0;
   uint64_t mask_ = 0;
   size_t capacity_ = 1;
+  uint64_t capacity_bytes_ = 0;
+  uint64_t room_ = 1;
   std::vector<Node> nodes_;
   Table table_;
-  AgedLists<kLanes> lists_;
-  std::array<size_t, kLanes> held_{};
+  AgedLists<kLanes, Prices::kShelves> lists_;
+  std::array<uint64_t, kLanes> held_{};
   SlotLinks queue_links_;
   SlotList queue_;  // held by no cache; the oldest is forgotten first
   Slot fresh_ = 0;  // nodes from here on were never used

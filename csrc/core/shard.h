@@ -146,7 +146,7 @@ class Shard {
         policy_options_(options.policy_options),
         idle_(options.idle),
         policy_(make_policy(options.policy, options.policy_options)) {
-    tell_capacity(limits_.entries);
+    tell_limits();
   }
 
   // Ahead of find(), by as much as memory takes to answer.
@@ -312,7 +312,7 @@ class Shard {
   // New limits; evicts down to them, pinned entries excepted.
   void resize(Limits limits, Removals& removals) {
     limits_ = limits;
-    tell_capacity(limits_.entries);
+    tell_limits();
     make_room(0, 0, nullptr, removals);
   }
 
@@ -371,6 +371,10 @@ class Shard {
     }
   }
 
+  void tell_limits() noexcept {
+    policy_->set_capacity_bytes(limits_.bytes);
+    tell_capacity(limits_.entries);
+  }
   // 0: not limited.
   void tell_capacity(uint64_t entries) noexcept {
     if (entries == told_capacity_) return;

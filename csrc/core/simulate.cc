@@ -67,7 +67,11 @@ class Online final : public Replay::Contender {
       : Contender(trace, contestant.capacity),
         policy_(make_policy(contestant.policy, contestant.options)),
         slot_of_(trace.unique(), kNoSlot) {
-    if (!sized_) tell_capacity(capacity_);
+    if (sized_) {
+      policy_->set_capacity_bytes(capacity_);
+    } else {
+      tell_capacity(capacity_);
+    }
   }
 
   void replay(size_t begin, size_t end) override {

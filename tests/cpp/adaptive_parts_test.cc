@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <deque>
 #include <map>
 #include <random>
@@ -15,6 +16,7 @@
 #include "core/mix.h"
 #include "core/optimum.h"
 #include "core/pattern.h"
+#include "core/prices.h"
 #include "core/recall.h"
 #include "core/regret.h"
 #include "core/simulate.h"
@@ -91,14 +93,19 @@ TEST(CalendarTest, AgesOutliveThirtyTwoBits) {
 // Which list the victim comes from; what follows checks the order within one.
 TEST(AgedListsTest, ColdestIsInTheListThatASearchOfAllFinds) {
   constexpr unsigned kLanes = 2;
+  constexpr unsigned kShelves = 3;
   constexpr Slot kSlots = 60;
   Calendar calendar;
-  AgedLists<kLanes> lists(calendar);
-  lists.grow(kSlots);
+  AgedLists<kLanes, kShelves> lists(calendar);
   struct Place {
     Calendar::UnitId unit;
     size_t list_class;
+    unsigned shelf;
   };
+  double prices[kShelves] = {1, 1, 1};
+  unsigned used = 1;  // shelves
+  lists.set_price(0, 1);
+  lists.weigh_prices(1, true);
   std::map<Slot, Place> inside[kLanes];
   std::map<ListId, double> ranks[kLanes];
   Pins pins;
@@ -122,14 +129,25 @@ TEST(AgedListsTest, ColdestIsInTheListThatASearchOfAllFinds) {
   const auto key_of = [&](unsigned lane, const Place& place) {
     size_t index = 0;
     while (calendar[index].id != place.unit) ++index;
-    return std::tuple(ranks[lane][list_of(place.unit, place.list_class)], calendar.size() - index,
-                      place.list_class);
+    const double plain = ranks[lane][list_of(place.unit, place.list_class)];
+    return std::tuple(plain * (lane == 1 ? prices[place.shelf] : 1), plain, calendar.size() - index,
+                      place.list_class, place.shelf);
   };
   for (int step = 0; step < 60'000; ++step) {
     const unsigned lane = random() % kLanes;
     const auto slot = static_cast<Slot>(random() % kSlots);
     const size_t list_class = random() % kClasses;
-    switch (random() % 8) {
+    const auto grown = static_cast<Slot>(std::min(step / 100, static_cast<int>(kSlots)));
+    lists.grow(grown);
+    if (slot >= grown) continue;
+    switch (random() % 9) {
+      case 8: {
+        const auto shelf = static_cast<unsigned>(random() % std::min(used + 1, kShelves));
+        used = std::max(used, shelf + 1);
+        prices[shelf] = static_cast<double>(random() % 4);
+        lists.set_price(shelf, prices[shelf]);
+        break;
+      }
       case 0:
         calendar.pass_request();
         if (random() % 3 != 0) break;
@@ -150,11 +168,12 @@ TEST(AgedListsTest, ColdestIsInTheListThatASearchOfAllFinds) {
           break;
         }
         const Calendar::UnitId unit = calendar[random() % calendar.size()].id;
-        inside[lane][slot] = {unit, list_class};
+        const auto shelf = static_cast<unsigned>(random() % used);
+        inside[lane][slot] = {unit, list_class, shelf};
         if (random() % 2 == 0) {
-          lists.push_newest(lane, list_of(unit, list_class), slot);
+          lists.push_newest(lane, list_of(unit, list_class, shelf), slot);
         } else {
-          lists.push_oldest(lane, list_of(unit, list_class), slot);
+          lists.push_oldest(lane, list_of(unit, list_class, shelf), slot);
         }
     }
     for (const bool all : {true, false}) {
@@ -167,6 +186,11 @@ TEST(AgedListsTest, ColdestIsInTheListThatASearchOfAllFinds) {
       ASSERT_EQ(got == kNoSlot, least == nullptr) << step;
       if (least == nullptr) continue;
       ASSERT_EQ(key_of(lane, inside[lane].at(got)), key_of(lane, *least)) << step;
+    }
+    for (unsigned shelf = 0; shelf < used; ++shelf) {
+      const bool empty = std::none_of(inside[lane].begin(), inside[lane].end(),
+                                      [&](const auto& at) { return at.second.shelf == shelf; });
+      ASSERT_EQ(lists.is_empty(lane, shelf), empty) << step;
     }
   }
 }
@@ -213,6 +237,49 @@ TEST(AgedListsTest, WhatIsPinnedIsPassedOverInTheSameOrder) {
     }
   }
   EXPECT_EQ(lists.coldest(0, pins), kNoSlot);
+}
+
+// ---- Prices -------------------------------------------------------------------------------------
+
+const auto nothing_is_empty = [](unsigned) { return false; };
+
+TEST(PricesTest, WhatCostsTheSameSharesOneShelf) {
+  Prices prices;
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(prices.put(0.3, nothing_is_empty), 0u);
+  EXPECT_EQ(prices.shelves(), 1u);
+  EXPECT_EQ(prices.price(0), 0.3);
+}
+
+TEST(PricesTest, OctavesAreThoseOfTheWholeRange) {
+  EXPECT_EQ(Prices::octave_of(1), 0);
+  EXPECT_EQ(Prices::octave_of(0.999), -1);
+  EXPECT_EQ(Prices::octave_of(1.999), 0);
+  EXPECT_EQ(Prices::octave_of(1024), 10);
+  EXPECT_EQ(Prices::octave_of(0), -128);
+  EXPECT_EQ(Prices::octave_of(5e-324), -128);
+  EXPECT_EQ(Prices::octave_of(1e300), 127);
+}
+
+TEST(PricesTest, ShelfIsWorthWhatWasPutOnItOfLate) {
+  Prices prices;
+  for (int i = 0; i < 1000; ++i) (void)prices.put(i % 2 == 0 ? 1.0 : 1.5, nothing_is_empty);
+  EXPECT_NEAR(prices.price(0), 1.25, 0.02);
+  EXPECT_EQ(prices.put(0.99, nothing_is_empty), 1u);
+  EXPECT_EQ(prices.price(1), 0.99);
+}
+
+TEST(PricesTest, WithoutAShelfLeftTheNearestTakesItOrAnEmptyOneDoes) {
+  Prices prices;
+  for (unsigned i = 0; i < Prices::kShelves; ++i) {
+    EXPECT_EQ(prices.put(std::ldexp(1.0, 2 * static_cast<int>(i)), nothing_is_empty), i);
+  }
+  EXPECT_EQ(prices.put(1e-3, nothing_is_empty), 0u);
+  EXPECT_EQ(prices.put(1e30, nothing_is_empty), Prices::kShelves - 1);
+  EXPECT_EQ(prices.shelf_of(127), Prices::kShelves - 1);
+  EXPECT_EQ(prices.put(1e-3, [](unsigned shelf) { return shelf == 5; }), 5u);
+  EXPECT_EQ(prices.price(5), 1e-3);
+  EXPECT_EQ(prices.shelf_of(-10), 5u);
+  EXPECT_EQ(prices.shelf_of(10), 4u);  // its own was given away; of two as near the first
 }
 
 // ---- LifeTable ----------------------------------------------------------------------------------
@@ -279,6 +346,15 @@ TEST(LifeTableTest, GroupWithoutCasesLeansOnAllOthers) {
   lives.forgotten(3, 300);  // one case says little
   lives.learn({});
   EXPECT_GT(lives.worth(3, 100), lives.worth(1, 100) / 2);
+}
+
+TEST(LifeTableTest, WhatNothingIsKnownOfIsWorthNextToNothingAndLessWhenOlder) {
+  LifeTable lives;
+  for (int i = 0; i < 100; ++i) lives.forgotten(0, 500);
+  lives.learn({});
+  EXPECT_GT(lives.worth(0, 1000), 0);
+  EXPECT_LT(lives.worth(0, 1000), lives.worth(0, 30));
+  EXPECT_LT(lives.worth(0, 0), 1e-25);
 }
 
 TEST(LifeTableTest, OldCasesFade) {
@@ -405,11 +481,11 @@ double belady(const std::vector<uint64_t>& keys, size_t capacity) {
 
 void expect_near_belady(const std::vector<uint64_t>& keys, size_t capacity, double tolerance) {
   Optimum optimum;
-  optimum.set_capacity(capacity);
+  optimum.set_capacity(capacity, 7 * capacity);
   std::map<uint64_t, uint32_t> seen;
   for (const uint64_t key : keys) {
     const auto [found, first] = seen.try_emplace(key, 0);
-    found->second = optimum.use(found->second, first, 1);
+    found->second = optimum.use(found->second, first, 1, 7);  // what all weigh matters to nobody
   }
   EXPECT_NEAR(optimum.hit_ratio(), belady(keys, capacity), tolerance) << capacity;
 }
@@ -432,14 +508,14 @@ TEST(OptimumTest, SampleOfALargeCacheHasAboutTheSameRatio) {
   constexpr size_t kCapacity = 8192;
   std::mt19937 random(7);
   Optimum optimum;
-  optimum.set_capacity(kCapacity);
+  optimum.set_capacity(kCapacity, kCapacity);
   std::vector<uint64_t> keys;
   std::map<uint64_t, uint32_t> seen;
   for (int i = 0; i < 400'000; ++i) {
     keys.push_back(std::min(random() % 40'000, random() % 40'000));
     if (!optimum.sees(mix(keys.back()))) continue;
     const auto [found, first] = seen.try_emplace(keys.back(), 0);
-    found->second = optimum.use(found->second, first, 1);
+    found->second = optimum.use(found->second, first, 1, 1);
   }
   EXPECT_LT(seen.size(), 40'000 / 4);
   EXPECT_NEAR(optimum.hit_ratio(), belady(keys, kCapacity), 0.03);

@@ -7,11 +7,13 @@ import struct
 from dataclasses import dataclass, field
 
 from policies.base import Base, mixed_hash
-from policies.calendar import Calendar, class_of, group_of
+from policies.calendar import Calendar, Unit, class_of, group_of
 from policies.life_table import LifeTable, bin_of
+from policies.prices import Prices, octave_of
 
 ORDERS = ("lru", "lfu", "loop", "density")
 LANES = (*ORDERS, "larger")
+PRICED = ("density", "larger")  # of which cost and size decide the order too
 KEYS_REMEMBERED = 6  # for each entry of the capacity
 
 
@@ -81,6 +83,8 @@ class Node:
     uses: int = 0
     used: int = 0
     cost: float = 1.0
+    size: int = 1
+    octave: int = 0
     last: bool = False
     lanes: set[str] = field(default_factory=set)
     real: bool = False
@@ -98,10 +102,11 @@ class Tally:
 
 
 class Shadows:
-    def __init__(self, calendar: Calendar, most: int, compete: bool) -> None:
-        self.calendar, self.most, self.compete = calendar, most, compete
+    def __init__(self, calendar: Calendar, prices: Prices, most: int, compete: bool) -> None:
+        self.calendar, self.prices, self.most, self.compete = calendar, prices, most, compete
         self.bits = 0
         self.capacity = 1
+        self.bytes = 0
         self.places = 0
         self.nodes: dict[int, Node] = {}  # by hash
         self.queue: dict[int, None] = {}  # held by no cache, let go of longest ago first
@@ -113,8 +118,15 @@ class Shadows:
     def grow(self, slots: int) -> None:
         self.places = KEYS_REMEMBERED * (min(slots, self.most) + 1)
 
-    def capacity_of(self, lane: str) -> int:
-        return self.capacity + (self.capacity + 3) // 4 if lane == "larger" else self.capacity
+    def room_of(self, lane: str) -> int:
+        room = max(1, self.bytes >> self.bits) if self.bytes else self.capacity
+        return room + (room + 3) // 4 if lane == "larger" else room
+
+    def weight(self, node: Node) -> int:
+        return node.size if self.bytes else 1
+
+    def shelf_of(self, lane: str, node: Node) -> int:
+        return self.prices.shelf_of(node.octave) if lane in PRICED else 0
 
     def set_capacity(self, entries: int) -> None:
         def bits_for(capacity: int) -> int:
@@ -125,20 +137,36 @@ class Shadows:
         for hashed in list(self.nodes):
             if not self.sees(hashed):
                 self.take_out(hashed)
-        for lane in LANES:
-            while self.held(lane) > self.capacity_of(lane):
+        self.fit_room()
+
+    def set_capacity_bytes(self, limit: int) -> None:
+        self.bytes = limit
+        self.fit_room()
+
+    def fit_room(self) -> None:
+        for lane in LANES if self.compete else ():
+            while self.held(lane) > self.room_of(lane):
                 self.evict(lane)
 
     def sees(self, hashed: int) -> bool:
         return (hashed >> 32) % (1 << self.bits) == 0
 
     def held(self, lane: str) -> int:
-        return sum(lane in node.lanes for node in self.nodes.values())
+        inside = (node for node in self.nodes.values() if lane in node.lanes)
+        return sum(node.size for node in inside) if self.bytes else sum(1 for _ in inside)
 
     def apart(self, lane: str) -> int:
         return sum(node.real and lane not in node.lanes for node in self.nodes.values())
 
-    def use(self, hashed: int, hit: bool, last: bool, cost: float | None) -> int:
+    def use(
+        self,
+        hashed: int,
+        hit: bool,
+        last: bool,
+        octave: int,
+        cost: float | None = None,
+        size: int | None = None,
+    ) -> int:
         first = hashed not in self.nodes
         if first:
             if not self.make_place():
@@ -155,7 +183,9 @@ class Shadows:
         node.uses = min(node.uses + 1, 255)
         node.used = self.calendar.now
         node.last = last
+        repriced, node.octave = octave != node.octave, octave
         node.cost = node.cost if cost is None else cost
+        node.size = node.size if size is None else size
         self.missed += not hit
         self.tally.requests += 1
         self.tally.asked += node.cost
@@ -164,21 +194,26 @@ class Shadows:
         for lane in LANES if self.compete else ():
             if lane in node.lanes:
                 self.tally.hits[lane] += node.cost
-                if (unit, new_class) == (old_unit, old_class):
+                if (unit, new_class, False) == (old_unit, old_class, repriced):
                     continue
-                old_unit.inside(lane, old_class).pop(hashed)
+                old_unit.take(lane, hashed)
             else:
-                if self.held(lane) == self.capacity_of(lane):
-                    self.evict(lane)
                 if hit:
                     self.tally.only_real[lane] += node.cost
+                if self.weight(node) > self.room_of(lane):
+                    continue
+                while self.held(lane) + self.weight(node) > self.room_of(lane):
+                    self.evict(lane)
                 node.lanes.add(lane)
-            unit.inside(lane, new_class)[hashed] = None
+            unit.inside(lane, new_class, self.shelf_of(lane, node))[hashed] = None
+            while self.held(lane) > self.room_of(lane):
+                self.evict(lane)
         node.real = True
         return node.uses
 
     def evict(self, lane: str) -> None:
-        hashed = self.calendar.coldest(lane, set())
+        prices = self.prices.prices if lane in PRICED else [1.0]
+        hashed = self.calendar.coldest(lane, set(), prices)
         assert isinstance(hashed, int)
         node = self.nodes[hashed]
         self.unlist(hashed, lane)
@@ -187,7 +222,7 @@ class Shadows:
 
     def unlist(self, hashed: int, lane: str) -> None:
         node = self.nodes[hashed]
-        self.calendar.unit_of(node.used).inside(lane, class_of(node.uses)).pop(hashed)
+        self.calendar.unit_of(node.used).take(lane, hashed)
         node.lanes.remove(lane)
 
     def left(self, hashed: int) -> None:
@@ -309,6 +344,7 @@ class Entry:
     used: int
     uses: int
     last: bool
+    octave: int
     parent: object | None = None
 
 
@@ -327,7 +363,9 @@ class Adaptive(Base):
         self.calendar = Calendar()
         self.entries: dict[object, Entry] = {}
         self.recall = Recall()
-        self.shadows = Shadows(self.calendar, shadows, self.RULE != "density")
+        self.bytes = 0
+        self.prices = Prices()
+        self.shadows = Shadows(self.calendar, self.prices, shadows, self.RULE != "density")
         self.regret = Regret()
         self.leader = "density"
         self.rank()
@@ -347,47 +385,73 @@ class Adaptive(Base):
         self.day = max(1, self.own // 64)
         self.shadows.set_capacity(self.own)
 
+    def set_capacity_bytes(self, limit: int) -> None:
+        self.bytes = limit
+        self.shadows.set_capacity_bytes(limit)
+
+    def price(self, size: int, cost: float) -> int:
+        """Puts one more on the shelf of its price."""
+        price = cost / size if self.bytes else cost
+        self.prices.put(price, self.is_empty)
+        return octave_of(price)
+
+    def is_empty(self, shelf: int) -> bool:
+        return not any(
+            (each, shelf) in unit.lists.get(lane, {})
+            for unit in self.calendar.units
+            for lane in ("real", *PRICED)
+            for each in range(8)
+        )
+
+    def inside(self, unit: Unit, entry: Entry) -> dict[object, None]:
+        return unit.inside("real", self.class_of(entry), self.prices.shelf_of(entry.octave))
+
     def insert(self, key: object, size: int, cost: float) -> None:
         self.pass_use()
+        size, cost = max(1, size), float32(min(cost, 1e12))
+        octave = self.price(size, cost)
         hashed = mixed_hash(key)
         last = self.blocks and hashed == self.last_hash
         seen = self.shadows.sees(hashed)
         if seen:
-            uses = self.shadows.use(hashed, False, last, float32(min(cost, 1e12)))
+            uses = self.shadows.use(hashed, False, last, octave, cost, size)
         else:
             uses = min(self.recall.uses(hashed) + 1, 255)
-        entry = self.entries[key] = Entry(hashed, self.calendar.now, uses, last)
-        self.calendar.units[0].inside("real", self.class_of(entry))[key] = None
+        entry = self.entries[key] = Entry(hashed, self.calendar.now, uses, last, octave)
+        self.inside(self.calendar.units[0], entry)[key] = None
         if seen:
             self.think()
 
     def hit(self, key: object) -> None:
-        self.use(key, None)
+        self.use(key)
 
     def update(self, key: object, size: int, cost: float) -> None:
-        self.use(key, float32(min(cost, 1e12)))
+        self.use(key, max(1, size), float32(min(cost, 1e12)))
 
-    def use(self, key: object, cost: float | None) -> None:
+    def use(self, key: object, size: int | None = None, cost: float | None = None) -> None:
         entry = self.entries[key]
         if self.blocks and entry.used == self.calendar.now:
             return
         self.pass_use()
         last = self.blocks and entry.hash == self.last_hash
+        octave = entry.octave if cost is None or size is None else self.price(size, cost)
         seen = self.shadows.sees(entry.hash)
         if seen:
-            self.shadows.use(entry.hash, True, last, cost)
-        old = self.calendar.unit_of(entry.used), self.class_of(entry)
+            self.shadows.use(entry.hash, True, last, octave, cost, size)
+        old = self.calendar.unit_of(entry.used), self.class_of(entry), entry.octave
         entry.uses = min(entry.uses + 1, 255)
-        entry.used, entry.last = self.calendar.now, last
-        new = self.calendar.units[0], self.class_of(entry)
+        entry.used, entry.last, entry.octave = self.calendar.now, last, octave
+        new = self.calendar.units[0], self.class_of(entry), octave
         if self.is_leaf(key) and new != old:
-            old[0].inside("real", old[1]).pop(key)
-            new[0].inside("real", new[1])[key] = None
+            old[0].take("real", key)
+            self.inside(new[0], entry)[key] = None
         if seen:
             self.think()
 
     def evict(self, pinned: set[object], incoming: object | None) -> object | None:
-        key = self.calendar.coldest("real", pinned)
+        density = self.leader == "density"
+        prices = self.prices.prices if density else [1.0] * len(self.prices.prices)
+        key = self.calendar.coldest("real", pinned, prices)
         if key is None:
             return None
         entry = self.entries[key]
@@ -406,14 +470,16 @@ class Adaptive(Base):
         leaf = self.is_leaf(key)
         entry = self.entries.pop(key)
         if leaf:
-            self.calendar.unit_of(entry.used).inside("real", self.class_of(entry)).pop(key)
+            self.calendar.unit_of(entry.used).take("real", key)
         for other in self.entries.values() if self.blocks else ():
             if other.parent == key:
                 other.parent = None
         parent = self.entries.get(entry.parent) if entry.parent is not None else None
         if parent is not None and self.is_leaf(entry.parent):
-            unit, each = self.calendar.unit_of(parent.used), self.class_of(parent)
-            unit.lists["real", each] = {entry.parent: None, **unit.inside("real", each)}
+            inside = self.inside(self.calendar.unit_of(parent.used), parent)
+            after = dict(inside)
+            inside.clear()
+            inside.update({entry.parent: None, **after})
 
     def begin_request(self, last: object | None) -> None:
         """Blocks of a prompt follow, this one its last."""
@@ -432,8 +498,7 @@ class Adaptive(Base):
     def link(self, parent: object, child: object) -> None:
         if self.blocks:
             if self.is_leaf(parent):
-                entry = self.entries[parent]
-                self.calendar.unit_of(entry.used).inside("real", self.class_of(entry)).pop(parent)
+                self.calendar.unit_of(self.entries[parent].used).take("real", parent)
             self.entries[child].parent = parent
 
     def is_leaf(self, key: object) -> bool:

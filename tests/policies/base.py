@@ -35,6 +35,9 @@ class Base:
     def set_capacity(self, entries: int | None) -> None:
         self.capacity = entries
 
+    def set_capacity_bytes(self, limit: int) -> None:
+        pass
+
     def room(self, entries: int) -> int:
         """How many fit. Where bytes are the limit, at least as many as there are."""
         return entries if self.capacity is None else max(self.capacity, entries)

@@ -15,15 +15,23 @@ def group_of(uses: int, last: bool) -> int:
 
 @dataclass(eq=False)
 class Unit:
-    """A stretch of time, with what was last used in it: by cache and class, its oldest first."""
+    """A stretch of time, with what was last used in it: by cache, then by class and shelf, oldest first."""
 
     start: int
     days: int = 1
-    lists: dict[tuple[str, int], dict[object, None]] = field(default_factory=dict)
+    lists: dict[str, dict[tuple[int, int], dict[object, None]]] = field(default_factory=dict)
     ranks: dict[tuple[str, int], float] = field(default_factory=dict)
 
-    def inside(self, lane: str, each: int) -> dict[object, None]:
-        return self.lists.setdefault((lane, each), {})
+    def inside(self, lane: str, each: int, shelf: int = 0) -> dict[object, None]:
+        return self.lists.setdefault(lane, {}).setdefault((each, shelf), {})
+
+    def take(self, lane: str, key: object) -> None:
+        """Wherever it is; a list that becomes empty goes."""
+        lists = self.lists[lane]
+        at = next(at for at, keys in lists.items() if key in keys)
+        del lists[at][key]
+        if not lists[at]:
+            del lists[at]
 
 
 class Calendar:
@@ -51,23 +59,25 @@ class Calendar:
             if len(same) <= {1: 16, 2**14: 1}.get(days, self.most_of_a_length):
                 return
             kept, gone = same[-2:]
-            for lane, each in gone.lists:
-                kept.lists[lane, each] = gone.lists[lane, each] | kept.inside(lane, each)
+            for lane, lists in gone.lists.items():
+                for at, keys in lists.items():
+                    kept.lists.setdefault(lane, {})[at] = keys | kept.inside(lane, *at)
             kept.start, kept.ranks = gone.start, gone.ranks
             self.units.remove(gone)
             if days < 2**14:
                 kept.days *= 2
             days *= 2
 
-    def coldest(self, lane: str, pinned: set[object]) -> object | None:
-        """Of the lowest list with something unpinned, what has been there longest."""
-        best: tuple[float, object] | None = None
-        for unit in reversed(self.units):
-            for each in range(8):
-                keys = unit.lists.get((lane, each))
-                if not keys or (best is not None and unit.ranks[lane, each] >= best[0]):
-                    continue
+    def coldest(self, lane: str, pinned: set[object], prices: list[float]) -> object | None:
+        """Of the lowest list with something unpinned, what has been there longest.
+
+        prices: what ranks are multiplied with, by shelf.
+        """
+        ends: list[tuple[float, float, int, int, int, object]] = []
+        for at, unit in enumerate(self.units):
+            for (each, shelf), keys in unit.lists.get(lane, {}).items():
                 key = next((key for key in keys if key not in pinned), None)
                 if key is not None:
-                    best = unit.ranks[lane, each], key
-        return None if best is None else best[1]
+                    rank = unit.ranks[lane, each]
+                    ends.append((rank * prices[shelf], rank, -at, each, shelf, key))
+        return min(ends)[5] if ends else None

@@ -19,6 +19,11 @@ def width_of(bin: int) -> float:
     return 1.0 if bin < 8 else float(1 << (bin // 4 - 1))
 
 
+def untrained(bin: int) -> float:
+    """By the first age of the bin."""
+    return 1.0 / ((bin if bin < 8 else width_of(bin) * (4 + bin % 4)) + 1)
+
+
 def total(numbers: Iterable[float]) -> float:
     """One by one, as the core adds; ``sum`` is more exact since Python 3.12."""
     result = 0.0
@@ -31,7 +36,7 @@ class LifeTable:
     def __init__(self) -> None:
         self.cases_used = [[0.0] * BINS for _ in range(GROUPS)]
         self.cases_forgotten = [[0.0] * BINS for _ in range(GROUPS)]
-        self.worth = [[1.0 / (bin + 1) for bin in range(BINS)] for _ in range(GROUPS)]
+        self.worth = [[untrained(bin) for bin in range(BINS)] for _ in range(GROUPS)]
 
     def learn(self, living: list[list[int]]) -> None:
         at_risk = [[0.0] * BINS for _ in range(GROUPS)]
@@ -57,7 +62,8 @@ class LifeTable:
                 for bin in range(ages)
             ]
             for age in range(BINS):
-                self.worth[group][age] = most_hits_for_time(hazard[min(age, ages - 1) :], age, ages)
+                known = most_hits_for_time(hazard[min(age, ages - 1) :], age, ages)
+                self.worth[group][age] = max(known, 2.0**-100 * untrained(age))
 
     def fade(self) -> None:
         for table in (self.cases_used, self.cases_forgotten):

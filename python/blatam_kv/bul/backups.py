@@ -23,7 +23,7 @@ from blatam_kv.errors import Error
 from blatam_kv.metrics import BackupsSnapshot
 from blatam_kv.record import Bytes
 from blatam_kv.shelf import Shelf
-from blatam_kv.tiers.files import SystemFiles
+from blatam_kv.tiers.files import SystemFiles, reason_of
 from blatam_kv.truthgpt import prefixes
 
 log = logging.getLogger("blatam_kv.bul")
@@ -117,12 +117,11 @@ class Backups:
         except _Stopped:
             return self._every
         except (Error, OSError) as error:
-            self._note_failure(str(error))
-            return self._every * _RETRY_SHARE
+            log.error("no backup was made: %s", error)
+            return self._failed_by(error)
         except Exception as error:  # a thread that dies of it would be silent from then on
-            log.exception("the backup failed in a way that nobody thought of")
-            self._note_failure(f"{type(error).__name__}: {error}")
-            return self._every * _RETRY_SHARE
+            log.exception("no backup was made, for a reason that nobody thought of")
+            return self._failed_by(error)
         with self._lock:
             self._failing = ""
         return min(wait, self._every)
@@ -200,8 +199,11 @@ class Backups:
     def _now(self) -> datetime:
         return datetime.fromtimestamp(int(self._clock()), UTC)
 
-    def _note_failure(self, reason: str) -> None:
-        log.error("no backup was made: %s", reason)
+    def _failed_by(self, error: Exception) -> float:
+        """Count a failure; returns the seconds until the next try. Whoever reads the health is told
+        the kind of it only: a message may hold paths."""
+        reason = reason_of(error) if isinstance(error, OSError) else type(error).__name__
         with self._lock:
             self._failed += 1
             self._failing = reason
+        return self._every * _RETRY_SHARE

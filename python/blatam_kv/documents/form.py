@@ -7,6 +7,7 @@ command or a formula.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -135,15 +136,49 @@ def spans_of(block: Block) -> Iterator[Spans]:
             yield (Span(text, code=True),)
 
 
+# A number with its sign and one unit, or a dash where there is none.
+_FIGURE = re.compile(r"[-+−±~]?[€$£]? ?[-+−]?\d[\d.,  ]*( ?[%‰€$£]| ?[a-zA-Zµ²³]{1,3})?|[–—-]")
+
+
 def leveled(blocks: Sequence[Block]) -> list[Block]:
     """The blocks with their top headings at levels 1, 2, 3 …: none is skipped, as readers of the
-    outline (and PDF/UA) expect, whichever levels the author chose."""
+    outline (and PDF/UA) expect, whichever levels the author chose. Columns of figures are set right. A
+    heading inside another block
+    is no part of the outline: it becomes a bold line."""
     base = min((block.level for block in blocks if isinstance(block, Heading)), default=1)
     found: list[Block] = []
     deepest = 0
     for block in blocks:
         if isinstance(block, Heading):
             deepest = min(block.level - base, deepest) + 1
-            block = Heading(deepest, block.spans)
-        found.append(block)
+            found.append(Heading(deepest, block.spans))
+        else:
+            found.append(_ready(block))
     return found
+
+
+def _ready(block: Block) -> Block:
+    match block:
+        case Heading(spans=spans):
+            bold = (Span(each.text, True, each.italic, each.code, each.href) for each in spans)
+            return Paragraph(tuple(bold))
+        case Items(items, start):
+            return Items(tuple(tuple(map(_ready, item)) for item in items), start)
+        case Callout(kind, inner):
+            return Callout(kind, tuple(map(_ready, inner)))
+        case Quote(inner):
+            return Quote(tuple(map(_ready, inner)))
+        case Table(align=()):
+            return Paragraph(())  # a table of nothing
+        case Table(head, rows, align):
+            sides = (_side(*each) for each in zip(align, zip(*rows, strict=True), strict=True))
+            return Table(head, rows, tuple(sides)) if rows else block
+    return block
+
+
+def _side(align: Align, column: Sequence[Spans]) -> Align:
+    """Figures stand under one another: on the right, unless the author put them elsewhere."""
+    if align != "left":
+        return align
+    texts = [text for cell in column if (text := plain(cell))]
+    return "right" if texts and all(map(_FIGURE.fullmatch, texts)) else "left"

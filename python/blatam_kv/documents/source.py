@@ -22,6 +22,7 @@ from blatam_kv.documents.form import (
 _ANYWHERE = re.compile(r"[\\`*_\[\]<>&|~]")
 _AT_START = re.compile(r"^([ \t]*)([#+=-])", re.MULTILINE)
 _NUMBER = re.compile(r"^([ \t]*\d{1,9})([.)])", re.MULTILINE)
+_CLOSING = re.compile(r"#(?=#*$)")
 _ALIGN = {"left": "---", "center": ":-:", "right": "--:"}
 
 
@@ -31,13 +32,16 @@ def to_markdown(blocks: Sequence[Block]) -> str:
 
 
 def _apart(blocks: Sequence[Block]) -> Iterable[Block]:
-    return (block for block in blocks if block != Paragraph(()))
+    nothing = (Paragraph(()), Table((), (), ()))
+    return (block for block in blocks if block not in nothing)
 
 
 def _block(block: Block) -> str:
     match block:
         case Heading(level, spans):
-            return f"{'#' * level} {_inline(spans, one_line=True)}".rstrip()
+            # At its end a heading may have more of its marks, which are not read as text.
+            text = _CLOSING.sub(r"\\#", _inline(spans, one_line=True))
+            return f"{'#' * level} {text}".rstrip()
         case Paragraph(spans):
             return _inline(spans)
         case Items(items, start):
@@ -55,7 +59,7 @@ def _block(block: Block) -> str:
             longest = max(map(len, re.findall("`+", text)), default=0)
             fence = "`" * max(3, longest + 1)
             return f"{fence}\n{text}\n{fence}"
-    return "---"
+    return "***"  # dashes after the dash of a list would be one longer line
 
 
 def _quoted(text: str) -> str:

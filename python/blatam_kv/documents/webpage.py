@@ -118,7 +118,6 @@ class _Writer:
     def __init__(self, language: str) -> None:
         self._words = languages.words(language)
         self._headings: list[tuple[int, Spans]] = []
-        self._inside = 0
 
     def blocks(self, blocks: Sequence[Block]) -> str:
         return "\n".join([self._block(block) for block in blocks])
@@ -152,33 +151,25 @@ class _Writer:
                 return self._table(block)
             case Callout(kind, inner_blocks):
                 name = escape(self._words.callouts[kind])
-                body = self._framed(inner_blocks)
+                body = self.blocks(inner_blocks)
                 head = f"<p><strong>{name}</strong></p>"
                 return f'<aside class="{kind}" aria-label="{name}">\n{head}\n{body}\n</aside>'
             case Quote(inner_blocks):
-                return f"<blockquote>\n{self._framed(inner_blocks)}\n</blockquote>"
+                return f"<blockquote>\n{self.blocks(inner_blocks)}\n</blockquote>"
             case Code(text):
                 return f"<pre><code>{escape(text)}\n</code></pre>"
         return "<hr>"
 
-    def _framed(self, blocks: Sequence[Block]) -> str:
-        self._inside += 1
-        written = self.blocks(blocks)
-        self._inside -= 1
-        return written
-
     def _heading(self, level: int, spans: Spans) -> str:
-        if self._inside:  # inside a box it is a bold line, no part of the outline
-            return f"<p><strong>{self.spans(spans)}</strong></p>"
         self._headings.append((level, spans))
         tag = f"h{min(level + 1, 6)}"
         return f'<{tag} id="s{len(self._headings)}">{self.spans(spans)}</{tag}>'
 
     def _item(self, item: Sequence[Block]) -> str:
         if item and isinstance(item[0], Paragraph):
-            rest = self._framed(item[1:])
+            rest = self.blocks(item[1:])
             return self.spans(item[0].spans) + (f"\n{rest}\n" if rest else "")
-        return self._framed(item)
+        return self.blocks(item)
 
     def _table(self, table: Table) -> str:
         sides = [_SIDES[align] for align in table.align]

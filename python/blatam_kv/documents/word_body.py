@@ -118,7 +118,7 @@ class Body:
     def _block(self, block: Block, frame: Properties, depth: int) -> str:
         match block:
             case Heading(level, spans):
-                return self._heading(level, spans, frame)
+                return self._heading(level, spans)
             case Paragraph(spans):
                 indent = {"ind": f'<w:ind w:left="{_INDENT * depth}"/>'} if depth else NONE
                 return self.paragraph(spans, "BodyText", {**indent, **frame})
@@ -135,9 +135,7 @@ class Body:
         line = f'<w:bottom w:val="single" w:sz="5" w:space="1" w:color="{_hex(self._style.line)}"/>'
         return self.paragraph((), "BodyText", {"pBdr": f"<w:pBdr>{line}</w:pBdr>"})
 
-    def _heading(self, level: int, spans: Spans, frame: Properties) -> str:
-        if frame:  # inside a box it is a bold line, no part of the outline
-            return self.paragraph(spans, "BodyText", frame, look={"b": "<w:b/>"})
+    def _heading(self, level: int, spans: Spans) -> str:
         self._headings += 1
         anchor = f"_Toc{self._headings:06}"
         self.anchors.append((level, spans, anchor))

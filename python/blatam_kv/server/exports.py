@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -45,10 +46,17 @@ class ExportDesk:
     def doors(self) -> list[Door]:
         """Every endpoint, what it takes, and how it is read."""
         path = "/api/v1/export"
-        taken = {"method": "POST", "scope": Scope.WRITE, "policy": "write", "read": _read}
+        taken: dict[str, Any] = {
+            "method": "POST",
+            "scope": Scope.WRITE,
+            "policy": "write",
+            "read": _read,
+            "body": ExportRequest,
+            "example": {"markdown": "# Plan\n\nUna panadería.", "format": "docx"},
+        }
         return [
-            Door(path=path, answer=self.export, body=ExportRequest, **taken),  # type: ignore[arg-type]
-            Door(path=f"{path}/validate", answer=self.validate, body=ExportRequest, **taken),  # type: ignore[arg-type]
+            Door(path=path, answer=self.export, **taken),
+            Door(path=f"{path}/validate", answer=self.validate, **taken),
             Door(path=f"{path}/formats", answer=self.formats, scope=Scope.READ),
         ]
 
