@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blatam_kv.histograms import Buckets, Histogram
+from blatam_kv.metrics.histograms import Buckets, Histogram
 
 BOUNDS = (0.001, 0.01, 0.1, 1.0)
 

@@ -38,13 +38,11 @@ FLOORS: tuple[frozenset[str], ...] = (
                 "curves",
                 "devices",
                 "flights",
-                "histograms",
                 "metrics",
                 "pages",
                 "parameters",
             ),
             *("policy", "probe", "record", "tensors", "traces"),
-            *("model_metrics", "policy_metrics", "device_metrics", "tier_metrics"),
         }
     ),
     frozenset({"tiers"}),
@@ -91,8 +89,7 @@ HOUSED: Mapping[str, frozenset[str]] = {
     "pydantic": SERVICE,
     "orjson": SERVICE | {"truthgpt"},
     "httpx": SERVICE | {"truthgpt"},
-    "prometheus_client": SERVICE
-    | {"metrics", "model_metrics", "policy_metrics", "device_metrics", "tier_metrics"},
+    "prometheus_client": SERVICE | {"metrics"},
     "markdown_it": frozenset({"documents"}),
     "nh3": frozenset({"documents"}),
     "typst": frozenset({"documents"}),

@@ -21,11 +21,11 @@ from blatam_kv.metrics import (
     BlocksSnapshot,
     CacheSnapshot,
     LatencyHistogram,
+    ModelMetrics,
     RecentRate,
     ServiceMetrics,
+    TierSnapshot,
 )
-from blatam_kv.model_metrics import ModelMetrics
-from blatam_kv.tier_metrics import TierSnapshot
 
 
 @given(

@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from blatam_kv.errors import InvalidRequest
-from blatam_kv.metrics import ServiceMetrics
-from blatam_kv.model_metrics import ModelMetrics
+from blatam_kv.metrics import ModelMetrics, ServiceMetrics
 from blatam_kv.truthgpt.protocol import (
     Chunk,
     Completion,

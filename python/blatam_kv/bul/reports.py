@@ -19,9 +19,8 @@ from blatam_kv.bul.tally import Tallies
 from blatam_kv.bul.tasks import TaskBook
 from blatam_kv.bul.writers import Job, Writers
 from blatam_kv.config import Settings
-from blatam_kv.metrics import BlocksSnapshot, CacheSnapshot
+from blatam_kv.metrics import BlocksSnapshot, CacheSnapshot, TierSnapshot
 from blatam_kv.shelf import Shelf
-from blatam_kv.tier_metrics import TierSnapshot
 from blatam_kv.tiers import DiskStats
 from blatam_kv.truthgpt.protocol import TruthGPT
 

@@ -1,181 +1,26 @@
-"""What the service counts and times, and how Prometheus reads it.
+"""One service's Prometheus registry, under the canonical names.
 
-``LatencyHistogram`` answers "what is P99?" inside the process, for ``stats`` and the demo.
-``ServiceMetrics`` is one service's Prometheus registry under the canonical names; hit rates and
-quantiles over time are computed in PromQL, never exported as gauges.
+Hit rates and quantiles over time are computed in PromQL, never exported as gauges.
 """
 
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blatam_kv.device_metrics import of_gpus
 from blatam_kv.devices.reading import DeviceSnapshot
 from blatam_kv.errors import MissingExtra
-from blatam_kv.histograms import Buckets, Histogram
-from blatam_kv.policy import PolicyReport
-from blatam_kv.policy_metrics import learned
-from blatam_kv.tier_metrics import TierSnapshot, families
+from blatam_kv.metrics.devices import of_gpus
+from blatam_kv.metrics.histograms import Buckets, Histogram
+from blatam_kv.metrics.policies import learned
+from blatam_kv.metrics.snapshots import BackupsSnapshot, BlocksSnapshot, CacheSnapshot, backed_up
+from blatam_kv.metrics.tiers import TierSnapshot, families
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
-
-Clock = Callable[[], float]
-
-
-class LatencyHistogram:
-    """Counts of durations in logarithmic buckets: 600 integers, whatever is recorded.
-
-    A quantile is at most 4.5 % above the true one (16 buckets for each doubling, from 0.1 µs).
-    Safe from any thread.
-    """
-
-    _FLOOR = 1e-7
-    _PER_DOUBLING = 16
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._counts = [0] * 600
-        self._count = 0
-        self._sum = 0.0
-        self._max = 0.0
-
-    def record(self, seconds: float) -> None:
-        """Count one duration; a negative one counts as zero."""
-        seconds = max(seconds, 0.0)
-        steps = self._PER_DOUBLING * math.log2(max(seconds, self._FLOOR) / self._FLOOR)
-        bucket = min(int(steps), len(self._counts) - 1)
-        with self._lock:
-            self._counts[bucket] += 1
-            self._count += 1
-            self._sum += seconds
-            self._max = max(self._max, seconds)
-
-    def add(self, other: LatencyHistogram) -> None:
-        """Count what another has counted as well."""
-        with other._lock:
-            counts, count, total, most = (other._counts[:], other._count, other._sum, other._max)
-        with self._lock:
-            self._counts = [a + b for a, b in zip(self._counts, counts, strict=True)]
-            self._count += count
-            self._sum += total
-            self._max = max(self._max, most)
-
-    @property
-    def count(self) -> int:
-        return self._count
-
-    @property
-    def sum(self) -> float:
-        return self._sum
-
-    @property
-    def mean(self) -> float:
-        """Seconds; 0 when nothing was recorded."""
-        with self._lock:
-            return self._sum / self._count if self._count else 0.0
-
-    def quantile(self, q: float) -> float:
-        """The duration that a share ``q`` in (0, 1] of the records does not exceed; 0 if none."""
-        if not 0.0 < q <= 1.0:
-            raise ValueError(f"q must be above 0 and at most 1, not {q}")
-        with self._lock:
-            rank = math.ceil(q * self._count)
-            seen = 0
-            for bucket, count in enumerate(self._counts):
-                seen += count
-                if count and seen >= rank:
-                    upper = self._FLOOR * math.exp2((bucket + 1) / self._PER_DOUBLING)
-                    return min(upper, self._max)
-        return 0.0
-
-
-class RecentRate:
-    """Events per second over the last minute. Safe from any thread."""
-
-    _SECONDS = 60
-
-    def __init__(self, *, clock: Clock = time.monotonic) -> None:
-        self._clock = clock
-        self._start = clock()
-        self._lock = threading.Lock()
-        self._slots: dict[int, int] = {}
-
-    def record(self) -> None:
-        """Count one event now."""
-        second = int(self._clock())
-        with self._lock:
-            self._slots[second] = self._slots.get(second, 0) + 1
-            while len(self._slots) > self._SECONDS:
-                del self._slots[next(iter(self._slots))]
-
-    def add(self, other: RecentRate) -> None:
-        """Count what another has counted as well, from when the earlier of the two began."""
-        with other._lock:
-            slots = dict(other._slots)
-        with self._lock:
-            self._start = min(self._start, other._start)
-            for second in self._slots:
-                slots[second] = slots.get(second, 0) + self._slots[second]
-            self._slots = {second: slots[second] for second in sorted(slots)[-self._SECONDS :]}
-
-    @property
-    def per_second(self) -> float:
-        now = self._clock()
-        oldest = int(now) - self._SECONDS
-        with self._lock:
-            events = sum(count for second, count in self._slots.items() if second > oldest)
-        return events / max(1.0, min(float(self._SECONDS), now - self._start))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheSnapshot:
-    """The cache at one moment, as the exporter needs it."""
-
-    policy: str
-    entries: int
-    memory_bytes: int
-    memory_limit_bytes: int
-    evictions: Mapping[str, int]
-    hits: int = 0
-    learned: PolicyReport | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlocksSnapshot:
-    """The blocks of prompts at one moment. tokens_asked: of whole blocks that were looked up;
-    tokens_found: how many of them were there, by tier. codec: how they are encoded; raw_bytes: what
-    those in memory would take without it."""
-
-    entries: int
-    memory_bytes: int
-    memory_limit_bytes: int
-    disk_bytes: int
-    tokens_asked: int
-    tokens_found: Mapping[str, int]
-    damaged: int
-    codec: str = "raw"
-    raw_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackupsSnapshot:
-    """The backups that the service makes. last_timestamp: seconds since 1970 of the last whole one, 0
-    before the first; last_seconds and last_bytes: what the last one took, of those since the start,
-    as are made and failed."""
-
-    last_timestamp: float
-    last_seconds: float
-    last_bytes: int
-    made: int
-    failed: int
-
 
 _CACHE_BUCKETS = (
     *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005),
@@ -444,7 +289,7 @@ class ServiceMetrics:
         if devices := self._devices():
             yield from of_gpus(devices)
         if (backups := self._backups()) is not None:
-            yield from _backed_up(backups)
+            yield from backed_up(backups)
         depth = GaugeMetricFamily("bul_queue_depth", "Tasks waiting.", labels=["priority"])
         for priority, waiting in sorted(self._queue_depth().items()):
             depth.add_metric([str(priority)], waiting)
@@ -468,18 +313,3 @@ def _family(histogram: Histogram) -> Metric:
         buckets = [("+Inf" if bound == math.inf else str(bound), count) for bound, count in pairs]
         family.add_metric(values, buckets, total)
     return family
-
-
-def _backed_up(backups: BackupsSnapshot) -> Iterator[Metric]:
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
-    name = "kv_cache_last_backup_timestamp_seconds"
-    text = "When the last whole backup was made, 0 before the first."
-    yield GaugeMetricFamily(name, text, value=backups.last_timestamp)
-    name, text = "kv_cache_last_backup_duration_seconds", "What it took."
-    yield GaugeMetricFamily(name, text, value=backups.last_seconds)
-    yield GaugeMetricFamily("kv_cache_last_backup_bytes", "Its size.", value=backups.last_bytes)
-    made = CounterMetricFamily("kv_cache_backups", "Backups tried.", labels=["outcome"])
-    made.add_metric(["ok"], backups.made)
-    made.add_metric(["error"], backups.failed)
-    yield made
