@@ -254,6 +254,18 @@ def test_a_node_hears_what_a_signature_covers_and_who_asked(tmp_path: Path) -> N
         assert seen["headers"]["x-forwarded-for"] == "6.6.6.6, 127.0.0.1"
 
 
+def test_a_websocket_is_asked_for_as_one_and_nothing_else_is_upgraded(tmp_path: Path) -> None:
+    with site(tmp_path, echo) as here:
+        given = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Key": "a"}
+        seen = json.loads(here.ask("/ws/task/1", headers=given)[2])["headers"]
+        assert (seen["upgrade"], seen["connection"]) == ("websocket", "upgrade")
+        assert seen["sec-websocket-key"] == "a"
+        for headers in ({}, {"Upgrade": "h2c", "Connection": "Upgrade"}):
+            seen = json.loads(here.ask("/", headers=headers)[2])["headers"]
+            assert "upgrade" not in seen
+            assert "connection" not in seen
+
+
 def named(name: str) -> Answer:
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.rfile.read(int(handler.headers.get("Content-Length", 0)))

@@ -143,6 +143,16 @@ map $http_x_request_id $blatam_kv_request_id {
     default                         $request_id;
     "~^[A-Za-z0-9._-]{1,128}$"      $http_x_request_id;
 }
+
+# A WebSocket goes through as one; everything else keeps its connection to the node.
+map $http_upgrade $blatam_kv_connection {
+    default                         "";
+    "~*^websocket$"                 upgrade;
+}
+map $http_upgrade $blatam_kv_upgrade {
+    default                         "";
+    "~*^websocket$"                 websocket;
+}
 """
 
 _AFFINITY_MAPS = """
@@ -249,7 +259,8 @@ _RATE = """\
 # A signature covers the name and the path as the client wrote them.
 _PROXY = """
     proxy_http_version 1.1;
-    proxy_set_header Connection "";
+    proxy_set_header Upgrade $blatam_kv_upgrade;
+    proxy_set_header Connection $blatam_kv_connection;
     proxy_set_header Host $http_host;
     proxy_set_header X-Request-ID $blatam_kv_request_id;
     proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
