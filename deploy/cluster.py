@@ -24,29 +24,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from blatam_kv.cli.nginx import nginx
+from blatam_kv.cli.nginx import nginx, write_alone
 from blatam_kv.cli.remote import connect
 from blatam_kv.config import Secret, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_SECONDS = 60.0
 _QUERY = {"query": "Plan de negocio para una panadería", "max_length": 60}
-
-_NGINX = """\
-{user}worker_processes 1;
-daemon off;
-pid {folder}/nginx.pid;
-events {{ worker_connections 1024; }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    include {folder}/site.conf;
-}}
-"""
 
 
 def main() -> int:
@@ -177,9 +161,7 @@ class Cluster:
 
     def _nginx(self, port: int) -> None:
         nodes = [url.removeprefix("http://") for _, url in self._nodes]
-        (self._folder / "site.conf").write_text(nginx(nodes, listen=f"127.0.0.1:{port}"))
-        user = "user root;\n" if os.geteuid() == 0 else ""
-        (self._folder / "nginx.conf").write_text(_NGINX.format(user=user, folder=self._folder))
+        write_alone(self._folder, nginx(nodes, listen=f"127.0.0.1:{port}"))
         command = [_program("nginx"), "-p", str(self._folder), "-c", "nginx.conf", "-e", "stderr"]
         self._run("nginx", command)
         self._until(lambda: _listens(port), "nginx")

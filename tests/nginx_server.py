@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import socket
@@ -12,24 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PATIENCE_SECONDS = 60.0
+from blatam_kv.cli.nginx import write_alone
 
-_MAIN = """\
-{user}worker_processes 1;
-daemon off;
-pid {folder}/pid;
-error_log {folder}/error.log;
-events {{ worker_connections 1024; }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    include {folder}/site.conf;
-}}
-"""
+PATIENCE_SECONDS = 60.0
 
 
 def binary() -> str:
@@ -49,9 +33,7 @@ def free_port() -> int:
 
 def write(folder: Path, site: str) -> list[str]:
     """Write the configuration down; returns the command that runs it."""
-    user = "user root;\n" if os.geteuid() == 0 else ""
-    (folder / "site.conf").write_text(site)
-    (folder / "nginx.conf").write_text(_MAIN.format(user=user, folder=folder))
+    write_alone(folder, site)
     return [binary(), "-p", str(folder), "-c", "nginx.conf", "-e", str(folder / "error.log")]
 
 

@@ -7,6 +7,7 @@ finds the node that knows it.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -83,6 +84,13 @@ def nginx(
     return "".join(parts)
 
 
+def write_alone(folder: Path, site: str) -> None:
+    """Write nginx.conf and site.conf for an nginx of its own, with all it writes in this folder."""
+    user = "user root;\n" if os.geteuid() == 0 else ""
+    (folder / "site.conf").write_text(site)
+    (folder / "nginx.conf").write_text(_ALONE.format(user=user, folder=folder))
+
+
 # ---- what may be asked for ----------------------------------------------------------------------
 
 
@@ -130,6 +138,23 @@ def _check_options(
     if not 0 <= rate <= 1_000_000:
         raise ConfigError("--rate: must be requests a second from 0 (no limit) to 1000000")
 
+
+_ALONE = """\
+{user}worker_processes 1;
+daemon off;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    include {folder}/site.conf;
+}}
+"""
 
 # ---- the parts ----------------------------------------------------------------------------------
 
