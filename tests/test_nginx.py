@@ -362,7 +362,6 @@ def client_of(url: str, folder: Path) -> Client:
 
 
 def test_the_node_that_answers_is_killed_and_no_answer_is_lost(tmp_path: Path) -> None:
-    port = free_port()
     options: dict[str, Any] = {"BUL_HMAC_SECRET": SECRET, "BUL_TRUSTED_PROXIES": "127.0.0.1/32"}
     options |= {"BUL_RATE_LIMIT_ENABLED": "false"}
     with ExitStack() as opened:
@@ -371,6 +370,7 @@ def test_the_node_that_answers_is_killed_and_no_answer_is_lost(tmp_path: Path) -
             (process, opened.enter_context(client_of(client.url, tmp_path)))
             for process, client in started
         ]
+        port = free_port()  # after the nodes have theirs
         text = (SHIPPED / "blatam-kv.conf").read_text()
         text = text.replace("listen 80;", f"listen 127.0.0.1:{port};")
         text = text.replace("rate=100r/s", "rate=100000r/s")
