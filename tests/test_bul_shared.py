@@ -240,6 +240,29 @@ def test_a_clear_on_one_node_is_one_on_all(server: Redis) -> None:
         assert asked(made[1][0]).cache == "miss"
 
 
+def test_an_answer_dropped_on_one_node_is_dropped_on_all_and_no_other(server: Redis) -> None:
+    with nodes(server, 3) as made:
+        for service, _ in made:
+            finished(service, asked(service))
+            finished(service, asked(service, query="stays"))
+        order = made[0][0].place(parse_request(QUERY))
+        assert made[0][0].forget(order.key)
+        for service, _ in made:
+            eventually(lambda service=service: len(service.pipeline.cache) == 1)  # type: ignore[misc]
+        assert asked(made[1][0], query="stays").cache == "hit"
+        assert asked(made[1][0]).cache == "miss"
+
+
+def test_an_answer_that_only_redis_has_is_dropped_there(server: Redis) -> None:
+    with nodes(server, 2) as [(one, _), (two, _)]:
+        finished(one, asked(one))
+        order = two.place(parse_request(QUERY))
+        one.pipeline.cache.clear()
+        assert two.forget(order.key)
+        assert not two.forget(order.key)
+        assert asked(one).cache == "miss"
+
+
 def test_a_clear_that_was_not_heard_is_made_up_for() -> None:
     heard = threading.Semaphore(0)
     with redis() as server:
@@ -310,6 +333,45 @@ def test_an_answer_lives_from_its_birth_wherever_it_is(server: Redis) -> None:
         one.shared.keep(order.digest, order.salt, replace(answer, born=answer.born - 170))
         assert two.shared is not None
         assert two.shared.fetch([(order.digest, order.salt)]) == [None]
+
+
+def test_an_answer_with_a_life_of_its_own_has_it_wherever_it_is(server: Redis) -> None:
+    with nodes(server, 2, cache_ttl=1000.0) as [(one, _), (two, _)]:
+        order = one.place(parse_request(QUERY))
+        finished(one, asked(one, cache={"ttl": 50.0}))
+        left = Client.from_url(server.url).pttl(f"blatam-kv:1:{order.digest.hex()}")
+        assert 30_000 < left <= 50_000
+        task = asked(two)
+        assert task.cache == "hit"
+        assert two.seconds_left(task) in range(30, 51)
+
+
+# ---- wishes and callbacks -----------------------------------------------------------------------
+
+
+def test_who_does_not_look_is_written_for_and_that_answer_is_everybodys(server: Redis) -> None:
+    with nodes(server, 2) as [(one, _), (two, model)]:
+        old = finished(one, asked(one)).answer
+        new = finished(two, asked(two, cache={"no-cache": True})).answer
+        assert len(model.calls) == 1
+        one.pipeline.cache.clear()
+        assert asked(one).answer == new != old
+
+
+def test_who_stores_nothing_tells_nobody(server: Redis) -> None:
+    with nodes(server, 2) as [(one, _), (two, model)]:
+        finished(two, asked(two, cache={"no-store": True}))
+        assert len(model.calls) == 1
+        assert asked(one).cache == "miss"
+
+
+def test_who_asks_for_a_callback_is_called_for_a_hit_of_another_node_too(server: Redis) -> None:
+    with nodes(server, 2) as [(one, _), (two, _)]:
+        finished(one, asked(one))
+        task = asked(two, callback_url="https://example.org/done")
+        assert task.cache == "hit"
+        (told,) = two.archive.callbacks.due(now=time.time() + 1, limit=9)
+        assert (told.task_id, told.url) == (task.id, "https://example.org/done")
 
 
 # ---- conversations ------------------------------------------------------------------------------

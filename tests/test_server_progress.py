@@ -20,6 +20,7 @@ from test_server_process import serving
 from websockets.exceptions import ConnectionClosedOK, InvalidStatus
 from websockets.sync.client import connect
 
+from blatam_kv.bul.drafts import Part
 from blatam_kv.bul.security.tickets import LIFE_SECONDS, Tickets
 from blatam_kv.server import progress
 from blatam_kv.signature import keyed, sign
@@ -273,6 +274,8 @@ def test_watchers_are_woken_by_what_they_watch_only(browser: Browser) -> None:
     stop()
     book.progress(["a"], 0.5)
     assert sorted(woken) == ["first", "second", "second"]
+    book.turn(["b"], Part(1, 2, "Aims"))
+    assert sorted(woken) == ["first", "second", "second", "second"]
     again()
     assert book._watchers == {}
 
