@@ -358,6 +358,18 @@ def test_who_does_not_look_is_written_for_and_that_answer_is_everybodys(server: 
         assert asked(one).answer == new != old
 
 
+def test_an_answer_of_another_node_that_is_too_old_will_not_do(server: Redis) -> None:
+    with nodes(server, 2) as [(one, _), (two, model)]:
+        assert one.shared is not None
+        answer = finished(one, asked(one)).answer
+        assert answer is not None
+        order = one.place(parse_request(QUERY))
+        one.shared.keep(order.digest, order.salt, replace(answer, born=answer.born - 70))
+        assert asked(two, cache={"s-maxage": 60.0}).cache == "miss"
+        eventually(lambda: len(model.calls) == 1)
+        assert asked(one, cache={"s-maxage": 90.0}).cache == "hit"
+
+
 def test_who_stores_nothing_tells_nobody(server: Redis) -> None:
     with nodes(server, 2) as [(one, _), (two, model)]:
         finished(two, asked(two, cache={"no-store": True}))
