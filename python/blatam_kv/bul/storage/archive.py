@@ -142,7 +142,7 @@ class Archive:
         documents that no task has any more; returns how many tasks went."""
         now = time.time() if now is None else now
         gone = 0
-        with self._database.transaction() as connection:
+        with self._database.transaction(patient=True) as connection:
             old = tasks.c.finished < now - days * 86_400
             gone += connection.execute(delete(tasks).where(old)).rowcount
             for tenant in connection.scalars(select(tasks.c.tenant).distinct()).all():

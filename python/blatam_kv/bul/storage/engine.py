@@ -175,7 +175,6 @@ def _postgresql(url: URL) -> Engine:
     theirs = url.query.get("options", "")  # a later one wins, so theirs come last
     return create_engine(
         url.set(drivername="postgresql+psycopg").difference_update_query(["options"]),
-        pool_pre_ping=True,
         pool_timeout=CONNECT_SECONDS,
         connect_args={
             "connect_timeout": CONNECT_SECONDS,

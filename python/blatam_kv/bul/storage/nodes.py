@@ -70,8 +70,9 @@ class Nodes:
             return True
         if self._life is not None:
             try:
-                self._life.execute(select(1))
-                self._life.commit()
+                with self._database.watched(self._life):
+                    self._life.execute(select(1))
+                    self._life.commit()
                 return True
             except SQLAlchemyError:
                 self.close()
@@ -79,10 +80,11 @@ class Nodes:
             pass
         life = self._database.engine.connect()
         try:
-            life.execute(_ENDS_WHEN_SILENT, {"ms": str(1000 * LIFE_SECONDS)})
-            held = select(func.pg_try_advisory_lock(lock_of(self._node)))
-            alive = bool(life.execute(held).scalar_one())
-            life.commit()
+            with self._database.watched(life):
+                life.execute(_ENDS_WHEN_SILENT, {"ms": str(1000 * LIFE_SECONDS)})
+                held = select(func.pg_try_advisory_lock(lock_of(self._node)))
+                alive = bool(life.execute(held).scalar_one())
+                life.commit()
         except SQLAlchemyError:
             life.invalidate()
             raise
