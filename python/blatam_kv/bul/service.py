@@ -173,10 +173,10 @@ class Service:
         self._draining_since: float | None = None
         self._salt_of = salt_of
         self._adopter = Adopter(
-            self.archive, go_on=self._go_on_with, failed=self.metrics.storage_failed
+            self.archive, self._ledger, go_on=self._go_on_with, failed=self.metrics.storage_failed
         )
         self.archive.live()  # before its tasks are read: from now on nobody else may take them
-        self._go_on_with(self.archive.unfinished())
+        self._go_on_with(self.archive.take_up())
         self.writers.start()
         self._recorder.start()
         self.backups.start()
