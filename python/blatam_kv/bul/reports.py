@@ -22,6 +22,7 @@ from blatam_kv.config import Settings
 from blatam_kv.metrics import BlocksSnapshot, CacheSnapshot, TierSnapshot
 from blatam_kv.shelf import Shelf
 from blatam_kv.tiers import DiskStats
+from blatam_kv.tiers.took import Took
 from blatam_kv.truthgpt.protocol import TruthGPT
 
 
@@ -137,6 +138,7 @@ class Reports:
             damaged=now.damaged,
             codec=self._blocks.codec,
             raw_bytes=now.blocks * self._blocks.layout.block_bytes,
+            codec_work=self._blocks.codec_work,
         )
 
     def tier_snapshots(self) -> list[TierSnapshot]:
@@ -155,7 +157,8 @@ class Reports:
         ]
         if self._shelf is not None:
             failing = self._shelf.failing is not None
-            found.append(_on_disk("answers", self._shelf.stats(), failing=failing))
+            on_disk = _on_disk("answers", self._shelf.stats(), self._shelf.took, failing=failing)
+            found.append(on_disk)
         if self._shared is not None:
             redis = self._shared.stats()
             found.append(
@@ -166,6 +169,8 @@ class Reports:
                     damaged=redis.damaged,
                     failures=redis.failures,
                     failing=redis.failing is not None,
+                    left_alone=redis.left_alone,
+                    took=self._shared.took.by_operation(),
                 )
             )
         if self._blocks is not None:
@@ -183,7 +188,8 @@ class Reports:
             )
             if blocks.tier is not None:
                 failing = blocks.tier.failing is not None
-                found.append(_on_disk("blocks", blocks.tier, failing=failing))
+                took = self._blocks.tier_took
+                found.append(_on_disk("blocks", blocks.tier, took, failing=failing))
         return found
 
     def _blocks_stats(self) -> dict[str, object] | None:
@@ -257,7 +263,7 @@ def _visible(caller: Caller) -> str | None:
     return None if caller.may(Scope.ADMIN) else caller.tenant
 
 
-def _on_disk(store: str, stats: DiskStats, *, failing: bool) -> TierSnapshot:
+def _on_disk(store: str, stats: DiskStats, took: Took | None, *, failing: bool) -> TierSnapshot:
     return TierSnapshot(
         store=store,
         tier="disk",
@@ -269,4 +275,5 @@ def _on_disk(store: str, stats: DiskStats, *, failing: bool) -> TierSnapshot:
         damaged=stats.damaged,
         failures=stats.failures,
         failing=failing,
+        took={} if took is None else took.by_operation(),
     )

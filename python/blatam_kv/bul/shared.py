@@ -24,6 +24,7 @@ from blatam_kv.record import Kind, Record
 from blatam_kv.tiers.leases import Leases
 from blatam_kv.tiers.notices import Notices
 from blatam_kv.tiers.redis import RedisStats, RedisTier
+from blatam_kv.tiers.took import Took
 
 log = logging.getLogger("blatam_kv.bul")
 
@@ -140,6 +141,11 @@ class Shared:
         except TierUnavailable as error:
             log.error("the other nodes were not told to forget their answers: %s", error)
         self._notices.tell(_CLEARED)
+
+    @property
+    def took(self) -> Took:
+        """How long the tier takes."""
+        return self._tier.took
 
     def stats(self) -> RedisStats:
         """Of the tier."""

@@ -43,6 +43,7 @@ from blatam_kv.record import (
     unpack_owned,
 )
 from blatam_kv.tiers.breaker import Breaker
+from blatam_kv.tiers.took import Took, timed
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -123,6 +124,7 @@ class RedisTier:
         self._counts: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
         self._failing: Unavailable | None = None
+        self.took = Took()
         self._closed = False
         self._redis, self._client = _client(url, timeout)
 
@@ -130,17 +132,8 @@ class RedisTier:
 
     def get_many(self, keys: Sequence[bytes]) -> list[Record | None]:
         """The record of each key, verified, or None. Raises TierUnavailable."""
-        if len(keys) == 1:  # as most calls are
-            value = self.ask("get", self._name(keys[0]))
-            found = [None if value is None else self._read(keys[0], value)]
-        else:
-            found = []
-            for batch in _batches(keys):
-                values = self.ask("mget", [self._name(key) for key in batch])
-                found += [
-                    None if value is None else self._read(key, value)
-                    for key, value in zip(batch, values, strict=True)
-                ]
+        with timed(self.took.get):
+            found = self._get_many(keys)
         misses = found.count(None)
         with self._lock:
             self._hits += len(found) - misses
@@ -270,6 +263,19 @@ class RedisTier:
 
     # ---- inside ---------------------------------------------------------------------------------
 
+    def _get_many(self, keys: Sequence[bytes]) -> list[Record | None]:
+        if len(keys) == 1:  # as most calls are
+            value = self.ask("get", self._name(keys[0]))
+            return [None if value is None else self._read(keys[0], value)]
+        found: list[Record | None] = []
+        for batch in _batches(keys):
+            values = self.ask("mget", [self._name(key) for key in batch])
+            found += [
+                None if value is None else self._read(key, value)
+                for key, value in zip(batch, values, strict=True)
+            ]
+        return found
+
     def _name(self, key: bytes) -> bytes:
         return self._prefix + key.hex().encode()
 
@@ -296,11 +302,14 @@ class RedisTier:
 
     def _send(self, waiting: list[tuple[bytes, bytes, int | None]]) -> None:
         """Store what waits, in one round trip, and empty the list."""
-        if len(waiting) == 1:
-            name, value, left = waiting[0]
-            self.ask("set", name, value, px=left)
-        elif waiting:
-            self._together([("set", (name, value), {"px": left}) for name, value, left in waiting])
+        if not waiting:
+            return
+        with timed(self.took.put):
+            if len(waiting) == 1:
+                name, value, left = waiting[0]
+                self.ask("set", name, value, px=left)
+            else:
+                self._together([("set", (name, value), {"px": ms}) for name, value, ms in waiting])
         waiting.clear()
 
     def _together(self, commands: Sequence[tuple[str, tuple[Any, ...], dict[str, Any]]]) -> Any:
