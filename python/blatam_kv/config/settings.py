@@ -63,7 +63,9 @@ class Settings:
 
     model: what writes. The ``local_`` and ``openai_`` settings belong to the models of those names.
     local_model is a folder, local_device as torch names it; timeouts are in seconds; context_tokens
-    of None asks the folder or the endpoint.
+    of None asks the folder or the endpoint. devices: those that a model runs on which runs here,
+    "auto" for all GPUs; none is the one of local_device. openai_base_url: several have commas between
+    them.
     """
 
     api_host: str = "127.0.0.1"
@@ -110,6 +112,7 @@ class Settings:
     kv_codec: str = "raw"
     kv_policy: str = "adaptive"
     model: str = "mini"
+    devices: tuple[str, ...] = ()
     local_model: Path | None = None
     local_dtype: str = "auto"
     local_device: str = "cpu"

@@ -69,6 +69,7 @@ VARIABLES: Mapping[str, Variable] = {
     "BUL_KV_CODEC": Variable("kv_codec", choice(CODECS)),
     "BUL_KV_POLICY": Variable("kv_policy", choice(STRATEGIES)),
     "BUL_MODEL": Variable("model", choice(MODELS)),
+    "BUL_DEVICES": Variable("devices", texts),
     "BUL_HMAC_SECRET": Variable("hmac_secret", secret, secret=True),
     "BUL_HMAC_SECRET_FILE": Variable("hmac_secret", secret_file),
     "BUL_ALLOWED_HOSTS": Variable("allowed_hosts", texts),

@@ -129,13 +129,19 @@ def serve(settings: Settings, *, version: str) -> int:
 
 def _blocks(model: TruthGPT, settings: Settings) -> KVStore | None:
     """Where prompts' keys and values are kept, for a model that shows them."""
-    from blatam_kv.truthgpt.protocol import KeepsPrefixes
+    from blatam_kv.truthgpt.protocol import KeepsPrefixes, RunsOnDevices
 
-    if not isinstance(model, KeepsPrefixes):
+    models = model.models if isinstance(model, RunsOnDevices) else (model,)
+    keepers = [each for each in models if isinstance(each, KeepsPrefixes)]
+    if not keepers:
         return None
     from blatam_kv.truthgpt.prefixes import open_store
 
-    return open_store(model, settings)
+    store = open_store(keepers[0], settings)
+    for other in keepers[1:]:  # the blocks are the host's: each device is as near to them
+        if store is not None:
+            other.keep_prefixes(store)
+    return store
 
 
 def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:

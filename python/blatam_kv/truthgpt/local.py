@@ -25,9 +25,9 @@ from blatam_kv.errors import (
     Error,
     InvalidRequest,
     MissingExtra,
-    ModelError,
     Unsupported,
 )
+from blatam_kv.truthgpt.faults import failure
 from blatam_kv.truthgpt.protocol import (
     Chunk,
     Completion,
@@ -230,7 +230,7 @@ class Local:
             with self._running, torch.inference_mode():
                 logits: FloatArray = forward(loaded.model, tokens, cache).float().cpu().numpy()
         except (RuntimeError, MemoryError) as error:
-            raise ModelError(f"{self.model_id} failed: {error}") from error
+            raise failure(error, f"{self.model_id} failed: {error}") from error
         return logits
 
     def _recalled(
@@ -314,7 +314,7 @@ class Local:
             )
             model = model.to(self._device).eval()
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"cannot load {self._folder}: {error}") from error
+            raise failure(error, f"cannot load {self._folder}: {error}") from error
         wording = Wording(tokenizer)
         try:
             layout: KVLayout | Unsupported = layout_of(model)
@@ -333,8 +333,11 @@ class Local:
         )
 
 
-def from_settings(settings: Settings, store: KVStore | None = None) -> Local:
-    """The model that the settings describe. Raises ConfigError without a folder."""
+def from_settings(
+    settings: Settings, store: KVStore | None = None, *, device: str | None = None
+) -> Local:
+    """The model that the settings describe, on their device or another. Raises ConfigError without a
+    folder."""
     if settings.local_model is None:
         raise ConfigError(
             "the model local needs a folder: --local-model, BUL_LOCAL_MODEL or bul.local_model"
@@ -343,7 +346,7 @@ def from_settings(settings: Settings, store: KVStore | None = None) -> Local:
         settings.local_model,
         store,
         dtype=settings.local_dtype,
-        device=settings.local_device,
+        device=device or settings.local_device,
         context_tokens=settings.local_context_tokens,
     )
 
