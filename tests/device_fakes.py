@@ -43,6 +43,8 @@ class Machine:
             used_bytes=int(self.used[i] * 80 * GIB),
             total_bytes=80 * GIB,
             at=self.now,
+            temperature_celsius=50.0 + i,
+            power_watts=200.0 + 10 * i,
         )
 
 
