@@ -168,6 +168,8 @@ class OpenAIFace:
             raise Problem(504, "the answer is not in the cache, and only-if-cached was asked")
         heard, how = await self._listen(wished, wishes)
         if asked.stream:
+            if how == "hit":  # what is still to be written is counted when it is
+                self._count(how, arrived, _tier(heard))
             told = self._told(head, how, None)
             return self._streamed(head, asked, dialect, heard, how, told, arrived)
         try:
@@ -177,7 +179,7 @@ class OpenAIFace:
         finally:
             for listener in heard:
                 listener.close()
-        self._count(how, arrived)
+        self._count(how, arrived, _tier(heard))
         return self._whole(head, answers, dialect, how, wanted)
 
     async def _listen(
@@ -315,8 +317,8 @@ class OpenAIFace:
 
     # ---- what is told of it ---------------------------------------------------------------------
 
-    def _count(self, how: CacheResult, arrived: float) -> None:
-        self._metrics.cache_request(how, tier="memory" if how == "hit" else "none")
+    def _count(self, how: CacheResult, arrived: float, tier: str = "memory") -> None:
+        self._metrics.cache_request(how, tier=tier if how == "hit" else "none")
         self._metrics.answered(time.perf_counter() - arrived)
 
     def _told(self, head: _Head, how: CacheResult, answer: Answer | None) -> dict[str, str]:
@@ -347,6 +349,11 @@ def _usage(answers: Sequence[Answer], how: CacheResult) -> dict[str, object]:
         "prompt_tokens_details": {"cached_tokens": answers[0].usage.cached_tokens},
     }
     return usage | {"cached": True} if how == "hit" else usage
+
+
+def _tier(heard: Sequence[Listener]) -> str:
+    """Where a hit came from: the furthest place that any of its answers did."""
+    return "redis" if any(listener.tier == "redis" for listener in heard) else "memory"
 
 
 def _close(heard: Sequence[Listener]) -> None:
