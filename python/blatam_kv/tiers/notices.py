@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -18,9 +19,11 @@ from blatam_kv.tiers.redis import RedisTier
 log = logging.getLogger("blatam_kv.tiers")
 
 _NODE_BYTES = 8
-# How long the subscription waits at a time: what a close may take. And the pauses between tries to
-# connect again, the first and the longest.
+# How long the subscription waits at a time: what a close may take. How often it asks whether Redis
+# is still there, and how long it takes silence for an answer. And the pauses between tries to connect
+# again, the first and the longest.
 _WAIT_SECONDS = 0.25
+_ASK_SECONDS, _SILENCE_SECONDS = 1.0, 3.0
 _PAUSE_SECONDS, _LONGEST_SECONDS = 0.25, 8.0
 
 
@@ -28,7 +31,8 @@ class Notices:
     """Tells the other nodes, and hears them. Thread-safe; close it when done.
 
     heard: called with kind and key of each notice of another node, by a thread of this object.
-    missed: called by it whenever it listens (again), for what came before was not heard.
+    missed: called by it whenever it listens (again), for what came before was not heard. idle: called by
+    it now and then while it listens.
     """
 
     def __init__(
@@ -37,9 +41,10 @@ class Notices:
         *,
         heard: Callable[[str, bytes], object],
         missed: Callable[[], object],
+        idle: Callable[[], object] = lambda: None,
     ) -> None:
         self._tier = tier
-        self._heard, self._missed = heard, missed
+        self._heard, self._missed, self._idle = heard, missed, idle
         self._channel = tier.channel
         self._node = secrets.token_bytes(_NODE_BYTES)
         self._stopped = threading.Event()
@@ -65,15 +70,26 @@ class Notices:
             subscription = self._tier.listen()
             try:
                 subscription.subscribe(self._channel)
+                asked = heard = time.monotonic()
                 while not self._stopped.is_set():
                     message = subscription.get_message(timeout=_WAIT_SECONDS)
-                    # redis-py connects again by itself, and says so by another of these.
-                    if message is not None and message["type"] == "subscribe":
-                        self._call(self._missed)
-                        self.listening.set()
-                        pause = _PAUSE_SECONDS
-                    elif message is not None and message["type"] == "message":
-                        self._take(message["data"])
+                    now = time.monotonic()
+                    if message is not None:
+                        heard = now
+                        if message["type"] == "subscribe":  # redis-py connects again by itself
+                            self._tier.found()
+                            self._call(self._missed)
+                            self.listening.set()
+                            pause = _PAUSE_SECONDS
+                        elif message["type"] == "message":
+                            self._take(message["data"])
+                    else:
+                        self._call(self._idle)
+                    if now - heard > _SILENCE_SECONDS:
+                        raise OSError("Redis is silent")
+                    if now - asked > _ASK_SECONDS:
+                        subscription.ping()
+                        asked = now
             except self._tier.errors:
                 self.listening.clear()
                 self._stopped.wait(pause)

@@ -32,6 +32,7 @@ from blatam_kv.errors import (
     Unavailable,
 )
 from blatam_kv.record import (
+    TAGS_AT,
     VERSION,
     Kind,
     Record,
@@ -50,9 +51,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _SCHEMES = ("redis", "rediss", "unix")
-_NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}(:[a-z]{1,32})?")
 # Keys of one round trip. Larger batches gain nothing and hold up the server's other clients.
 _BATCH = 64
+# The same of calls that bring nothing.
+_SIZES = 1024
 # A value above this travels alone: many of them in one pipeline are slower than one after another.
 _ALONE_BYTES = 128 << 10
 
@@ -82,8 +85,8 @@ class RedisTier:
 
     url: ``redis://``, ``rediss://`` (TLS) or ``unix://``, with user, password and database as Redis's
     own tools read them; options behind ``?`` are those of redis-py, ``ssl_ca_certs=…`` for example.
-    namespace: what all keys begin with, 1 to 64 of ``A-Z a-z 0-9 . _ -``; nodes that share records use
-    the same. ttl: seconds that a record without an end of its own stays, None for ever. timeout:
+    namespace: what all keys begin with, 1 to 64 of ``A-Z a-z 0-9 . _ -`` and, for a part of its own,
+    a colon and a word; nodes that share records use the same. ttl: seconds that a record without an end of its own stays, None for ever. timeout:
     seconds for a connection and for an answer. mac_key: 16 to 64 bytes; records are signed with it,
     and those that are not are misses. record_bytes: larger records are refused. clock: seconds since
     1970.
@@ -104,7 +107,10 @@ class RedisTier:
         clock: Callable[[], float] = time.time,
     ) -> None:
         if not _NAMESPACE.fullmatch(namespace):
-            raise ConfigError(f"namespace must be 1 to 64 of A-Z a-z 0-9 . _ -, not {namespace!r}")
+            raise ConfigError(
+                "namespace must be 1 to 64 of A-Z a-z 0-9 . _ -, and a colon and a word behind them "
+                f"if you like, not {namespace!r}"
+            )
         if ttl is not None and not 0.001 <= ttl < 1e9:
             raise ConfigError(f"ttl must be seconds from 0.001 on, or None, not {ttl}")
         if not 0.001 <= timeout <= 60:
@@ -196,6 +202,13 @@ class RedisTier:
             )
         return found
 
+    def sizes_many(self, keys: Sequence[bytes]) -> list[int]:
+        """Bytes of each key's record, 0 where there is none. Raises TierUnavailable."""
+        found: list[int] = []
+        for batch in _batches(keys, _SIZES):
+            found += self._together([("strlen", (self._name(key),), {}) for key in batch])
+        return found
+
     def close(self) -> None:
         """Let go of the connections."""
         self._closed = True
@@ -205,9 +218,18 @@ class RedisTier:
 
     def clear(self) -> int:
         """Forget every record of the namespace; returns how many. Raises TierUnavailable."""
+        return self.delete_tagged(None)
+
+    def delete_tagged(self, tags: bytes | None) -> int:
+        """Forget every record of the namespace, or every one with these tags; returns how many. Looks
+        at all of them. Raises TierUnavailable."""
         cursor, known = 0, 0
         while True:
             cursor, names = self.ask("scan", cursor, self._prefix + b"*", count=500)
+            if tags is not None:
+                first, last = TAGS_AT.start, TAGS_AT.stop - 1
+                found = self._together([("getrange", (name, first, last), {}) for name in names])
+                names = [name for name, its in zip(names, found, strict=True) if its == tags]
             if names:
                 known += self.ask("unlink", *names)
             if cursor == 0:
@@ -238,6 +260,10 @@ class RedisTier:
         self._breaker.succeeded()
         self._failing = None
         return answer
+
+    def found(self) -> None:
+        """Somebody has just seen that the server is there: ask it again, whatever was."""
+        self._breaker.succeeded()
 
     def script(self, text: str) -> Any:
         """A Lua script, sent once and called by its digest: ``script(keys=…, args=…)``."""
@@ -331,9 +357,9 @@ class RedisTier:
             self._counts.update(more)
 
 
-def _batches(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+def _batches(keys: Sequence[bytes], size: int = _BATCH) -> Iterator[Sequence[bytes]]:
     rest = iter(keys)
-    while batch := list(islice(rest, _BATCH)):
+    while batch := list(islice(rest, size)):
         yield batch
 
 
