@@ -28,7 +28,8 @@ class CacheSnapshot:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlocksSnapshot:
     """The blocks of prompts at one moment. tokens_asked: of whole blocks that were looked up;
-    tokens_found: how many of them were there, by tier. codec: how they are encoded; raw_bytes: what
+    tokens_found: how many of them were there, by tier. recomputed: blocks in Redis that were left to
+    the model, which is quicker. codec: how they are encoded; raw_bytes: what
     those in memory would take without it."""
 
     entries: int
@@ -38,6 +39,7 @@ class BlocksSnapshot:
     tokens_asked: int
     tokens_found: Mapping[str, int]
     damaged: int
+    recomputed: int = 0
     codec: str = "raw"
     raw_bytes: int = 0
 
