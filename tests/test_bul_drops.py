@@ -267,6 +267,6 @@ def test_a_node_whose_redis_is_silent_notices(
         between.cut()
         eventually(lambda: not two.shared._notices.listening.is_set())  # type: ignore[union-attr]
         with pytest.raises(TierUnavailable):
-            two.shared._tier.ask("ping")
+            two.shared._tier.ask("get", b"blatam-kv:nothing")
         between.mend()
         assert two.shared._notices.listening.wait(PATIENCE_SECONDS)

@@ -57,7 +57,7 @@ class Notices:
         if len(kind) != 1 or not kind.isascii():
             raise ConfigError("a kind of notice is one letter")
         with suppress(TierUnavailable):  # counted by the tier
-            self._tier.ask("publish", self._channel, self._node + kind.encode() + key)
+            self._tier.commands.publish(self._node + kind.encode() + key)
 
     def close(self) -> None:
         """Hear nothing more."""
@@ -67,8 +67,9 @@ class Notices:
     def _listen(self) -> None:
         pause = _PAUSE_SECONDS
         while not self._stopped.is_set():
-            subscription = self._tier.listen()
+            subscription = None
             try:
+                subscription = self._tier.commands.listen()
                 subscription.subscribe(self._channel)
                 asked = heard = time.monotonic()
                 while not self._stopped.is_set():
@@ -77,7 +78,7 @@ class Notices:
                     if message is not None:
                         heard = now
                         if message["type"] == "subscribe":  # redis-py connects again by itself
-                            self._tier.found()
+                            self._tier.commands.found()
                             self._call(self._missed)
                             self.listening.set()
                             pause = _PAUSE_SECONDS
@@ -90,13 +91,14 @@ class Notices:
                     if now - asked > _ASK_SECONDS:
                         subscription.ping()
                         asked = now
-            except self._tier.errors:
+            except self._tier.commands.errors:
                 self.listening.clear()
                 self._stopped.wait(pause)
                 pause = min(2 * pause, _LONGEST_SECONDS)
             finally:
-                with suppress(*self._tier.errors):
-                    subscription.close()
+                if subscription is not None:
+                    with suppress(*self._tier.commands.errors):
+                        subscription.close()
 
     def _take(self, data: bytes) -> None:
         node, kind, key = (
