@@ -36,6 +36,16 @@ py::tuple sizes(uint8_t scheme, uint8_t element, const std::array<uint32_t, 3>& 
   return py::make_tuple(cuda::blatam_paged_fixed_bytes(&job), cuda::blatam_paged_most_bytes(&job));
 }
 
+py::tuple fp8_tables(uint8_t element) {
+  std::array<uint16_t, 256> patterns{};
+  std::string bytes(65536, '\0');
+  if (!cuda::blatam_paged_fp8(static_cast<cuda::Element>(element), patterns.data(),
+                              reinterpret_cast<uint8_t*>(bytes.data())))
+    throw py::value_error("this element is not fp8");
+  return py::make_tuple(py::bytes(reinterpret_cast<const char*>(patterns.data()), sizeof patterns),
+                        py::bytes(bytes));
+}
+
 }  // namespace
 
 void add_paged(py::module_& module) {
@@ -47,6 +57,9 @@ void add_paged(py::module_& module) {
   module.def("paged_sizes", sizes, py::arg("scheme"), py::arg("element"), py::arg("shape"),
              "The least and the most bytes of a payload without escapes; zeros where there is\n"
              "no kernel for the shape.");
+  module.def("fp8_tables", fp8_tables, py::arg("element"),
+             "What the bytes of an fp8 cache count as (256 bfloat16 as uint16), and the byte that\n"
+             "each bfloat16 becomes (65,536 bytes).");
   module.def("paged_text", &cuda::blatam_paged_text, py::arg("code"), "What a code means.");
 }
 
