@@ -200,6 +200,48 @@ def test_a_hundred_million_values_have_the_bits_of_the_hosts_codecs(torch: Any, 
     assert found == blobs_of(host, slots, codec, OnHost(), 9, cuda.Route.CODECS)
 
 
+# ---- digests ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+@pytest.mark.parametrize("block_tokens", [1, 16, 24, 25, 64, 300])
+def test_digests_are_the_hosts(torch: Any, dtype: str, block_tokens: int) -> None:
+    random = np.random.default_rng(block_tokens)
+    lengths = random.integers(0, 2000, 100)
+    begins = np.concatenate([[0], np.cumsum(lengths)])
+    ids = random.integers(0, 2**31, begins[-1]).astype(dtype)
+    parents = random.integers(0, 256, (100, 32), np.uint8)
+    found = []
+    moves: list[Callable[[Any], Any]] = [lambda x: x, lambda x: torch.from_numpy(x).cuda()]
+    for move in moves:
+        digests = move(np.zeros((100, 2000 // block_tokens, 32), np.uint8))
+        counts = move(np.zeros(100, np.int64))
+        cuda.chain_digests(
+            move(ids), block_tokens=block_tokens, parents=move(parents), digests=digests,
+            counts=counts, begins=move(begins), key=b"salt",
+        )  # fmt: skip
+        found.append(
+            [x if isinstance(x, np.ndarray) else x.cpu().numpy() for x in (digests, counts)]
+        )
+    cuda.check_chained(found[1][1])
+    for host, device in zip(*found, strict=True):
+        np.testing.assert_array_equal(device, host)
+
+
+def test_a_bad_id_and_a_bad_bound_on_the_device_are_named(torch: Any) -> None:
+    ids = torch.arange(64, device="cuda")
+    ids[20] = -1
+    digests = torch.zeros((3, 2, 32), dtype=torch.uint8, device="cuda")
+    counts = torch.zeros(3, dtype=torch.int64, device="cuda")
+    begins = torch.tensor([0, 32, 64, 96], dtype=torch.int32, device="cuda")
+    cuda.chain_digests(
+        ids, block_tokens=16, parents=bytes(32), digests=digests, counts=counts, begins=begins
+    )
+    assert counts.tolist() == [-21, 2, -(2**63)]
+    with pytest.raises(InvalidRequest, match="token 20 of sequence 0"):
+        cuda.check_chained(counts.cpu())
+
+
 # ---- without kernels ----------------------------------------------------------------------------
 
 

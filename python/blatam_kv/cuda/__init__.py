@@ -7,13 +7,14 @@ copies:
 what they are given is device memory and a stream. Where a device or a kernel is missing the host's
 codecs do the same, bit for bit (``route`` says who does it). ``Arrangement.seal`` and ``unseal`` turn
 payloads that have reached the host into the blobs of ``blatam_kv.codecs``, and back, bit for bit
-what ``quantize`` writes. ``status`` says what
+what ``quantize`` writes. ``chain_digests`` names blocks where their tokens are. ``status`` says what
 there is to run on.
 
 docs/CUDA.md shows all of it together.
 """
 
 from blatam_kv.cuda.arrangement import CODECS, Arrangement
+from blatam_kv.cuda.chains import chain_digests, check_chained
 from blatam_kv.cuda.layouts import LAYOUTS, Kind, PagedCache
 from blatam_kv.cuda.probe import Status, status
 from blatam_kv.cuda.transfer import Route, fetch, route, store
@@ -26,6 +27,8 @@ __all__ = [
     "PagedCache",
     "Route",
     "Status",
+    "chain_digests",
+    "check_chained",
     "fetch",
     "route",
     "status",
