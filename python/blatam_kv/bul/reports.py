@@ -137,7 +137,12 @@ class Reports:
             memory_limit_bytes=now.capacity_bytes,
             disk_bytes=now.tier.bytes if now.tier is not None else 0,
             tokens_asked=now.tokens_asked,
-            tokens_found={"memory": now.tokens_from_memory, "disk": now.tokens_from_tier},
+            tokens_found={
+                "memory": now.tokens_from_memory,
+                "disk": now.tokens_from_tier - now.tokens_from_far,
+            }
+            | ({} if now.far is None else {"redis": now.tokens_from_far}),
+            recomputed=now.recomputed,
             damaged=now.damaged,
             codec=self._blocks.codec,
             raw_bytes=now.blocks * self._blocks.layout.block_bytes,
@@ -193,6 +198,16 @@ class Reports:
                 failing = blocks.tier.failing is not None
                 took = self._blocks.tier_took
                 found.append(_on_disk("blocks", blocks.tier, took, failing=failing))
+            if (far := blocks.far) is not None:
+                found.append(
+                    TierSnapshot(
+                        store="blocks",
+                        tier="redis",
+                        lookups={"hit": far.hits, "miss": far.misses},
+                        failures={"unavailable": far.failures},
+                        failing=far.failing,
+                    )
+                )
         return found
 
     def _blocks_stats(self) -> dict[str, object] | None:
@@ -210,6 +225,7 @@ class Reports:
             "tokens_asked": now.tokens_asked,
             "tokens_found": dict(now.tokens_found),
             "hit_rate": round(found / now.tokens_asked, 6) if now.tokens_asked else 0.0,
+            "recomputed": now.recomputed,
             "damaged": now.damaged,
         }
 

@@ -121,11 +121,15 @@ class Service:
                 redis,
                 ttl=settings.cache_ttl,
                 cleared=self._clear_here,
+                doubted=self._clear_answers,
+                place=settings.data_dir / "drops" if self.shelf is not None else None,
                 dropped=lambda digest: self.pipeline.forget_here(digest),
             )
         self.pipeline = Pipeline(
             observed, cache, shelf=self.shelf, shared=self.shared, ttl=settings.cache_ttl
         )
+        if self.shared is not None:
+            self.shared.catch_up()
         self.press = Press(lambda: self.archive, self.metrics)
         self.queue: PriorityQueue[Job] = PriorityQueue(
             capacity=settings.max_queued_tasks,
@@ -418,10 +422,13 @@ class Service:
             self.shared.clear()
         return entries
 
-    def _clear_here(self) -> None:
+    def _clear_answers(self) -> None:
         self._cache.clear()
         if self.shelf is not None:
             self.shelf.clear()
+
+    def _clear_here(self) -> None:
+        self._clear_answers()
         if self._blocks is not None and not self._blocks.read_only:
             self._blocks.clear(everyone=True)
 

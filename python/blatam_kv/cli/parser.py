@@ -79,6 +79,9 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="MiB of them in the data directory (8 times the memory, at most half of what is free)",
     )
+    serve.add_argument(
+        "--kv-redis-url", metavar="URL", help="where nodes share them (nowhere); see --redis-url"
+    )
     serve.add_argument("--kv-codec", metavar="NAME", help=f"one of {', '.join(CODECS)} (raw)")
     serve.add_argument("--kv-policy", metavar="NAME", help="what leaves memory first (adaptive)")
     serve.add_argument(

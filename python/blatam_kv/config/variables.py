@@ -66,6 +66,7 @@ VARIABLES: Mapping[str, Variable] = {
     "BUL_BACKUP_KEY_FILE": Variable("backup_key_file", directory),
     "BUL_KV_MEMORY_MB": Variable("kv_memory_mb", integer(0, 1_000_000)),
     "BUL_KV_DISK_MB": Variable("kv_disk_mb", integer(0, 100_000_000)),
+    "BUL_KV_REDIS_URL": Variable("kv_redis_url", secret, secret=True),
     "BUL_KV_CODEC": Variable("kv_codec", choice(CODECS)),
     "BUL_KV_POLICY": Variable("kv_policy", choice(STRATEGIES)),
     "BUL_MODEL": Variable("model", choice(MODELS)),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,7 +191,7 @@ class Local:
         room = min(sampling.max_tokens, loaded.context_tokens - len(tokens))
         cache, cached = self._recalled(loaded, store, tokens, len(tokens) + room)
         read = tokens.tolist()
-        logits = self._step(loaded, read[cached:], cache)
+        logits = self._step(loaded, read[cached:], cache, store)
         sampler, release = Sampler(sampling), Release(sampling.stop)
         speech = Speech(loaded.wording.text)
         written = 0
@@ -220,17 +221,23 @@ class Local:
             reason = "stop"
         yield Chunk(rest, reason, Usage(len(tokens), written, cached))
 
-    def _step(self, loaded: _Loaded, tokens: list[int], cache: KVCache) -> FloatArray:
-        """Read tokens; the logits that follow the last one."""
+    def _step(
+        self, loaded: _Loaded, tokens: list[int], cache: KVCache, store: KVStore | None = None
+    ) -> FloatArray:
+        """Read tokens; the logits that follow the last one. store: to be told what that took."""
         import torch
 
         from blatam_kv.integrations.transformers import forward
 
         try:
             with self._running, torch.inference_mode():
+                began = time.perf_counter()
                 logits: FloatArray = forward(loaded.model, tokens, cache).float().cpu().numpy()
+                seconds = time.perf_counter() - began
         except (RuntimeError, MemoryError) as error:
             raise failure(error, f"{self.model_id} failed: {error}") from error
+        if store is not None:
+            store.observe(len(tokens), seconds)
         return logits
 
     def _recalled(

@@ -170,6 +170,9 @@ class PrefixStore(Protocol):
     def save_prefix(self, tokens: Tokens, keys: FloatArray, values: FloatArray) -> int:
         """Keep whole blocks; returns the tokens stored."""
 
+    def observe(self, tokens: int, seconds: float) -> None:
+        """Be told how long the model took to read so many tokens that were not loaded."""
+
 
 @dataclass(slots=True)
 class Prefill:
