@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,7 @@ from device_fakes import nvml
 from endpoint_fake import MODEL, Fake, endpoint, hang_up, sent, whole
 from transformers_models import save_model
 
+from blatam_kv import cli
 from blatam_kv.config import Settings
 from blatam_kv.errors import ConfigError, DeviceFailed, DeviceTrouble, ModelError
 from blatam_kv.server.serve import _blocks
@@ -89,7 +91,7 @@ def test_a_model_of_the_machine_answers_alike_on_each_device_from_one_store(
     assert names(model) == ["cpu", "cpu/2"]
     assert model.fingerprint == alone.fingerprint
     expected = alone.generate(MESSAGES, sampling=GREEDY)
-    store = _blocks(model, settings)
+    store = _blocks(model, settings, bytes(32))
     assert store is not None
     with store:
         one, other = model.models
@@ -256,3 +258,18 @@ def test_an_endpoint_that_is_not_there_at_the_start_is_left_out() -> None:
             assert model.fingerprint
             assert [each.in_rotation for each in model.devices()] == [True, False]
             assert model.generate(MESSAGES, sampling=GREEDY).text.startswith("# Plan")
+
+
+def test_the_doctor_names_each_device_and_what_an_endpoint_does_not_list(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BUL_OPENAI_ATTEMPTS", "1")
+    with endpoint() as fake:
+        urls = f"http://127.0.0.1:9/v1,{fake.url}"
+        flags = ["doctor", "--json", "--data-dir", str(tmp_path), "--model", "openai"]
+        for name, listed in ((MODEL, True), ("acme/other", False)):
+            cli.main([*flags, "--openai-base-url", urls, "--openai-model", name])
+            told = json.loads(capsys.readouterr().out)["openai"]
+            assert told["devices"]["127.0.0.1:9"].startswith("left out")
+            assert told["devices"][fake.url.split("/")[2]] == "in the rotation"
+            assert (told["reason"] is None) == listed
