@@ -20,12 +20,14 @@ from transformers_models import save_model
 from blatam_kv import cli
 from blatam_kv.config import Settings
 from blatam_kv.errors import ConfigError, DeviceFailed, DeviceTrouble, ModelError
+from blatam_kv.metrics.devices import of_gpus
 from blatam_kv.server.serve import _blocks
 from blatam_kv.truthgpt import Message, Sampling, load
 from blatam_kv.truthgpt.faults import failure, trouble_of
 from blatam_kv.truthgpt.local import Local
 from blatam_kv.truthgpt.mini import Mini
 from blatam_kv.truthgpt.openai import OpenAI
+from blatam_kv.truthgpt.placement import watched
 from blatam_kv.truthgpt.protocol import Continues, RunsOnDevices
 from blatam_kv.truthgpt.replicas import Replicas
 
@@ -123,6 +125,37 @@ def test_auto_is_every_gpu_that_torch_sees_or_the_cpu(
     assert [each.utilization for each in model.devices()] == [0.30, 0.31]
     with pytest.raises(ConfigError, match="no cuda:2; torch sees 2"):
         load(settings=Settings(model="local", local_model=folder, devices=("cuda:0", "cuda:2")))
+
+
+@pytest.mark.parametrize("settings", [{"local_device": "cuda:1"}, {"devices": ("cuda:1",)}])
+def test_a_single_gpu_is_read_and_has_nothing_to_do_that_anyone_knew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda name: SimpleNamespace(uuid=name[-1])
+    )
+    module = nvml()
+    monkeypatch.setitem(sys.modules, "pynvml", module)
+    chosen = Settings(model="local", local_model=folder, **settings)
+    model = load(settings=chosen)
+    assert isinstance(model, Local)
+    with watched(model, chosen) as devices:
+        (seen,) = devices()
+        assert (seen.gpu, seen.utilization, seen.balanced) == ("cuda:1", 0.31, False)
+        told = {
+            sample.name.removeprefix("kv_cache_gpu_")
+            for family in of_gpus(devices())
+            for sample in family.samples
+        }
+        assert {"utilization_ratio", "power_watts", "in_rotation", "failures_total"} <= told
+        assert not told & {"in_flight", "queued_tokens", "routed_total"}
+    assert module.calls == ["init", "shutdown"]
+
+
+def test_of_a_cpu_nothing_is_read() -> None:
+    with watched(Mini(), Settings()) as devices:
+        assert devices() == ()
 
 
 def test_without_a_driver_gpus_are_balanced_all_the_same(
