@@ -265,7 +265,7 @@ class Reports:
     def _devices_told(self) -> str:
         devices = self._devices()
         if not devices:
-            return "one device, not watched"
+            return "none that is watched"
         well = sum(device.in_rotation for device in devices)
         return f"{well} of {len(devices)} devices in the rotation"
 

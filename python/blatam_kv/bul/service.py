@@ -52,6 +52,7 @@ from blatam_kv.bul.wishes import digest_of
 from blatam_kv.bul.writers import Job, Writers
 from blatam_kv.cache import Cache
 from blatam_kv.config import Settings
+from blatam_kv.devices import DeviceSnapshot
 from blatam_kv.documents.rendering import Rendered
 from blatam_kv.errors import Error, InvalidRequest, TierUnavailable
 from blatam_kv.metrics import ServiceMetrics
@@ -73,7 +74,8 @@ class Service:
     blocks: where the model keeps prefixes, to be told of and cleared; closed by who opened it.
     redis: where nodes share answers, closed with the service; None for a node that is alone.
     archive: where tasks and documents are kept, closed with the service; None keeps them in memory.
-    salt_of: the salt of a tenant, for tasks that an earlier process left unfinished.
+    salt_of: the salt of a tenant, for tasks that an earlier process left unfinished. devices: what is
+    seen of those that the model runs on; by default what the model sees of several.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Service:
         redis: RedisTier | None = None,
         archive: Archive | None = None,
         salt_of: Callable[[str], bytes] = lambda tenant: ITSELF.salt,
+        devices: Callable[[], Sequence[DeviceSnapshot]] | None = None,
     ) -> None:
         self.settings = settings
         self.version = version
@@ -103,7 +106,9 @@ class Service:
         self.archive = archive if archive is not None else open_storage("sqlite://")
         self.tasks = TaskBook(max_unfinished=settings.max_unfinished_tasks)
         tallies = Tallies()
-        self.devices = model.devices if isinstance(model, RunsOnDevices) else tuple
+        if devices is None:
+            devices = model.devices if isinstance(model, RunsOnDevices) else tuple
+        self.devices = devices
         self.metrics = ServiceMetrics(
             version=version,
             cache=lambda: self.reports.cache_snapshot(),

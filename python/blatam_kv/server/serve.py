@@ -64,6 +64,7 @@ def serve(settings: Settings, *, version: str) -> int:
     from blatam_kv.bul.storage import open_storage
     from blatam_kv.server.bul import create_app
     from blatam_kv.truthgpt import load
+    from blatam_kv.truthgpt.placement import watched
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -106,6 +107,7 @@ def serve(settings: Settings, *, version: str) -> int:
             redis=redis,
             archive=archive,
             salt_of=keys.salt_of,
+            devices=opened.enter_context(watched(model, settings)),
         )
         guard = make_guard(settings, keys, count=service.metrics.rejected, redis=redis)
         courier = Courier(
