@@ -221,11 +221,12 @@ def test_where_no_prompts_are_kept_nothing_is_said_of_blocks() -> None:
 
 def test_each_gpu_has_its_gauges_and_one_that_cannot_be_read_has_no_utilisation() -> None:
     known = DeviceSnapshot(
-        gpu="0", healthy=True, utilization=0.3, used_bytes=10, total_bytes=80, in_flight=2,
-        queued_tokens=900, failures=1,
+        gpu="0", in_rotation=True, utilization=0.3, used_bytes=10, total_bytes=80, in_flight=2,
+        in_flight_tokens=40, queued_tokens=900, routed=7, saved_tokens=64, failures=1, unread=3,
+        temperature_celsius=61.0, power_watts=250.0,
     )  # fmt: skip
     lost = replace(
-        known, gpu="1", healthy=False, utilization=None, used_bytes=None, total_bytes=None
+        known, gpu="1", in_rotation=False, utilization=None, used_bytes=None, total_bytes=None
     )
     metrics = ServiceMetrics(
         version="1", cache=snapshot, queue_depth=dict, devices=lambda: [known, lost]
@@ -233,11 +234,13 @@ def test_each_gpu_has_its_gauges_and_one_that_cannot_be_read_has_no_utilisation(
     found = samples(metrics)
     for name, value in (
         ("utilization_ratio", 0.3), ("memory_used_bytes", 10), ("memory_bytes", 80),
-        ("in_flight", 2), ("queued_tokens", 900), ("healthy", 1), ("failures_total", 1),
+        ("in_flight", 2), ("in_flight_tokens", 40), ("queued_tokens", 900), ("in_rotation", 1),
+        ("temperature_celsius", 61), ("power_watts", 250), ("routed_total", 7),
+        ("saved_tokens_total", 64), ("failures_total", 1), ("unread_total", 3),
     ):  # fmt: skip
         assert found[f"kv_cache_gpu_{name}", (("gpu", "0"),)] == value
     assert ("kv_cache_gpu_utilization_ratio", (("gpu", "1"),)) not in found
-    assert found["kv_cache_gpu_healthy", (("gpu", "1"),)] == 0
+    assert found["kv_cache_gpu_in_rotation", (("gpu", "1"),)] == 0
     without = samples(ServiceMetrics(version="1", cache=snapshot, queue_depth=dict))
     assert not any(name.startswith("kv_cache_gpu") for name, _ in without)
 

@@ -1,6 +1,6 @@
 """The dashboards as code: `python deploy/grafana/boards.py` writes dashboards/*.json beside it.
 
-What a board shows is data (`boards_data.py`, `boards_gateway.py`); this file turns it into what Grafana reads, through
+What a board shows is data (`boards_data.py` and its neighbours); this file turns it into what Grafana reads, through
 Grafana's own typed library, so that a misspelt field cannot be written.
 """
 
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import boards_data
+from boards_devices import DEVICES
 from boards_gateway import GATEWAY
 from boards_parts import Board, Panel
 from grafana_foundation_sdk.builders import common as parts
@@ -28,7 +29,7 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 
 FOLDER = Path(__file__).parent / "dashboards"
-BOARDS = (*boards_data.BOARDS, GATEWAY)
+BOARDS = (*boards_data.BOARDS, GATEWAY, DEVICES)
 _SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 # Width, of the 24 of a board, and height. Of numbers six stand in a row, of curves two.
 _NUMBER, _CURVES = (4, 4), (12, 8)

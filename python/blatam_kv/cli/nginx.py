@@ -330,6 +330,13 @@ def _locations(gateway: str | None, services: Mapping[str, str], affinity: str) 
     location / {{
         proxy_pass http://{nodes};
     }}
+
+    # These are answered at once, and their streams are never silent for longer: a node that is paused
+    # or cut off takes connections and says nothing, and the next one is asked.
+    location ~ ^/(query|task|tasks|documents|search|stats)(/|$) {{
+        proxy_read_timeout 20s;
+        proxy_pass http://{nodes};
+    }}
 """
     if gateway is not None:
         text += f"""

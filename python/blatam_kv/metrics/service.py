@@ -300,6 +300,12 @@ class ServiceMetrics:
             yield CounterMetricFamily(
                 "kv_blocks_damaged", "Blocks that failed verification.", value=blocks.damaged
             )
+            if "redis" in blocks.tokens_found:
+                yield CounterMetricFamily(
+                    "kv_blocks_recomputed",
+                    "Blocks in Redis that were quicker to compute.",
+                    value=blocks.recomputed,
+                )
             ratio = GaugeMetricFamily(
                 "kv_cache_compression_ratio",
                 "Bytes of keys and values for each byte that holds them.",

@@ -168,10 +168,9 @@ class OpenAIFace:
         if wishes.only_if_cached:
             raise Problem(504, "the answer is not in the cache, and only-if-cached was asked")
         heard, how = await self._listen(wished, wishes)
-        counted = how if wishes.look else "bypass"
+        count = partial(self._count, how if wishes.look else "bypass", arrived, _tier(heard))
         if asked.stream:
             told = self._told(head, how, None)
-            count = partial(self._count, counted, arrived)
             return self._streamed(head, asked, dialect, heard, how, told, count)
         try:
             answers = [await listener.wait() for listener in heard]
@@ -180,7 +179,7 @@ class OpenAIFace:
         finally:
             for listener in heard:
                 listener.close()
-        self._count(counted, arrived)
+        count()
         return self._whole(head, answers, dialect, how, wanted)
 
     async def _listen(
@@ -317,8 +316,8 @@ class OpenAIFace:
 
     # ---- what is told of it ---------------------------------------------------------------------
 
-    def _count(self, how: str, arrived: float) -> None:
-        self._metrics.cache_request(how, tier="memory" if how == "hit" else "none")
+    def _count(self, how: str, arrived: float, tier: str = "memory") -> None:
+        self._metrics.cache_request(how, tier=tier if how == "hit" else "none")
         self._metrics.answered(time.perf_counter() - arrived)
 
     def _told(self, head: _Head, how: CacheResult, answer: Answer | None) -> dict[str, str]:
@@ -349,6 +348,11 @@ def _usage(answers: Sequence[Answer], how: CacheResult) -> dict[str, object]:
         "prompt_tokens_details": {"cached_tokens": answers[0].usage.cached_tokens},
     }
     return usage | {"cached": True} if how == "hit" else usage
+
+
+def _tier(heard: Sequence[Listener]) -> str:
+    """Where a hit came from: the furthest place that any of its answers did."""
+    return "redis" if any(listener.tier == "redis" for listener in heard) else "memory"
 
 
 def _close(heard: Sequence[Listener]) -> None:
