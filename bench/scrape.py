@@ -27,7 +27,7 @@ import uvloop
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from blatam_kv.bul.caller import Caller, Scope
+from blatam_kv.bul.caller import ITSELF
 from blatam_kv.bul.request import parse_request
 from blatam_kv.bul.security.guard import Cause
 from blatam_kv.bul.service import Service
@@ -89,13 +89,13 @@ def filled(folder: Path) -> Iterator[Service]:
     settings = replace(Settings(), data_dir=folder, backup_enabled=True, kv_disk_mb=64)
     model = Mini()
     blocks = open_store(model, settings)
+    assert blocks is not None
     service = Service(model, settings, version="bench", blocks=blocks)
     try:
         request = parse_request({"query": "Plan de negocio", "max_length": 40})
         for number in range(TENANTS):
-            # One salt, so that one answer is written for all.
-            scopes: frozenset[Scope] = frozenset()
-            caller = Caller(f"tenant-{number}", "bench", scopes, salt=b"s" * 16)
+            # All have one salt here, so that one answer is written for all.
+            caller = replace(ITSELF, tenant=f"tenant-{number}")
             order = service.place(request, caller)
             if service.answer_from_cache(order, request) is None:
                 service.enqueue(order, request)
