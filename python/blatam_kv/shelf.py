@@ -16,6 +16,7 @@ from blatam_kv.errors import ConfigError, EntryTooLarge, NoRoom, TierUnavailable
 from blatam_kv.record import Kind, Record
 from blatam_kv.tiers import DiskStats, DiskTier, WriteBehind
 from blatam_kv.tiers.took import Took
+from blatam_kv.tracing import span
 
 V = TypeVar("V")
 
@@ -249,7 +250,8 @@ class Shelf(Generic[V]):
 
     def _fetch(self, keys: list[bytes]) -> list[Record | None]:
         try:
-            return self._tier.get_many(keys)
+            with span("disk.get"):
+                return self._tier.get_many(keys)
         except TierUnavailable as error:
             self._failed(error)
             return [None] * len(keys)
