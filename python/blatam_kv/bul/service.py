@@ -37,6 +37,7 @@ from blatam_kv.bul.recorder import Recorder
 from blatam_kv.bul.reports import Reports
 from blatam_kv.bul.request import QueryRequest
 from blatam_kv.bul.shared import Shared
+from blatam_kv.bul.steering import Steering
 from blatam_kv.bul.storage import BatchRow, Page, StorageUnavailable, open_storage
 from blatam_kv.bul.tally import Tallies
 from blatam_kv.bul.tasks import (
@@ -124,6 +125,12 @@ class Service:
         self.pipeline = Pipeline(
             observed, cache, shelf=self.shelf, shared=self.shared, ttl=settings.cache_ttl
         )
+        self.steering = Steering(
+            self.pipeline,
+            written=self.written,
+            configured=settings.cache_strategy,
+            capacity_bytes=settings.cache_max_memory_mb << 20,
+        )
         self.press = Press(lambda: self.archive, self.metrics)
         self.queue: PriorityQueue[Job] = PriorityQueue(
             capacity=settings.max_queued_tasks,
@@ -166,6 +173,7 @@ class Service:
             self.shared,
             self.backups,
             lambda: self.archive.well,
+            self.steering,
         )
         if not settings.continuous_mode:
             self.queue.pause()

@@ -119,6 +119,8 @@ class Gate:
             wanted = None if door.read is None else await door.read(request)
             sanitised = perf_counter()
             self._guard.allow(caller, door.scope, path=request.scope["path"])
+            if door.scope is Scope.ADMIN and door.method != "GET":
+                self._guard.note(caller, method=door.method, path=request.scope["path"])
         except Refusal as refusal:
             raise problem_of(refusal, door, self._guard.window) from None
         # The limit and the right to enter take less time than noting it would.

@@ -140,7 +140,7 @@ class LiveDesk:
         return {
             "version": service.version,
             "model": service.model.model_id,
-            "strategy": settings.cache_strategy,
+            "strategy": service.steering.policy,
             "codec": settings.kv_codec,
             "writers": len(service.writers),
             "health": service.reports.cache_health()["components"],
