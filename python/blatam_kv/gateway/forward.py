@@ -266,7 +266,8 @@ class _Answer:
         headers = end_to_end(self._connection.headers)
         if system.credentials != "keep":
             headers = without_session(headers, mount=system.mount if system.strip else "")
-        if system.strip and (self._connection.status == 201 or self._connection.status >= 300):
+        status = self._connection.status
+        if system.strip and (status in (201, 202) or status >= 300):
             headers = [
                 (name, back_through(value, base=system.url, mount=system.mount))
                 if name in _REDIRECTED

@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from blatam_kv.gateway.wire import Headers
+from blatam_kv.server.prefix import is_path
 
 # Between two neighbours only (RFC 9110, 7.6.1), and Expect, which the server here has answered.
 _HOP = frozenset(
@@ -84,27 +85,36 @@ def without_ours(headers: Headers) -> Headers:
     return kept
 
 
-def forwarded_for(headers: Headers, *, address: str, scheme: str, host: bytes) -> Headers:
-    """The fields that say whom the gateway asks for, after those of proxies before it."""
-    before, known = b"", set()
+def forwarded_for(
+    headers: Headers, *, address: str, scheme: str, host: bytes, taken_off: bytes
+) -> Headers:
+    """The fields that say whom the gateway asks for, after those of proxies before it. taken_off: what
+    the system does not see of the path."""
+    before, known, prefixes = b"", set(), []
     for name, value in headers:
         if name == b"x-forwarded-for":
             before = value if not before else before + b", " + value
+        elif name == b"x-forwarded-prefix":
+            prefixes.append(value.decode("latin-1").rstrip("/"))
         elif name in _FORWARDED:
             known.add(name)
+    if len(prefixes) == 1 and is_path(prefixes[0]):
+        taken_off = prefixes[0].encode() + taken_off
     client = address.encode("latin-1", "replace")
     added = [(b"x-forwarded-for", before + b", " + client if before else client)]
     if b"x-forwarded-proto" not in known:
         added.append((b"x-forwarded-proto", scheme.encode()))
     if b"x-forwarded-host" not in known:
         added.append((b"x-forwarded-host", host))
+    if taken_off:
+        added.append((b"x-forwarded-prefix", taken_off))
     quoted = b'"[%b]"' % client if b":" in client else client
     element = b'for=%b;host="%b";proto=%b' % (quoted or b"unknown", host, scheme.encode())
     kept = []
     for name, value in headers:
         if name == b"forwarded":
             element = value + b", " + element
-        elif name != b"x-forwarded-for":
+        elif name not in (b"x-forwarded-for", b"x-forwarded-prefix"):
             kept.append((name, value))
     return [*kept, *added, (b"forwarded", element)]
 
@@ -123,7 +133,8 @@ def hops(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
 
 def back_through(location: bytes, *, base: str, mount: str) -> bytes:
     """A redirect's target as the client can reach it: what points into the system leads through the
-    gateway, what points elsewhere stays."""
+    gateway, what points elsewhere stays, and what a system that reads X-Forwarded-Prefix has put right
+    itself."""
     text = location.decode("latin-1")
     found, own = urlsplit(text), urlsplit(base)
     inside = own.path.rstrip("/")
@@ -132,7 +143,7 @@ def back_through(location: bytes, *, base: str, mount: str) -> bytes:
             return location
     elif found.scheme or not text.startswith("/"):
         return location
-    if not found.path.startswith(f"{inside}/"):
+    if not found.path.startswith(f"{inside}/") or f"{found.path}/".startswith(f"{mount}/"):
         return location
     rest = found.path[len(inside) :]
     query = f"?{found.query}" if found.query else ""

@@ -93,7 +93,9 @@ class Preparation:
         if upstream.system.credentials != "keep":
             kept = without_ours(kept)
         scheme = "https" if scope["scheme"] in ("https", "wss") else "http"
-        kept = forwarded_for(kept, address=address, scheme=scheme, host=host)
+        kept = forwarded_for(
+            kept, address=address, scheme=scheme, host=host, taken_off=upstream.taken_off
+        )
         named = host if upstream.system.host == "keep" else upstream.authority
         left = [
             pair for pair in kept if pair[0] not in (b"host", b"content-length", b"x-request-id")

@@ -55,6 +55,8 @@ class Upstream:
         self.history: deque[Check] = deque(maxlen=_HISTORY)
         self.key = _key(system.name, system.key_file) if system.credentials == "sign" else None
         self.mount = system.mount.encode()
+        # What a system does not see of a path here.
+        self.taken_off = self.mount if system.strip else b""
         self.base = b"" if not system.strip else system.base.encode()
         self.authority = system.authority.encode()
 

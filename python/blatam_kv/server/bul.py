@@ -119,7 +119,9 @@ def create_app(
     hosts = hosts or Hosts("127.0.0.1")
     app = Doors(gate, everything, failed=failed)
     life = Starlette(lifespan=lifespan)
-    return Envelope(app, life=life, metrics=service.metrics, hosts=hosts, mount=MOUNT)
+    return Envelope(
+        app, life=life, metrics=service.metrics, hosts=hosts, mount=MOUNT, proxies=proxies
+    )
 
 
 class Face:

@@ -21,6 +21,7 @@ from blatam_kv.bul.service import Service
 from blatam_kv.errors import Error
 from blatam_kv.server.gate import Door, Gate, problem_of
 from blatam_kv.server.options import read_options, whole
+from blatam_kv.server.prefix import prefix_of
 from blatam_kv.server.problem import Problem
 from blatam_kv.server.replies import describe, json_reply
 
@@ -170,10 +171,10 @@ class LiveDesk:
         key = request.path_params["id"]
         await run_in_threadpool(self._service.task, key, tenant=caller.tenant)
         self._one_more()
-        written = self._written(key, caller.tenant)
+        written = self._written(key, caller.tenant, prefix_of(request))
         return StreamingResponse(written, media_type="text/event-stream", headers=_HEADERS)
 
-    async def _written(self, key: str, tenant: str) -> AsyncIterator[bytes]:
+    async def _written(self, key: str, tenant: str, prefix: str) -> AsyncIterator[bytes]:
         try:
             pieces: list[str] = []
             told = told_task = 0
@@ -189,7 +190,7 @@ class LiveDesk:
                     told = end
                 task = await run_in_threadpool(self._service.task, key, tenant=tenant)
                 if task.is_finished or self._service.queue.closed:
-                    yield _event("done", describe(task))
+                    yield _event("done", describe(task, prefix=prefix))
                     return
                 if now is None or not told:
                     told_task += 1
