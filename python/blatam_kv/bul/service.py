@@ -27,6 +27,7 @@ from blatam_kv.bul.backups import Backups, folders_of
 from blatam_kv.bul.caller import ITSELF, Caller
 from blatam_kv.bul.chats import Chats
 from blatam_kv.bul.ledger import AlreadyFinished, Asked, Ledger, Overloaded, callback
+from blatam_kv.bul.neighbours import Neighbours
 from blatam_kv.bul.observed import Observed
 from blatam_kv.bul.order import Order, place
 from blatam_kv.bul.outbound import Outbound
@@ -174,6 +175,9 @@ class Service:
             self.backups,
             lambda: self.archive.well,
             self.steering,
+        )
+        self.neighbours = Neighbours(
+            self.archive, None if self.shared is None else self.shared.listening
         )
         if not settings.continuous_mode:
             self.queue.pause()

@@ -29,6 +29,8 @@ log = logging.getLogger("blatam_kv.server")
 
 EVERY_SECONDS = 1.0
 _TEXT_EVERY_SECONDS = 0.1
+# Nodes come and go slowly: so many figures between two looks.
+_NODES_EVERY = 5
 # Each open page is one; more would be somebody's mistake, or worse.
 MOST_STREAMS = 64
 # Of these the page draws; the rest of /metrics is for Prometheus.
@@ -111,7 +113,7 @@ class LiveDesk:
     # ---- figures --------------------------------------------------------------------------------
 
     async def events(self, request: Request, caller: Caller, wanted: None) -> Response:
-        """Figures once a second, first all of them, then those that changed; ``count`` ends it."""
+        """Figures once a second, all and then what changed, and the nodes; ``count`` ends it."""
         count = read_options(request, {"count": whole(1, 100_000)}).get("count")
         self._one_more()
         return StreamingResponse(
@@ -123,12 +125,20 @@ class LiveDesk:
             about = await run_in_threadpool(self._about)
             yield _event("about", about)
             seen: Mapping[str, float] = {}
+            others: dict[str, object] = {}
+            turn = 0
             while not self._service.queue.closed:
                 now = self._figures.now()
                 changed = {name: value for name, value in now.items() if seen.get(name) != value}
                 gone = [name for name in seen if name not in now]
                 seen = now
                 yield _event("figures", {"at": time.time(), "samples": changed, "gone": gone})
+                if turn % _NODES_EVERY == 0:
+                    now_others = await run_in_threadpool(self._nodes)
+                    if now_others != others:
+                        others = now_others
+                        yield _event("nodes", others)
+                turn += 1
                 if count is not None and (count := count - 1) == 0:
                     return
                 await asyncio.sleep(EVERY_SECONDS)
@@ -147,6 +157,9 @@ class LiveDesk:
             "health": service.reports.cache_health()["components"],
             "readiness": service.reports.readiness(),
         }
+
+    def _nodes(self) -> dict[str, object]:
+        return self._service.neighbours.seen().described()
 
     def _one_more(self) -> None:
         if self._streams >= MOST_STREAMS:
