@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -110,8 +110,9 @@ class Page:
         return self._page(prefix_of(request), self._is_local(request)).answer(request)
 
     @staticmethod
-    def _door(file: _File) -> Callable[[Request, Caller, None], Response]:
-        def answer(request: Request, caller: Caller, wanted: None) -> Response:
+    def _door(file: _File) -> Callable[[Request, Caller, None], Awaitable[Response]]:
+        # On the loop: the bytes are there, and ten threads for one page would wait for each other.
+        async def answer(request: Request, caller: Caller, wanted: None) -> Response:
             return file.answer(request)
 
         answer.__doc__ = "A part of the page."
