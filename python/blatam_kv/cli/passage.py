@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from blatam_kv.cli.remote import connect
@@ -62,14 +63,14 @@ def _hits(clients: Mapping[str, Client], query: dict[str, object]) -> dict[str, 
     times: dict[str, list[float]] = {name: [] for name in clients}
     for _ in range(_TIMES):
         for name, client in clients.items():
-
-            def ask(client: Client = client) -> None:
-                reply = client.request("POST", "/query", query)
-                if "; hit" not in reply.headers.get("Cache-Status", ""):
-                    raise DemoFailed(f"through the gateway a hit came as {reply.status}")
-
-            times[name].append(_milliseconds(ask))
+            times[name].append(_milliseconds(partial(_hit, client, query)))
     return times
+
+
+def _hit(client: Client, query: dict[str, object]) -> None:
+    reply = client.request("POST", "/query", query)
+    if "; hit" not in reply.headers.get("Cache-Status", ""):
+        raise DemoFailed(f"through the gateway a hit came as {reply.status}")
 
 
 def _asked(client: Client, name: str) -> list[float]:
@@ -81,7 +82,7 @@ def _asked(client: Client, name: str) -> list[float]:
         if (said["name"], said["path"]) != (name, f"/plan/{number}"):
             raise DemoFailed(f"{name} was asked by its name, and {said['name']} answered")
 
-    return [_milliseconds(lambda number=number: ask(number)) for number in range(_TIMES)]
+    return [_milliseconds(partial(ask, number)) for number in range(_TIMES)]
 
 
 def _absence(client: Client) -> str:

@@ -97,15 +97,9 @@ class Preparation:
             kept, address=address, scheme=scheme, host=host, taken_off=upstream.taken_off
         )
         named = host if upstream.system.host == "keep" else upstream.authority
-        left = [
-            pair for pair in kept if pair[0] not in (b"host", b"content-length", b"x-request-id")
-        ]
-        return [
-            (b"host", named),
-            *left,
-            (b"x-request-id", request_id.encode()),
-            (b"via", self.via),
-        ]
+        kept.append((b"x-request-id", request_id.encode()))
+        kept.append((b"via", self.via))
+        return [(b"host", named), *kept]
 
     async def outgoing(
         self, upstream: Upstream, path: bytes, scope: Scope, receive: Receive, request_id: str
