@@ -26,17 +26,20 @@ QUERY = json.dumps({"query": "Plan de negocio", "max_length": 40}).encode()
 
 
 @pytest.fixture(scope="module")
-def bul(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    folder = tmp_path_factory.mktemp("gateway") / "data"
-    with serving(data_dir=folder, BUL_TRUSTED_PROXIES="127.0.0.1") as (_, client):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gateway")
+
+
+@pytest.fixture(scope="module")
+def bul(folder: Path) -> Iterator[Client]:
+    with serving(data_dir=folder / "data", BUL_TRUSTED_PROXIES="127.0.0.1") as (_, client):
         yield client
 
 
 @pytest.fixture(scope="module")
-def gate(bul: Client, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def gate(bul: Client, folder: Path) -> Iterator[Gateway]:
     """A gateway with the data directory of BUL, so with its keys; "signed" is the same BUL, asked
     with the gateway's own key."""
-    folder = next(tmp_path_factory.getbasetemp().glob("gateway*"))
     keys = open_keys(Settings(data_dir=folder / "data"))
     own = keys.create("gateway")
     file = folder / "own.key"
