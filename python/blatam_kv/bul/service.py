@@ -27,6 +27,7 @@ from blatam_kv.bul.backups import Backups, folders_of
 from blatam_kv.bul.caller import ITSELF, Caller
 from blatam_kv.bul.chats import Chats
 from blatam_kv.bul.ledger import AlreadyFinished, Asked, Ledger, Overloaded, callback
+from blatam_kv.bul.neighbours import Neighbours
 from blatam_kv.bul.observed import Observed
 from blatam_kv.bul.order import Order, place
 from blatam_kv.bul.outbound import Outbound
@@ -37,6 +38,7 @@ from blatam_kv.bul.recorder import Recorder
 from blatam_kv.bul.reports import Reports
 from blatam_kv.bul.request import QueryRequest
 from blatam_kv.bul.shared import Shared
+from blatam_kv.bul.steering import Steering
 from blatam_kv.bul.storage import BatchRow, Page, StorageUnavailable, open_storage
 from blatam_kv.bul.tally import Tallies
 from blatam_kv.bul.tasks import (
@@ -133,6 +135,12 @@ class Service:
         self.pipeline = Pipeline(
             observed, cache, shelf=self.shelf, shared=self.shared, ttl=settings.cache_ttl
         )
+        self.steering = Steering(
+            self.pipeline,
+            written=self.written,
+            configured=settings.cache_strategy,
+            capacity_bytes=settings.cache_max_memory_mb << 20,
+        )
         if self.shared is not None:
             self.shared.catch_up()
         self.press = Press(lambda: self.archive, self.metrics)
@@ -178,6 +186,10 @@ class Service:
             self.backups,
             lambda: self.archive.well,
             self.devices,
+            self.steering,
+        )
+        self.neighbours = Neighbours(
+            self.archive, None if self.shared is None else self.shared.listening
         )
         if not settings.continuous_mode:
             self.queue.pause()
