@@ -156,8 +156,9 @@ class Ledger:
             # Even if ours came to nothing: somebody else may have joined meanwhile.
             for writing in fresh:
                 self._release(writing)
-        for task in begun:
-            self._metrics.cache_request(task.cache, tier="none")
+        for each, task in zip(asked, begun, strict=True):
+            how = task.cache if each.order.wishes.look else "bypass"
+            self._metrics.cache_request(how, tier="none")
         return begun
 
     def resume(self, task: Task, order: Order) -> None:
