@@ -57,7 +57,7 @@ class Shared:
         dropped: Callable[[bytes], object] = lambda digest: None,
         doubted: Callable[[], object] = lambda: None,
         place: Path | None = None,
-        lease_seconds: float = 10.0,
+        lease_seconds: float = 5.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._tier = tier
