@@ -17,6 +17,7 @@ from redis_server import Redis, redis
 
 from blatam_kv.cli.doctor import examine as doctor
 from blatam_kv.config import Secret, Settings
+from blatam_kv.tiers import redis_probe
 from blatam_kv.tiers.redis_probe import RIGHTS, RedisReport, examine
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "DEPLOY.md"
@@ -185,6 +186,13 @@ def test_a_cluster_is_asked_server_by_server() -> None:
         assert "lacks +xadd" in (asked(url).reason or "")
         servers.nodes[1].stop()
         assert "cannot be reached" in (asked(servers.url).reason or "")
+
+
+def test_one_that_is_too_old_is_to_be_upgraded(
+    server: Redis, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_probe, "OLDEST", (99, 0))
+    assert "streams need 99.0 or newer: upgrade it" in (asked(server.url).reason or "")
 
 
 def test_one_server_is_no_cluster(server: Redis, client: Any) -> None:
