@@ -36,6 +36,9 @@ _REDIS = {"db.system.name": "redis"}
 _OVER, _DROPPED = "o", "d"
 # How often who waits looks for itself, in case a notice was lost.
 _LOOK_SECONDS = 0.5
+# How long an answer that has no end of its own stays in Redis: a policy that evicts only what has one
+# is to find them, and not the drops.
+_LONGEST_SECONDS = 30 * 86400.0
 
 
 class Shared:
@@ -239,4 +242,5 @@ def open_redis(settings: Settings, *, mac_key: bytes) -> RedisTier | None:
     """The Redis that the settings name; None for none. Raises ConfigError, MissingExtra."""
     if settings.redis_url is None:
         return None
-    return RedisTier(settings.redis_url.reveal(), ttl=settings.cache_ttl, mac_key=mac_key)
+    ttl = _LONGEST_SECONDS if settings.cache_ttl is None else settings.cache_ttl
+    return RedisTier(settings.redis_url.reveal(), ttl=ttl, mac_key=mac_key)

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
@@ -40,6 +41,10 @@ def examine(settings: Settings) -> dict[str, object]:
         parts[settings.model] = _model(settings)
     if settings.database_url is not None:
         parts["database"] = _database(settings.database_url)
+    if settings.redis_url is not None:
+        parts["redis"] = _redis(settings.redis_url, "BUL_REDIS_URL")
+    if settings.kv_redis_url is not None:
+        parts["kv_redis"] = _redis(settings.kv_redis_url, "BUL_KV_REDIS_URL", blocks=True)
     problems = [f"{name}: {part['reason']}" for name, part in parts.items() if part["reason"]]
     return {
         "blatam_kv": __version__,
@@ -194,6 +199,19 @@ def _database(url: Secret) -> dict[str, object]:
     except Error as error:
         report["reason"] = str(error)
     return report
+
+
+def _redis(url: Secret, setting: str, *, blocks: bool = False) -> dict[str, object]:
+    """Whether the Redis that is set can do what nodes ask of it, and is set up for it."""
+    from blatam_kv.tiers.redis_probe import examine
+    from blatam_kv.truthgpt.prefixes import NAMESPACE
+
+    try:
+        if blocks:
+            return asdict(examine(url.reveal(), setting, namespace=NAMESPACE, drops=False))
+        return asdict(examine(url.reveal(), setting))
+    except Error as error:  # without the extra
+        return {"reason": str(error)}
 
 
 def _model(settings: Settings) -> dict[str, object]:
