@@ -65,7 +65,7 @@ def _run(
         raise InvalidRequest(f"{blocks} blocks are too many for one call", field="slots")
     base = _room(payloads, "payloads", cache.device, arrangement.bytes_for(blocks))
     said = _room(report, "report", cache.device, arrangement.report_bytes(blocks))
-    number = _stream(stream, slots, cache.device) if module else 0
+    number = stream_number(stream, slots, cache.device) if module else 0
     for launch in arrangement.launches:
         _launch(arrangement, launch, module, number, store, blocks, given.address, base, said)
         said += -(-12 * len(launch.tensors) * blocks // 8) * 8
@@ -147,7 +147,8 @@ def _place(device: int) -> str:
     return "the host" if device == HOST else f"device {device}"
 
 
-def _stream(stream: Any, like: Any, device: int) -> int:
+def stream_number(stream: Any, like: Any, device: int) -> int:
+    """The stream that ``stream`` names, None being the one that the framework of ``like`` uses now."""
     if stream is None:
         found = _core.current_stream(like, device)
         if found is None:
