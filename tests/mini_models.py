@@ -62,6 +62,9 @@ class DictStore:
     def bind(self, model: str) -> bool:
         return True
 
+    def observe(self, tokens: int, seconds: float) -> None:
+        pass
+
     def match_prefix(self, tokens: Tokens) -> int:
         found = 0
         while found + 64 <= len(tokens) and tuple(tokens[: found + 64].tolist()) in self.blocks:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from device_fakes import LOST, OUT_OF_MEMORY, Block, DictTier, key_of, open_tier
+from device_blocks import LOST, OUT_OF_MEMORY, Block, DictTier, key_of, open_tier
 
 from blatam_kv import cuda
 from blatam_kv.cuda import probe

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from device_fakes import (
+from device_blocks import (
     DIM,
     HEADS,
     LAYERS,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from device_fakes import LOST, OUT_OF_MEMORY, DictTier, key_of, open_tier
+from device_blocks import LOST, OUT_OF_MEMORY, DictTier, key_of, open_tier
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule

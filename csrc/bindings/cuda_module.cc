@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "bindings/bus.h"
+#include "bindings/chain_job.h"
 #include "bindings/paged_job.h"
 
 namespace py = pybind11;
@@ -29,6 +30,16 @@ py::tuple open_bus(int device, uint64_t pool_bytes, uint32_t buffers, uint64_t b
       return code;
     return cuda::Bus::open(std::move(runtime), {pool_bytes, buffers, buffer_bytes}, bus);
   });
+}
+
+int run_chains(int device, uintptr_t stream, const py::bytes& state, uint64_t counter,
+               const std::array<uint8_t, 2>& types, const std::array<uint64_t, 6>& memory,
+               uint64_t ids_count, const std::array<uint64_t, 2>& rows, uint32_t sequences,
+               uint32_t block_tokens, const py::bytes& parent, uint64_t room) {
+  const cuda::ChainJob job = chain_job(state, counter, types, memory, ids_count, rows, sequences,
+                                       block_tokens, parent, room);
+  const py::gil_scoped_release released;
+  return cuda::blatam_cuda_chains_run(&job, device, reinterpret_cast<void*>(stream));
 }
 
 py::tuple versions() {
@@ -62,6 +73,10 @@ PYBIND11_MODULE(_cuda, module, py::mod_gil_not_used()) {
   add_bus(module);
   module.def("open_bus", open_bus, py::arg("device"), py::arg("pool_bytes"), py::arg("buffers"),
              py::arg("buffer_bytes"), "A bus on a device; a code, and the bus or None.");
+  module.def("run_chains", run_chains, py::arg("device"), py::arg("stream"), py::arg("state"),
+             py::arg("counter"), py::arg("types"), py::arg("memory"), py::arg("ids_count"),
+             py::arg("rows"), py::arg("sequences"), py::arg("block_tokens"), py::arg("parent"),
+             py::arg("room"), "Queues chains of digests on a stream of a device; a code.");
 }
 
 }  // namespace blatam::python

@@ -38,8 +38,9 @@ class DeviceRuntime final : public Runtime {
   }
   void close_stream(Stream stream) override {
     here([&] {
-      cudaStreamSynchronize(stream_of(stream));
-      return cudaStreamDestroy(stream_of(stream));
+      const cudaError_t done = cudaStreamSynchronize(stream_of(stream));
+      const cudaError_t closed = cudaStreamDestroy(stream_of(stream));
+      return done != cudaSuccess ? done : closed;
     });
   }
   int open_event(Event* event) override {
@@ -79,10 +80,7 @@ class DeviceRuntime final : public Runtime {
   int here(const Call& call) const {
     const OnDevice current(device_);
     if (current.error() != cudaSuccess) return code_of(current.error());
-    const cudaError_t error = call();
-    // An error that stays until it is read would be the next caller's, torch's say.
-    if (error != cudaSuccess) cudaGetLastError();
-    return code_of(error);
+    return code_of(call());
   }
 
   const int device_;

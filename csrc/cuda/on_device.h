@@ -38,7 +38,7 @@ class OnDevice {
   OnDevice(const OnDevice&) = delete;
   OnDevice& operator=(const OnDevice&) = delete;
   ~OnDevice() {
-    if (changed_) cudaSetDevice(before_);
+    if (changed_) (void)cudaSetDevice(before_);  // the call has its code; no one else is to be told
   }
   cudaError_t error() const { return error_; }
 

@@ -15,6 +15,7 @@ from blatam_kv.cache import Cache
 from blatam_kv.errors import ConfigError, EntryTooLarge, NoRoom, TierUnavailable, Unavailable
 from blatam_kv.record import Kind, Record
 from blatam_kv.tiers import DiskStats, DiskTier, WriteBehind
+from blatam_kv.tiers.took import Took
 
 V = TypeVar("V")
 
@@ -187,6 +188,11 @@ class Shelf(Generic[V]):
     def failures(self) -> int:
         """Calls that the disk did not serve, and entries that it refused."""
         return self._failures + self._tier.stats().dropped
+
+    @property
+    def took(self) -> Took:
+        """How long the disk takes."""
+        return self._tier.took
 
     def stats(self) -> DiskStats:
         """Of the disk."""

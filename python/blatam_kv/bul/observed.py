@@ -23,7 +23,7 @@ class Observed:
     def __init__(self, model: TruthGPT, metrics: ServiceMetrics, *, provider: str) -> None:
         self._model = model
         self._metrics = metrics
-        self._calls = ModelMetrics(metrics.registry, provider=provider, model=model.model_id)
+        self._calls = ModelMetrics(metrics.histograms, provider=provider, model=model.model_id)
 
     @property
     def model_id(self) -> str:

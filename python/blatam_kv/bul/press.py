@@ -48,14 +48,8 @@ class Press:
         """A tenant's document in a format. Raises InvalidRequest for one beyond its limits."""
         shown = look.letterhead and format in SHOW_LETTERHEADS
         head = self.letterhead(tenant=tenant) if shown else None
-        try:
-            with self._metrics.stage("document"):
-                rendered = render(written.document(look, head), format)
-        except Exception:
-            self._metrics.document(format, ok=False)
-            raise
-        self._metrics.document(format, ok=True)
-        return rendered
+        with self._metrics.document(format):
+            return render(written.document(look, head), format)
 
     def letterhead(self, *, tenant: str) -> Letterhead | None:
         """A tenant's letterhead."""

@@ -59,11 +59,14 @@ class Settings:
     that is asked for. The newest backup_keep are kept, for at most backup_retention_days.
 
     kv_memory_mb, kv_disk_mb: MiB for keys and values of prompts, in memory and in data_dir; 0 keeps
-    none there, a disk of None is 8 times the memory and at most half of what is free.
+    none there, a disk of None is 8 times the memory and at most half of what is free. kv_redis_url:
+    where nodes share them; None for nowhere.
 
     model: what writes. The ``local_`` and ``openai_`` settings belong to the models of those names.
     local_model is a folder, local_device as torch names it; timeouts are in seconds; context_tokens
-    of None asks the folder or the endpoint.
+    of None asks the folder or the endpoint. devices: those that a model runs on which runs here,
+    "auto" for all GPUs; none is the one of local_device. openai_base_url: several have commas between
+    them.
     """
 
     api_host: str = "127.0.0.1"
@@ -107,9 +110,11 @@ class Settings:
     callback_allow: tuple[str, ...] = ()
     kv_memory_mb: int = 256
     kv_disk_mb: int | None = None
+    kv_redis_url: Secret | None = None
     kv_codec: str = "raw"
     kv_policy: str = "adaptive"
     model: str = "mini"
+    devices: tuple[str, ...] = ()
     local_model: Path | None = None
     local_dtype: str = "auto"
     local_device: str = "cpu"

@@ -94,7 +94,7 @@ def serve(settings: Settings, *, version: str) -> int:
             opened.enter_context(model)
         # Reads the weights, or asks the endpoint: if there is nothing, say so now.
         _ = model.fingerprint, model.context_tokens
-        blocks = _blocks(model, settings)
+        blocks = _blocks(model, settings, keys.mac_key("redis"))
         if blocks is not None:
             opened.enter_context(blocks)
         redis = open_redis(settings, mac_key=keys.mac_key("redis"))
@@ -127,15 +127,21 @@ def serve(settings: Settings, *, version: str) -> int:
     return 0
 
 
-def _blocks(model: TruthGPT, settings: Settings) -> KVStore | None:
+def _blocks(model: TruthGPT, settings: Settings, mac_key: bytes) -> KVStore | None:
     """Where prompts' keys and values are kept, for a model that shows them."""
-    from blatam_kv.truthgpt.protocol import KeepsPrefixes
+    from blatam_kv.truthgpt.protocol import KeepsPrefixes, RunsOnDevices
 
-    if not isinstance(model, KeepsPrefixes):
+    models = model.models if isinstance(model, RunsOnDevices) else (model,)
+    keepers = [each for each in models if isinstance(each, KeepsPrefixes)]
+    if not keepers:
         return None
     from blatam_kv.truthgpt.prefixes import open_store
 
-    return open_store(model, settings)
+    store = open_store(keepers[0], settings, mac_key=mac_key)
+    for other in keepers[1:]:  # the blocks are the host's: each device is as near to them
+        if store is not None:
+            other.keep_prefixes(store)
+    return store
 
 
 def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:

@@ -12,8 +12,8 @@ from typing import Any, Self
 from blatam_kv.cuda.bus import BUFFER_BYTES, BUFFERS, Bus, chosen
 from blatam_kv.cuda.cuts import Cuts, Form
 from blatam_kv.cuda.layouts import PagedCache
+from blatam_kv.cuda.memory import stream_number
 from blatam_kv.cuda.slots import checked_slots
-from blatam_kv.cuda.transfer import stream_number
 from blatam_kv.errors import (
     ConfigError,
     CorruptBlob,

@@ -44,6 +44,8 @@ T = TypeVar("T")
 class EndpointUnavailable(ModelError):
     """The endpoint does not answer now; ``retry_after`` is the seconds it asked to wait, if any."""
 
+    elsewhere = True
+
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
@@ -51,6 +53,12 @@ class EndpointUnavailable(ModelError):
 
 class EndpointTimeout(ModelError):
     """The endpoint was silent for too long, or the answer took longer than it may."""
+
+
+class EndpointSilent(EndpointTimeout):
+    """It was silent."""
+
+    elsewhere = True
 
 
 class EndpointRefused(ModelError):
@@ -77,6 +85,8 @@ class MalformedAnswer(ModelError):
 
 class BrokenAnswer(ModelError):
     """The answer broke off after it had begun. What came of it is not an answer."""
+
+    elsewhere = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,7 +276,7 @@ class Endpoint:
                 "and BUL_OPENAI_BASE_URL right?"
             ) from error
         except httpx.TimeoutException as error:
-            raise EndpointTimeout(
+            raise EndpointSilent(
                 f"{self.base_url} was silent for too long; raise BUL_OPENAI_READ_TIMEOUT "
                 f"({self.timeouts.read:g} s) if the model needs longer"
             ) from error
