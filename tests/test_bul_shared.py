@@ -104,6 +104,9 @@ def test_what_one_node_wrote_is_a_hit_on_another(server: Redis) -> None:
         assert 'kv_cache_requests_total{status="hit",tier="redis"} 1.0' in text
         assert 'kv_cache_requests_total{status="hit",tier="memory"} 1.0' in text
         assert 'kv_tier_requests_total{result="hit",store="answers",tier="redis"} 1.0' in text
+        assert 'kv_tier_circuit_open{store="answers",tier="redis"} 0.0' in text
+        name = "kv_tier_operation_duration_seconds_count"
+        assert f'{name}{{operation="get",store="answers",tier="redis"}} 1.0' in text
         assert two.reports.readiness()["redis"] == "ok"
 
 

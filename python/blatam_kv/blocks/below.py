@@ -21,6 +21,7 @@ from blatam_kv.tiers import DiskStats, DiskTier, Tier, WriteBehind
 from blatam_kv.tiers.bounds import RESERVED_BYTES, bounds
 from blatam_kv.tiers.protocol import borrowed
 from blatam_kv.tiers.segment import MAX_SEGMENT_BYTES, SEGMENT_HEADER_BYTES
+from blatam_kv.tiers.took import Took
 
 # Blocks that a segment holds at least, so that little of it stays empty.
 _SEGMENT_BLOCKS = 4
@@ -201,6 +202,11 @@ class Below:
     def queued_bytes(self) -> int:
         """What waits to be written."""
         return self._behind.stats().queued_bytes if self._behind is not None else 0
+
+    @property
+    def took(self) -> Took | None:
+        """How long the tier takes, where a thread of its own writes there."""
+        return None if self._behind is None else self._behind.took
 
     def stats(self) -> DiskStats | None:
         """Of a disk."""

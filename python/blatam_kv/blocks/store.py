@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -28,8 +28,10 @@ from blatam_kv.blocks.tags import Tags, Words, tags_of
 from blatam_kv.blocks.tenants import Tenants
 from blatam_kv.cache import byte_count
 from blatam_kv.errors import ConfigError, InvalidRequest, TierUnavailable, Unavailable
+from blatam_kv.metrics.codecs import CodecWork
 from blatam_kv.record import record_bytes
 from blatam_kv.tiers import SharedTier, Tier
+from blatam_kv.tiers.took import Took
 
 # What ``codec="auto"`` writes below memory: as fast as memory, and smaller.
 COLD_CODEC = "exp4"
@@ -363,6 +365,16 @@ class KVStore:
         that is everybody's who has none set aside. The tier's are the whole store's."""
         levels = self._levels
         return stats_of(self._counts, levels.residents, levels.below, self._news)
+
+    @property
+    def codec_work(self) -> Mapping[str, CodecWork]:
+        """What ``encode`` and ``decode`` took, of blocks as a whole."""
+        return self._levels.packing.work
+
+    @property
+    def tier_took(self) -> Took | None:
+        """How long the tier takes, where a thread of its own writes there."""
+        return self._levels.below.took
 
     def close(self) -> None:
         """Write what was accepted and let go of the folder. Closing twice is harmless."""

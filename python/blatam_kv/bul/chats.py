@@ -21,6 +21,7 @@ from blatam_kv.bul.tasks import CacheResult
 from blatam_kv.bul.wishes import USUAL, Wishes
 from blatam_kv.bul.writers import Job, Why
 from blatam_kv.errors import Error, ModelError
+from blatam_kv.tracing import current
 
 log = logging.getLogger("blatam_kv.bul")
 
@@ -156,6 +157,7 @@ class Saying:
         self.tries = 0
         self.began: float | None = None
         self.why: Why | None = None
+        self.span = current()
         self._chats = chats
 
     def run(self) -> None:

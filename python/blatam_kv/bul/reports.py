@@ -6,7 +6,7 @@ that is for administrators.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from blatam_kv.blocks import KVStore
@@ -19,9 +19,11 @@ from blatam_kv.bul.tally import Tallies
 from blatam_kv.bul.tasks import TaskBook
 from blatam_kv.bul.writers import Job, Writers
 from blatam_kv.config import Settings
+from blatam_kv.devices import DeviceSnapshot
 from blatam_kv.metrics import BlocksSnapshot, CacheSnapshot, TierSnapshot
 from blatam_kv.shelf import Shelf
 from blatam_kv.tiers import DiskStats
+from blatam_kv.tiers.took import Took
 from blatam_kv.truthgpt.protocol import TruthGPT
 
 
@@ -43,6 +45,7 @@ class Reports:
         shared: Shared | None,
         backups: Backups,
         database_is_well: Callable[[], bool],
+        devices: Callable[[], Sequence[DeviceSnapshot]],
     ) -> None:
         self._model = model
         self._settings = settings
@@ -57,6 +60,7 @@ class Reports:
         self._shared = shared
         self._backups = backups
         self._database_is_well = database_is_well
+        self._devices = devices
 
     def stats(self, caller: Caller = ITSELF) -> dict[str, object]:
         """Totals since the start for ``GET /stats``: of the caller's tenant, for administrators of
@@ -142,6 +146,7 @@ class Reports:
             damaged=now.damaged,
             codec=self._blocks.codec,
             raw_bytes=now.blocks * self._blocks.layout.block_bytes,
+            codec_work=self._blocks.codec_work,
         )
 
     def tier_snapshots(self) -> list[TierSnapshot]:
@@ -160,7 +165,8 @@ class Reports:
         ]
         if self._shelf is not None:
             failing = self._shelf.failing is not None
-            found.append(_on_disk("answers", self._shelf.stats(), failing=failing))
+            on_disk = _on_disk("answers", self._shelf.stats(), self._shelf.took, failing=failing)
+            found.append(on_disk)
         if self._shared is not None:
             redis = self._shared.stats()
             found.append(
@@ -171,6 +177,8 @@ class Reports:
                     damaged=redis.damaged,
                     failures=redis.failures,
                     failing=redis.failing is not None,
+                    left_alone=redis.left_alone,
+                    took=self._shared.took.by_operation(),
                 )
             )
         if self._blocks is not None:
@@ -188,7 +196,8 @@ class Reports:
             )
             if blocks.tier is not None:
                 failing = blocks.tier.failing is not None
-                found.append(_on_disk("blocks", blocks.tier, failing=failing))
+                took = self._blocks.tier_took
+                found.append(_on_disk("blocks", blocks.tier, took, failing=failing))
             if (far := blocks.far) is not None:
                 found.append(
                     TierSnapshot(
@@ -236,12 +245,29 @@ class Reports:
 
     def readiness(self) -> dict[str, str]:
         """What a request needs: each part ``ok``, ``degraded`` (hits are answered), or why not."""
-        return {
-            "cache": "ok",
-            "queue": "stopping" if self._queue.closed else "ok",
-            "writers": "ok" if self._writers.alive else "stopped",
-            "database": "ok" if self._database_is_well() else "degraded",
-        } | ({} if self._shared is None else {"redis": self._redis()})
+        return (
+            {
+                "cache": "ok",
+                "queue": "stopping" if self._queue.closed else "ok",
+                "writers": "ok" if self._writers.alive else "stopped",
+                "database": "ok" if self._database_is_well() else "degraded",
+            }
+            | ({} if self._shared is None else {"redis": self._redis()})
+            | self._devices_ready()
+        )
+
+    def _devices_ready(self) -> dict[str, str]:
+        """Without one the others go on; without any, each is tried when work comes."""
+        devices = self._devices()
+        well = all(device.in_rotation for device in devices)
+        return {"devices": "ok" if well else "degraded"} if devices else {}
+
+    def _devices_told(self) -> str:
+        devices = self._devices()
+        if not devices:
+            return "none that is watched"
+        well = sum(device.in_rotation for device in devices)
+        return f"{well} of {len(devices)} devices in the rotation"
 
     def _redis(self) -> str:
         """Without it a node works as if alone."""
@@ -256,7 +282,7 @@ class Reports:
             "components": {
                 "cache": "healthy",
                 "writers": "healthy" if alive else "stopped",
-                "gpu": "not used in this version",
+                "gpu": self._devices_told(),
                 "persistence": self._persistence(),
                 "backups": self._backups.health(),
             },
@@ -273,7 +299,7 @@ def _visible(caller: Caller) -> str | None:
     return None if caller.may(Scope.ADMIN) else caller.tenant
 
 
-def _on_disk(store: str, stats: DiskStats, *, failing: bool) -> TierSnapshot:
+def _on_disk(store: str, stats: DiskStats, took: Took | None, *, failing: bool) -> TierSnapshot:
     return TierSnapshot(
         store=store,
         tier="disk",
@@ -285,4 +311,5 @@ def _on_disk(store: str, stats: DiskStats, *, failing: bool) -> TierSnapshot:
         damaged=stats.damaged,
         failures=stats.failures,
         failing=failing,
+        took={} if took is None else took.by_operation(),
     )

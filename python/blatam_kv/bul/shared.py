@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
+from blatam_kv import tracing
 from blatam_kv._core import framed_digest
 from blatam_kv.bul.answers import CODEC, decode, encode
 from blatam_kv.bul.drops import Drops
@@ -25,10 +26,13 @@ from blatam_kv.record import Kind, Record
 from blatam_kv.tiers.leases import Leases
 from blatam_kv.tiers.notices import Notices
 from blatam_kv.tiers.redis import RedisStats, RedisTier
+from blatam_kv.tiers.took import Took
 
 log = logging.getLogger("blatam_kv.bul")
 
 _PERSON = b"blatamkv-share-1"
+# OpenTelemetry's words for it.
+_REDIS = {"db.system.name": "redis"}
 _OVER, _DROPPED = "o", "d"
 # How often who waits looks for itself, in case a notice was lost.
 _LOOK_SECONDS = 0.5
@@ -75,7 +79,8 @@ class Shared:
     def fetch(self, asked: Sequence[tuple[bytes, bytes]]) -> list[Answer | None]:
         """The answers under some digests, each with the salt of its tenant, or None."""
         try:
-            records = self._tier.get_many([digest for digest, _ in asked])
+            with tracing.span("GET", _REDIS, kind=tracing.Kind.CLIENT):
+                records = self._tier.get_many([digest for digest, _ in asked])
         except TierUnavailable:
             return [None] * len(asked)  # counted by the tier
         return [
@@ -97,7 +102,8 @@ class Shared:
             expires_us=ends,
         )
         try:
-            self._tier.put_many([record])
+            with tracing.span("SET", _REDIS, kind=tracing.Kind.CLIENT):
+                self._tier.put_many([record])
         except TierUnavailable:
             return  # counted by the tier; the others write it themselves
         self._notices.tell(_OVER, digest)
@@ -146,6 +152,11 @@ class Shared:
     def catch_up(self) -> None:
         """Follow what other nodes forgot before this one listened."""
         self._drops.follow()
+
+    @property
+    def took(self) -> Took:
+        """How long the tier takes."""
+        return self._tier.took
 
     def stats(self) -> RedisStats:
         """Of the tier."""

@@ -41,6 +41,7 @@ class Settings:
     task one level more urgent. task_timeout: seconds that writing one answer may take.
     retry_attempts: how often an answer that failed is tried again, first after retry_delay seconds.
     continuous_mode: False waits for POST /processor/start. drain_seconds: what a stop may take.
+    otel: whether traces are sent, to where OTEL_… say.
 
     redis_url: where nodes share answers; None for nowhere. database_url: None is SQLite in data_dir. max_kept_tasks: finished ones of each tenant, for at
     most keep_days.
@@ -64,7 +65,9 @@ class Settings:
 
     model: what writes. The ``local_`` and ``openai_`` settings belong to the models of those names.
     local_model is a folder, local_device as torch names it; timeouts are in seconds; context_tokens
-    of None asks the folder or the endpoint.
+    of None asks the folder or the endpoint. devices: those that a model runs on which runs here,
+    "auto" for all GPUs; none is the one of local_device. openai_base_url: several have commas between
+    them.
     """
 
     api_host: str = "127.0.0.1"
@@ -95,6 +98,7 @@ class Settings:
     retry_delay: float = 5.0
     continuous_mode: bool = True
     drain_seconds: float = 15.0
+    otel: bool = False
     database_url: Secret | None = None
     redis_url: Secret | None = None
     max_kept_tasks: int = 10_000
@@ -112,6 +116,7 @@ class Settings:
     kv_codec: str = "raw"
     kv_policy: str = "adaptive"
     model: str = "mini"
+    devices: tuple[str, ...] = ()
     local_model: Path | None = None
     local_dtype: str = "auto"
     local_device: str = "cpu"

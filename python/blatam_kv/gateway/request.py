@@ -30,6 +30,8 @@ from blatam_kv.server.gate import Gate
 from blatam_kv.server.hosts import Hosts
 from blatam_kv.server.problem import UNAVAILABLE, Problem
 from blatam_kv.signature import sign
+from blatam_kv.tracing import HEADERS as TRACE_HEADERS
+from blatam_kv.tracing import carried
 
 # One step up leads out of the path that a system has here, so no path may have any.
 _STEPS = re.compile(rb"(?:^|[/\\]|%2f|%5c)(?:\.|%2e){1,2}(?:$|[/\\]|%2f|%5c)", re.IGNORECASE)
@@ -42,6 +44,8 @@ _HANDSHAKE = frozenset(
         b"sec-websocket-protocol",
     )
 )
+# Those of the caller are the gateway's own parent, where it traces, and not the system's.
+_TRACE = tuple(name.encode() for name in TRACE_HEADERS)
 
 
 class Preparation:
@@ -95,12 +99,13 @@ class Preparation:
         scheme = "https" if scope["scheme"] in ("https", "wss") else "http"
         kept = forwarded_for(kept, address=address, scheme=scheme, host=host)
         named = host if upstream.system.host == "keep" else upstream.authority
-        left = [
-            pair for pair in kept if pair[0] not in (b"host", b"content-length", b"x-request-id")
-        ]
+        trace = [(name.encode(), value.encode()) for name, value in carried().items()]
+        made_here = {b"host", b"content-length", b"x-request-id", *(_TRACE if trace else ())}
+        left = [pair for pair in kept if pair[0] not in made_here]
         return [
             (b"host", named),
             *left,
+            *trace,
             (b"x-request-id", request_id.encode()),
             (b"via", self.via),
         ]

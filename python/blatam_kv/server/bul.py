@@ -19,7 +19,16 @@ from blatam_kv.bul.caller import Caller, Scope
 from blatam_kv.bul.request import one_of
 from blatam_kv.bul.security.guard import Guard
 from blatam_kv.bul.service import Service
-from blatam_kv.server import batches, documents, exports, letterheads, live, progress, tasks
+from blatam_kv.server import (
+    batches,
+    devices,
+    documents,
+    exports,
+    letterheads,
+    live,
+    progress,
+    tasks,
+)
 from blatam_kv.server.doors import Doors
 from blatam_kv.server.envelope import Envelope
 from blatam_kv.server.failures import failed
@@ -47,6 +56,7 @@ INDEX = {
     **live.INDEX,
     **letterheads.INDEX,
     **exports.INDEX,
+    **devices.INDEX,
     "POST /v1/chat/completions": "OpenAI's, also as a stream; /v1/completions, /v1/models",
     "GET /agents": "business areas and the documents written for them",
     "GET /agents/{area}": "one of them",
@@ -74,6 +84,7 @@ def doors(service: Service, page: Page | None = None) -> list[Door]:
         documents.DocumentDesk(service),
         letterheads.LetterheadDesk(service),
         exports.ExportDesk(service.metrics, letterhead_of=service.press.letterhead_of),
+        devices.DeviceDesk(service),
         Face(service, page),
     )
     return [door for desk in desks for door in desk.doors()]

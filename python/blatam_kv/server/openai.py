@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import orjson
@@ -162,16 +163,15 @@ class OpenAIFace:
             if asked.stream:
                 heard = [Telling.of(answer).listener() for answer in answers]
                 told = self._told(head, "hit", answers[0])
-                return self._streamed(head, asked, dialect, heard, "hit", told, arrived)
+                return self._streamed(head, asked, dialect, heard, "hit", told)
             return self._whole(head, answers, dialect, "hit", wanted)
         if wishes.only_if_cached:
             raise Problem(504, "the answer is not in the cache, and only-if-cached was asked")
         heard, how = await self._listen(wished, wishes)
+        count = partial(self._count, how if wishes.look else "bypass", arrived, _tier(heard))
         if asked.stream:
-            if how == "hit":  # what is still to be written is counted when it is
-                self._count(how, arrived, _tier(heard))
             told = self._told(head, how, None)
-            return self._streamed(head, asked, dialect, heard, how, told, arrived)
+            return self._streamed(head, asked, dialect, heard, how, told, count)
         try:
             answers = [await listener.wait() for listener in heard]
         except (ModelError, InvalidRequest) as error:
@@ -179,7 +179,7 @@ class OpenAIFace:
         finally:
             for listener in heard:
                 listener.close()
-        self._count(how, arrived, _tier(heard))
+        count()
         return self._whole(head, answers, dialect, how, wanted)
 
     async def _listen(
@@ -250,7 +250,7 @@ class OpenAIFace:
         heard: list[Listener],
         how: CacheResult,
         told: dict[str, str],
-        arrived: float,
+        count: Callable[[], object] = lambda: None,
     ) -> Response:
         base = {
             "id": head.id,
@@ -283,8 +283,7 @@ class OpenAIFace:
                 if with_usage:
                     yield event(choices=[], usage=_usage(answers, how))
                 yield END_OF_STREAM
-                if how != "hit":
-                    self._count(how, arrived)
+                count()
             except (ModelError, InvalidRequest) as error:
                 # The status has been sent; a client tells a broken stream by this and the missing end.
                 problem = {"message": str(error), "type": "server_error", "param": None}
@@ -317,7 +316,7 @@ class OpenAIFace:
 
     # ---- what is told of it ---------------------------------------------------------------------
 
-    def _count(self, how: CacheResult, arrived: float, tier: str = "memory") -> None:
+    def _count(self, how: str, arrived: float, tier: str = "memory") -> None:
         self._metrics.cache_request(how, tier=tier if how == "hit" else "none")
         self._metrics.answered(time.perf_counter() - arrived)
 

@@ -45,6 +45,7 @@ from blatam_kv.record import (
 from blatam_kv.tiers.breaker import Breaker
 from blatam_kv.tiers.commands import BATCH, Commands
 from blatam_kv.tiers.servers import place_of
+from blatam_kv.tiers.took import Took, timed
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}(:[a-z]{1,32})?")
 # Keys of one round trip that brings nothing.
@@ -119,6 +120,7 @@ class RedisTier:
         self._lock = Lock()
         self._hits = self._misses = 0
         self._counts: Counter[str] = Counter()
+        self.took = Took()
         self.commands = Commands(
             url, self.place, timeout=timeout, channel=self.channel, breaker=breaker or Breaker()
         )
@@ -128,16 +130,8 @@ class RedisTier:
 
     def get_many(self, keys: Sequence[bytes]) -> list[Record | None]:
         """The record of each key, verified, or None. Raises TierUnavailable."""
-        names = [self._name(key) for key in keys]
-        found: list[Record | None]
-        if len(keys) == 1:  # as most calls are
-            value = self.ask("get", names[0])
-            found = [None if value is None else self._read(keys[0], value)]
-        else:
-            found = [
-                None if value is None else self._read(key, value)
-                for key, value in zip(keys, self.commands.values(names), strict=True)
-            ]
+        with timed(self.took.get):
+            found = self._get_many(keys)
         misses = found.count(None)
         with self._lock:
             self._hits += len(found) - misses
@@ -234,6 +228,16 @@ class RedisTier:
 
     # ---- inside ---------------------------------------------------------------------------------
 
+    def _get_many(self, keys: Sequence[bytes]) -> list[Record | None]:
+        names = [self._name(key) for key in keys]
+        if len(keys) == 1:  # as most calls are
+            value = self.ask("get", names[0])
+            return [None if value is None else self._read(keys[0], value)]
+        return [
+            None if value is None else self._read(key, value)
+            for key, value in zip(keys, self.commands.values(names), strict=True)
+        ]
+
     def _name(self, key: bytes) -> bytes:
         return self._prefix + key.hex().encode()
 
@@ -261,6 +265,8 @@ class RedisTier:
     def _send(self, waiting: list[tuple[bytes, bytes, int | None]]) -> TierUnavailable | None:
         """Store what waits, in one round trip to each server, and empty the list. Returns why some
         servers of a cluster did not take theirs; raises it where there is one server."""
+        if not waiting:
+            return None
         left = {name: (value, px) for name, value, px in waiting}
         waiting.clear()
 
@@ -269,11 +275,12 @@ class RedisTier:
             pipeline.set(name, value, px=px)
 
         try:
-            if len(left) == 1:
-                ((name, (value, px)),) = left.items()
-                self.ask("set", name, value, px=px)
-            else:
-                self.commands.spread(list(left), put)
+            with timed(self.took.put):
+                if len(left) == 1:
+                    ((name, (value, px)),) = left.items()
+                    self.ask("set", name, value, px=px)
+                else:
+                    self.commands.spread(list(left), put)
         except TierUnavailable as error:
             if self.commands.one:
                 raise

@@ -26,9 +26,9 @@ from blatam_kv.errors import (
     Error,
     InvalidRequest,
     MissingExtra,
-    ModelError,
     Unsupported,
 )
+from blatam_kv.truthgpt.faults import failure
 from blatam_kv.truthgpt.protocol import (
     Chunk,
     Completion,
@@ -235,7 +235,7 @@ class Local:
                 logits: FloatArray = forward(loaded.model, tokens, cache).float().cpu().numpy()
                 seconds = time.perf_counter() - began
         except (RuntimeError, MemoryError) as error:
-            raise ModelError(f"{self.model_id} failed: {error}") from error
+            raise failure(error, f"{self.model_id} failed: {error}") from error
         if store is not None:
             store.observe(len(tokens), seconds)
         return logits
@@ -321,7 +321,7 @@ class Local:
             )
             model = model.to(self._device).eval()
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"cannot load {self._folder}: {error}") from error
+            raise failure(error, f"cannot load {self._folder}: {error}") from error
         wording = Wording(tokenizer)
         try:
             layout: KVLayout | Unsupported = layout_of(model)
@@ -340,8 +340,11 @@ class Local:
         )
 
 
-def from_settings(settings: Settings, store: KVStore | None = None) -> Local:
-    """The model that the settings describe. Raises ConfigError without a folder."""
+def from_settings(
+    settings: Settings, store: KVStore | None = None, *, device: str | None = None
+) -> Local:
+    """The model that the settings describe, on their device or another. Raises ConfigError without a
+    folder."""
     if settings.local_model is None:
         raise ConfigError(
             "the model local needs a folder: --local-model, BUL_LOCAL_MODEL or bul.local_model"
@@ -350,7 +353,7 @@ def from_settings(settings: Settings, store: KVStore | None = None) -> Local:
         settings.local_model,
         store,
         dtype=settings.local_dtype,
-        device=settings.local_device,
+        device=device or settings.local_device,
         context_tokens=settings.local_context_tokens,
     )
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from blatam_kv.blocks import KVStore
+    from blatam_kv.devices import DeviceSnapshot
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length"]
@@ -133,6 +134,18 @@ class Continues(Protocol):
 
         The prompt tokens of the usage count it. Raises as ``stream`` does.
         """
+
+
+@runtime_checkable
+class RunsOnDevices(Protocol):
+    """A model that runs on several devices and spreads its calls over them."""
+
+    @property
+    def models(self) -> tuple[TruthGPT, ...]:
+        """The model on each device."""
+
+    def devices(self) -> Sequence[DeviceSnapshot]:
+        """Every device now."""
 
 
 class PrefixStore(Protocol):
