@@ -217,6 +217,27 @@ def test_a_node_that_was_cut_off_forgets_what_was_dropped_meanwhile(server: Redi
         eventually(lambda: not holds(two))
 
 
+@pytest.mark.parametrize("dropper", ["itself", "another"])
+def test_an_answer_that_is_dropped_while_it_is_fetched_is_not_kept(
+    server: Redis, dropper: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pair(server) as (one, two, _):
+        two.pipeline.cache.clear()
+        assert two.shared is not None
+        fetch = two.shared.fetch
+
+        def slow(wanted: Any) -> Any:
+            found = fetch(wanted)
+            before = two.pipeline.dropped
+            drop(one if dropper == "another" else two)
+            eventually(lambda: two.pipeline.dropped != before)
+            return found
+
+        monkeypatch.setattr(two.shared, "fetch", slow)
+        assert asked(two).cache == "hit"  # it was there when it was asked for
+        assert not holds(two)
+
+
 def test_who_is_back_reads_on_at_once_though_redis_was_to_be_left_alone(server: Redis) -> None:
     breaker = Breaker(failures=1, pause=3600.0, longest=3600.0)
     with pair(server, breaker=breaker) as (one, two, between):

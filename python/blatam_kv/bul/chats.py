@@ -231,6 +231,7 @@ class Chats:
         error: Exception | None = None
         try:
             if saying.wishes.shared:
+                before = self._pipeline.dropped
                 answer, said = self._pipeline.once(
                     saying.order,
                     lambda: self._said(saying),
@@ -239,6 +240,8 @@ class Chats:
                 if not said:  # another node did, and is heard when it has
                     saying.telling.say(answer.text)
                 self._pipeline.keep(saying.order, answer)
+                if not said:
+                    self._pipeline.check_kept(saying.order.digest, before)
             else:
                 answer = self._said(saying)
                 if saying.wishes.keep:

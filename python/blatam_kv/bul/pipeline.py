@@ -106,12 +106,25 @@ class Pipeline:
         if self.shared is None or not asked:
             return found
         orders = [wanted[at][0] for at in asked]
+        before = self.dropped
         answers = self.shared.fetch([(order.digest, order.salt) for order in orders])
         for at, order, answer in zip(asked, orders, answers, strict=True):
             if answer is not None and wanted[at][1].take(self._clock() - answer.born):
                 self._remember(order.digest, answer)
+                self.check_kept(order.digest, before)
                 found[at] = answer
         return found
+
+    @property
+    def dropped(self) -> int:
+        """A number that changes with every answer that is dropped, on any node."""
+        return 0 if self.shared is None else self.shared.dropped
+
+    def check_kept(self, digest: bytes, before: int) -> None:
+        """Forget an answer that was fetched from another node and kept, if anything was dropped since
+        ``dropped`` was ``before``: it may be the one."""
+        if self.dropped != before:
+            self.forget_here(digest)
 
     def once(
         self,
@@ -139,8 +152,9 @@ class Pipeline:
 
     def forget(self, digest: bytes) -> bool:
         """Drop an answer, on every node that shares it; whether there was one."""
-        here = self.forget_here(digest)
-        return here if self.shared is None else self.shared.forget(digest) or here
+        # First where others fetch it from: what comes here meanwhile goes last.
+        shared = self.shared is not None and self.shared.forget(digest)
+        return self.forget_here(digest) or shared
 
     def forget_here(self, digest: bytes) -> bool:
         """Drop an answer on this node; whether there was one."""
@@ -206,9 +220,11 @@ class Pipeline:
             if order.wishes.keep:
                 self.keep(order, answer, tell=True)
             return answer, True
+        before = self.dropped
         answer = self.cache.get_or_compute(order.digest, compute)
         if came:  # with the time that is left of its life, not with a new one
             self._remember(order.digest, answer)
+            self.check_kept(order.digest, before)
         if wrote and self.shelf is not None:
             with span("cache.store"):
                 self.shelf.keep(order.digest, answer)

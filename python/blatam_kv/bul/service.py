@@ -434,9 +434,9 @@ class Service:
         """Forget every cached answer and prefix, on every node that shares answers; returns how many
         answers there were here. Tasks keep theirs, and a folder that another process writes keeps its blocks."""
         entries = len(self._cache)
-        self._clear_here()
         if self.shared is not None:
             self.shared.clear()
+        self._clear_here()
         return entries
 
     def _clear_answers(self) -> None:

@@ -154,6 +154,11 @@ class Shared:
         self._drops.follow()
 
     @property
+    def dropped(self) -> int:
+        """A number that has changed if anything was dropped, on whichever node, that this one knows of."""
+        return self._drops.count
+
+    @property
     def took(self) -> Took:
         """How long the tier takes."""
         return self._tier.took
