@@ -19,7 +19,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from _served import CONNECTIONS, Crowd, cpu_seconds
@@ -48,22 +48,44 @@ def _children(pid: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def cost(here: Cluster, work: Callable[[], int]) -> tuple[dict[str, float], float]:
-    """Microseconds of CPU for each unit of the work, by kind of process, and units a second."""
-    pids = processes(here)
-    before = {pid: cpu_seconds(pid) for each in pids.values() for pid in each}
+Spent = dict[str, float]
+
+
+def idle(here: Cluster, seconds: float = 5.0) -> Spent:
+    """Microseconds of CPU a second while nobody asks, by kind of process."""
+    time.sleep(seconds / 2)
+
+    def nothing() -> int:
+        time.sleep(seconds)
+        return 1
+
+    spent, _ = cost(here, nothing, {})
+    return {name: each / seconds for name, each in spent.items()}
+
+
+def cost(here: Cluster, work: Callable[[], int], resting: Spent) -> tuple[Spent, float]:
+    """Microseconds of CPU for each unit of the work, without what is spent anyway, by kind of process;
+    and units a second."""
+    before = {pid: cpu_seconds(pid) for each in processes(here).values() for pid in each}
     began = time.perf_counter()
     units = work()
     seconds = time.perf_counter() - began
-    time.sleep(0.6)  # the recorder's share comes a little later
+    if resting:
+        time.sleep(0.6)  # the recorder's share comes a little later
+    whole = time.perf_counter() - began
     spent = {
-        name: sum(cpu_seconds(pid) - before[pid] for pid in each) / units * 1e6
-        for name, each in pids.items()
+        name: (_since(before, each) * 1e6 - anyway * whole) / units
+        for name, each in processes(here).items()  # PostgreSQL has one for each new connection
+        for anyway in (resting.get(name, 0.0),)
     }
     return spent, units / seconds
 
 
-def show(what: str, spent: Mapping[str, float], rate: float) -> None:
+def _since(before: dict[int, float], pids: list[int]) -> float:
+    return sum(cpu_seconds(pid) - before.get(pid, 0.0) for pid in pids)
+
+
+def show(what: str, spent: Spent, rate: float) -> None:
     parts = "  ".join(f"{name} {each:6.0f}" for name, each in spent.items())
     print(f"  {what:10} CPU us: {parts}   {rate:7.0f} /s", flush=True)
 
@@ -73,6 +95,10 @@ def costs(nodes: int, *, requests: int, rounds: int) -> None:
     with cluster(nodes=nodes, tenants=TENANTS) as here:
         here.model.seconds = 0.0
         print(f"{nodes} node{'s' * (nodes > 1)}, {len(TENANTS)} tenants", flush=True)
+        _misses(here, 60)  # what each node loads once
+        _documents(here, 60)
+        resting = idle(here)
+        show("a second", resting, 1)
         keys = itertools.cycle(here.keys.values())
         body = json.dumps(chat("[all-warm]")).encode()
         crowd = Crowd(here.url, _CHAT, body, lambda: {"X-API-Key": next(keys)})
@@ -81,13 +107,13 @@ def costs(nodes: int, *, requests: int, rounds: int) -> None:
             for _ in range(8):
                 crowd.ask()
             for _ in range(rounds):
-                measured.append(cost(here, lambda: _hits(crowd, requests)))
+                measured.append(cost(here, lambda: _hits(crowd, requests), resting))
         spent = {
             name: statistics.median(each[0][name] for each in measured) for name in measured[0][0]
         }
         show("hit", spent, statistics.median(each[1] for each in measured))
-        show("chat", *cost(here, lambda: _misses(here, 300)))
-        show("document", *cost(here, lambda: _documents(here, 120)))
+        show("chat", *cost(here, lambda: _misses(here, 300), resting))
+        show("document", *cost(here, lambda: _documents(here, 120), resting))
 
 
 def _hits(crowd: Crowd, requests: int) -> int:

@@ -170,6 +170,7 @@ class Service:
             newest=settings.max_kept_tasks,
             days=settings.keep_days,
             failed=self.metrics.storage_failed,
+            lost=lambda count: self.metrics.taken("another", count),
         )
         self.reports = Reports(
             model,
@@ -197,7 +198,11 @@ class Service:
         self._draining_since: float | None = None
         self._salt_of = salt_of
         self._adopter = Adopter(
-            self.archive, self._ledger, go_on=self._go_on_with, failed=self.metrics.storage_failed
+            self.archive,
+            self._ledger,
+            go_on=self._go_on_with,
+            failed=self.metrics.storage_failed,
+            taken=lambda count: self.metrics.taken("this", count),
         )
         self.archive.live()  # before its tasks are read: from now on nobody else may take them
         self._go_on_with(self.archive.take_up())

@@ -133,6 +133,14 @@ class ServiceMetrics:
         )
         for operation in ("add", "adopt", "save", "read", "retain"):
             self._storage_errors.labels(operation)
+        self._taken = prom.Counter(
+            "bul_tasks_taken",
+            "Tasks of a dead node that go on here, or of this one, thought dead, elsewhere.",
+            ["by"],
+            registry=registry,
+        )
+        for by in ("this", "another"):
+            self._taken.labels(by)
         self._callbacks = prom.Counter(
             "bul_callbacks", "Tries to deliver a callback.", ["outcome"], registry=registry
         )
@@ -218,6 +226,10 @@ class ServiceMetrics:
         """Count one failure of the database: operation is add, save, read or retain."""
         self._storage_errors.labels(operation).inc()
         self.failed("storage")
+
+    def taken(self, by: str, count: int) -> None:
+        """Count tasks that changed their node: by this one or another."""
+        self._taken.labels(by).inc(count)
 
     def called_back(self, outcome: str) -> None:
         """Count one try: delivered, failed or given_up."""
