@@ -1,5 +1,6 @@
 // Where entries lie, GPUs, and the nodes: tables that are made anew only when they would look different.
-import { bytes, count, percent } from "./charts.js";
+import { bytes, count } from "./charts.js";
+import { devices, element } from "./devices.js";
 import { language, number, say, t } from "./words.js";
 
 const by = (id) => document.getElementById(id);
@@ -41,30 +42,17 @@ export function draw(figures, about, others) {
     return [[t(labels.store)], [t(`${labels.tier}_tier`)], [count(figures.value(`kv_tier_entries${own}`) ?? 0), "num"],
       [limit ? `${bytes(value)} ${t("of")} ${bytes(limit)}` : bytes(value), "num"], [hits === undefined ? "–" : count(hits), "num"], [t(failing ? "failing" : "well"), failing ? "bad" : "good"]];
   }), "no_tiers");
-  gpus(figures.all("kv_cache_gpu_utilization_ratio").concat(figures.all("kv_gpu_utilization_ratio")));
+  gpus(devices(figures));
   nodes(figures, about, others);
 }
 
 function gpus(found) {
-  if (!changed("gpus", found.map(({ labels, value }) => [labels.gpu, percent(value)]))) return;
-  if (!found.length) {
-    const text = document.createElement("p");
-    text.className = "none";
-    say(text, "no_gpu");
-    by("gpus").replaceChildren(text);
-    return;
-  }
-  by("gpus").replaceChildren(...found.map(({ labels, value }) => {
-    const line = document.createElement("div"), bar = document.createElement("progress");
-    const name = document.createElement("span"), share = document.createElement("span");
-    line.className = "meter";
-    bar.value = value;
-    bar.setAttribute("aria-label", `GPU ${labels.gpu}`);
-    name.textContent = `GPU ${labels.gpu}`;
-    share.textContent = percent(value);
-    line.append(name, bar, share);
-    return line;
-  }));
+  if (!changed("gpus", found)) return;
+  if (found.length) { by("gpus").replaceChildren(...found.map(element)); return; }
+  const text = document.createElement("p");
+  text.className = "none";
+  say(text, "no_gpu");
+  by("gpus").replaceChildren(text);
 }
 
 function age(seconds) {
