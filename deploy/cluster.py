@@ -1,6 +1,6 @@
 """`./run cluster`: several nodes and everything around them on this machine, with the real servers.
 
-Redis, PostgreSQL, N nodes, nginx in front of them and Prometheus, each with the configuration that is
+Redis, PostgreSQL, N nodes, nginx in front of them, the gateway in front of it and Prometheus, each with the configuration that is
 shipped, in one folder that goes away at the end. With --check it asks for a document, kills the node
 that wrote it, asks again, says what it saw and ends.
 """
@@ -8,6 +8,7 @@ that wrote it, asks again, says what it saw and ends.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import pwd
 import secrets
@@ -74,7 +75,7 @@ class Cluster:
         for number in range(nodes):
             self._node(number, redis, database)
         self._nginx(port)
-        self._prometheus(prometheus_port)
+        self._prometheus(prometheus_port, gateway=self._gateway())
 
     def check(self) -> int:
         """0 if an answer survives the node that wrote it, on every other node."""
@@ -107,7 +108,7 @@ class Cluster:
             str(place),
         ]
         command += ["--save", "", "--appendonly", "no", "--dir", str(self._folder)]
-        command += ["--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lfu"]
+        command += ["--maxmemory", "64mb", "--maxmemory-policy", "volatile-lfu"]
         self._run("redis", command)
         self._until(place.is_socket, "redis")
         print(f"Redis       unix://{place}", flush=True)
@@ -168,12 +169,25 @@ class Cluster:
         self._url = f"http://127.0.0.1:{port}"
         print(f"nginx       {self._url}", flush=True)
 
-    def _prometheus(self, port: int) -> None:
+    def _gateway(self) -> str:
+        port = free_port()
+        file = self._folder / "gateway.json"
+        own = {"port": port, "trusted_proxies": ["127.0.0.1/32"]}
+        file.write_text(json.dumps({"gateway": own, "systems": {"bul": {"url": self._url}}}))
+        command = [sys.executable, "-m", "blatam_kv", "gateway", "--config", str(file)]
+        command += ["--data-dir", str(self._folder / "gateway")]
+        self._run("gateway", command, environ={"BUL_HMAC_SECRET": self._secret})
+        self._until(lambda: _listens(port), "gateway")
+        print(f"gateway     http://127.0.0.1:{port}", flush=True)
+        return f"127.0.0.1:{port}"
+
+    def _prometheus(self, port: int, *, gateway: str) -> None:
         folder = self._folder / "prometheus"
         shutil.copytree(ROOT / "deploy" / "prometheus", folder)
         targets = ", ".join(f'"{url.removeprefix("http://")}"' for _, url in self._nodes)
         file = folder / "prometheus.yml"
-        file.write_text(file.read_text().replace('"127.0.0.1:8002"', targets))
+        text = file.read_text().replace('"127.0.0.1:8002"', targets)
+        file.write_text(text.replace("127.0.0.1:8000", gateway))
         command = [
             _program("prometheus"),
             f"--config.file={file}",

@@ -53,6 +53,7 @@ class DictStore:
         self.blocks: dict[tuple[int, ...], tuple[FloatArray, FloatArray]] = {}
         self.saves: list[int] = []
         self.loads: list[int] = []
+        self.computed: list[int] = []
         self.lose_after_match = False
         self.tenants: dict[bytes, DictStore] = {}
 
@@ -61,6 +62,10 @@ class DictStore:
 
     def bind(self, model: str) -> bool:
         return True
+
+    def observe(self, tokens: int, seconds: float) -> None:
+        assert seconds > 0
+        self.computed.append(tokens)
 
     def match_prefix(self, tokens: Tokens) -> int:
         found = 0

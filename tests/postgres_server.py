@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,28 @@ class Postgres:
         while subprocess.run(ready, check=False).returncode != 0:
             assert self._process.poll() is None, "the server ended at once"
             time.sleep(0.01)
+
+    def kill(self) -> None:
+        """End all of its processes without a word, as a crash would."""
+        self._each(signal.SIGKILL)
+        self._process.wait(60)
+        for path in (*self.folder.glob(".s.PGSQL*"), self.folder / "data" / "postmaster.pid"):
+            path.unlink(missing_ok=True)
+
+    def freeze(self) -> None:
+        """Let it hear and not answer, with every process that it has by now."""
+        self._each(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._each(signal.SIGCONT)
+
+    def _each(self, number: signal.Signals) -> None:
+        parent = self._process.pid
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        for pid in (parent, *map(int, children)):  # the parent first: it makes no new ones
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def stop(self) -> None:
         """End it at once; who is connected is cut off."""

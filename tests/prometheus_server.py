@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DEPLOYED = ROOT / "deploy" / "prometheus"
 # What a wait for a scrape or a rule may take before it counts as failed; a busy machine needs some.
 PATIENCE_SECONDS = 60.0
+_ADDRESS = re.compile(r'msg="Listening on" address=(\S+)')
 
 
 def binary(name: str) -> str:
@@ -73,13 +74,18 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus(folder: Path, *, target: str, seconds: float = 0.5) -> Iterator[Prometheus]:
-    """A server with the configuration that is shipped, scraping ``target`` every so many seconds.
+def prometheus(
+    folder: Path, *, target: str, gateway: str | None = None, seconds: float = 0.5
+) -> Iterator[Prometheus]:
+    """A server with the configuration that is shipped, scraping ``target``, a service, and a gateway
+    every so many seconds.
 
     The alerts fire at once, and windows of minutes are of seconds: nobody waits for a test.
     """
     for shipped in DEPLOYED.glob("*.yml"):
         text = shipped.read_text().replace("127.0.0.1:8002", target)
+        gateways = "[]" if gateway is None else f'["{gateway}"]'
+        text = text.replace('["127.0.0.1:8000"]', gateways)
         text = re.sub(r"for: \d+m", "for: 0s", text)
         text = text.replace("[5m]", "[10s]").replace(": 15s", f": {round(1000 * seconds)}ms")
         (folder / shipped.name).write_text(text)
@@ -100,12 +106,16 @@ def prometheus(folder: Path, *, target: str, seconds: float = 0.5) -> Iterator[P
         )
     try:
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while "Server is ready to receive web requests" not in log.read_text():
+        said = ""
+        # The one line comes before the other or after it.
+        while (
+            "Server is ready to receive web requests" not in said or _ADDRESS.search(said) is None
+        ):
+            said = log.read_text()
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.02)
-        address = re.findall(r'msg="Listening on" address=(\S+)', log.read_text())[0]
-        yield Prometheus(address)
+        yield Prometheus(_ADDRESS.findall(said)[0])
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=PATIENCE_SECONDS)

@@ -18,6 +18,7 @@ import pytest
 from bul_fakes import Scripted, running
 from redis import Redis as Client
 from redis_server import Redis, redis
+from server_browser import browsing
 from test_server_process import serve, serving
 
 from blatam_kv.bul.caller import ITSELF, Caller
@@ -103,6 +104,9 @@ def test_what_one_node_wrote_is_a_hit_on_another(server: Redis) -> None:
         assert 'kv_cache_requests_total{status="hit",tier="redis"} 1.0' in text
         assert 'kv_cache_requests_total{status="hit",tier="memory"} 1.0' in text
         assert 'kv_tier_requests_total{result="hit",store="answers",tier="redis"} 1.0' in text
+        assert 'kv_tier_circuit_open{store="answers",tier="redis"} 0.0' in text
+        name = "kv_tier_operation_duration_seconds_count"
+        assert f'{name}{{operation="get",store="answers",tier="redis"}} 1.0' in text
         assert two.reports.readiness()["redis"] == "ok"
 
 
@@ -274,11 +278,6 @@ def test_a_clear_that_was_not_heard_is_made_up_for() -> None:
         one.clear()
         client.client_kill_filter(_type="pubsub")
         assert heard.acquire(timeout=PATIENCE_SECONDS)
-        # A Redis that lost everything, its marks too, is no reason to forget.
-        server.stop()
-        server.start()
-        eventually(lambda: client.pubsub_numsub("blatam-kv:notices")[0][1] == 2)
-        assert not heard.acquire(timeout=0.01)
         for shared in (one, two):
             shared.close()
 
@@ -411,6 +410,21 @@ def test_a_conversation_answered_on_one_node_is_a_hit_on_another(server: Redis) 
         assert how == "miss"
         assert chat(two, "Hola") == (text, "hit")
         assert model.calls == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_conversations_hit_in_redis_is_counted_as_one(server: Redis, stream: bool) -> None:
+    with (
+        browsing(Scripted(), redis=tier(server)) as one,
+        browsing(Scripted(), redis=tier(server)) as two,
+    ):
+        question = {"messages": [{"role": "user", "content": "Hola"}], "stream": stream}
+        for browser in (one, two, two):
+            assert browser.post("/v1/chat/completions", json=question).status_code == 200
+        text = two.service.metrics.expose()[0].decode()
+        assert 'kv_cache_requests_total{status="hit",tier="redis"} 1.0' in text
+        assert 'kv_cache_requests_total{status="hit",tier="memory"} 1.0' in text
+        assert 'kv_cache_requests_total{status="miss",tier="none"} 0.0' in text
 
 
 def test_the_same_conversation_on_two_nodes_at_once_is_written_once(server: Redis) -> None:

@@ -70,17 +70,18 @@ def test_a_task_comes_back_as_it_was(archive: Archive) -> None:
         "bread", inferred=("language", "business_area"), deadline=99.5, batch="b" * 32
     )
     archive.add([begun])
-    (found,) = archive.unfinished()
-    assert replace(found, arrived=begun.arrived, brief=begun.brief) == begun
+    (found,) = archive.take_up()
+    assert found.fence == 2  # it was taken again
+    assert replace(found, arrived=begun.arrived, brief=begun.brief, fence=0) == begun
     assert found.brief.query == "bread"
-    ended = finished_task(begun, text="# Bread\n\nñandú €")
+    ended = finished_task(replace(begun, fence=found.fence), text="# Bread\n\nñandú €")
     archive.save([ended])
     back = archive.task(begun.id, tenant="local")
     assert back is not None
-    assert replace(back, arrived=ended.arrived, brief=ended.brief, request=None) == replace(
-        ended, request=None
-    )
-    assert archive.unfinished() == []
+    assert replace(
+        back, arrived=ended.arrived, brief=ended.brief, request=None, fence=2
+    ) == replace(ended, request=None)
+    assert archive.take_up() == []
 
 
 def test_a_failed_task_keeps_what_was_asked(archive: Archive) -> None:
@@ -126,8 +127,8 @@ def test_a_node_finds_only_what_it_left_itself(url: str) -> None:
     one, two = open_storage(url, node="one"), open_storage(url, node="two")
     task = asked_task("bread")
     one.add([task])
-    assert [found.id for found in one.unfinished()] == [task.id]
-    assert two.unfinished() == []
+    assert [found.id for found in one.take_up()] == [task.id]
+    assert two.take_up() == []
     one.close()
     two.close()
 

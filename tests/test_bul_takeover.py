@@ -6,7 +6,7 @@ import hashlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_the_tasks_of_a_node_that_lives_are_its_own(url: str) -> None:
     with node(url, "one") as one, node(url, "two") as two:
         one.add(tasks_of(3))
         assert two.adopt() == []
-        assert len(one.unfinished()) == 3
+        assert len(one.take_up()) == 3
 
 
 def test_what_a_dead_node_left_is_taken_over_once_and_in_its_order(url: str) -> None:
@@ -79,9 +79,9 @@ def test_what_a_dead_node_left_is_taken_over_once_and_in_its_order(url: str) -> 
         assert [task.id for task in adopted] == [task.id for task in begun]
         assert adopted[0].request == begun[0].request
         assert three.adopt() == []
-        assert len(two.unfinished()) == 5
+        assert len(two.take_up()) == 5
     with node(url, "one") as one:
-        assert one.unfinished() == []
+        assert one.take_up() == []
 
 
 def test_two_that_look_at_once_never_take_the_same_task(url: str) -> None:
@@ -115,7 +115,7 @@ def test_two_that_look_at_once_never_take_the_same_task(url: str) -> None:
 def test_finished_tasks_are_nobodys_to_take(url: str) -> None:
     with node(url, "one") as one:
         one.add(tasks_of(2))
-        (first, _) = one.unfinished()
+        (first, _) = one.take_up()
         one.save([replace(first, status="failed", error="no", finished=2000.0, progress=1.0)])
     with node(url, "two") as two:
         assert [task.brief.query for task in two.adopt()] == ["plan 1"]
@@ -124,7 +124,7 @@ def test_finished_tasks_are_nobodys_to_take(url: str) -> None:
 def test_a_node_that_was_thought_dead_changes_nothing_that_has_ended(url: str) -> None:
     with node(url, "one", lives=False) as zombie, node(url, "two") as two:
         zombie.add(tasks_of(1))
-        (mine,) = zombie.unfinished()
+        (mine,) = zombie.take_up()
         (adopted,) = two.adopt()
         two.save([replace(adopted, status="cancelled", finished=2000.0, progress=1.0)])
         zombie.save([replace(mine, status="failed", error="late", finished=2001.0, progress=1.0)])
@@ -155,10 +155,12 @@ def test_a_lost_connection_is_a_life_that_goes_on_and_a_lost_server_is_said() ->
 
 
 class Scene:
-    """An estate that does as it is told."""
+    """An estate, and hands, that do as they are told."""
 
     def __init__(self) -> None:
         self.alive, self.left, self.away = True, tasks_of(2), False
+        self.lives = 1
+        self.mine, self.theirs, self.forgotten = list[Task](), list[Task](), list[Task]()
 
     def live(self) -> bool:
         if self.away:
@@ -169,10 +171,25 @@ class Scene:
         left, self.left = self.left, []
         return left
 
+    def lost(self, held: Sequence[Task]) -> list[Task]:
+        return [task for task in held if task in self.theirs]
+
+    def take_up(self, known: Callable[[str], bool]) -> list[Task]:
+        return [task for task in self.forgotten if not known(task.id)]
+
+    def held(self) -> list[Task]:
+        return self.mine
+
+    def knows(self, task_id: str) -> bool:
+        return task_id in {task.id for task in self.mine}
+
+    def let_go(self, tasks: Sequence[Task]) -> None:
+        self.mine = [task for task in self.mine if task not in tasks]
+
 
 def test_who_is_thought_dead_takes_nothing_and_a_database_that_is_away_is_counted() -> None:
     scene, went_on, failed = Scene(), list[Task](), list[str]()
-    adopter = Adopter(scene, go_on=went_on.extend, failed=failed.append)
+    adopter = Adopter(scene, scene, go_on=went_on.extend, failed=failed.append)
     scene.alive = False
     adopter.look()
     scene.away = True
@@ -181,6 +198,21 @@ def test_who_is_thought_dead_takes_nothing_and_a_database_that_is_away_is_counte
     scene.alive, scene.away = True, False
     adopter.look()
     assert len(went_on) == 2
+    adopter.close()
+
+
+def test_after_a_time_that_a_node_knows_nothing_of_it_finds_out_what_is_its_own() -> None:
+    scene, went_on = Scene(), list[Task]()
+    scene.left = []
+    adopter = Adopter(scene, scene, go_on=went_on.extend, failed=lambda what: None)
+    kept, lost, forgotten = tasks_of(3)
+    adopter.look()
+    scene.mine, scene.theirs, scene.forgotten = [kept, lost], [lost], [kept, forgotten]
+    adopter.look()
+    assert (scene.mine, went_on) == ([kept, lost], [])  # the same life: nothing was missed
+    scene.lives = 2
+    adopter.look()
+    assert (scene.mine, went_on) == ([kept], [forgotten])
     adopter.close()
 
 

@@ -134,6 +134,7 @@ def test_nobody_there_ends_with_3_and_names_the_fix(
     assert cli.main([command, "--url", nobody]) == 3
     complaint = capsys.readouterr().err
     assert f"no service answers at {nobody}" in complaint
+    assert "--url" not in complaint  # the flag that gives the URL has another name elsewhere
     assert "blatam-kv serve" in complaint
 
 
@@ -500,8 +501,9 @@ def test_doctor_says_when_nobody_answers_at_the_endpoint(
     assert report["problems"][0].startswith(f"openai: nobody answers at {url}/v1")
 
 
-def test_serve_with_half_an_endpoint_says_what_is_missing(capsys: Captured) -> None:
+def test_serve_with_half_an_endpoint_says_what_is_missing(tmp_path: Path, capsys: Captured) -> None:
     flags = ["--port", "0", "--model", "openai", "--openai-model", "m"]
+    flags += ["--data-dir", str(tmp_path)]
     assert cli.main(["serve", *flags]) == 2
     assert "--openai-base-url, BUL_OPENAI_BASE_URL" in capsys.readouterr().err
 

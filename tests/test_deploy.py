@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import yaml
 from bul_fakes import Scripted, running
 
 from blatam_kv.config import VARIABLES, Settings
+from blatam_kv.gateway.configuration import load
 from blatam_kv.server.bul import doors
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,8 +111,10 @@ def test_nginx_and_prometheus_of_compose_know_every_node() -> None:
     assert set(NODES) <= set(COMPOSE["services"])
     nginx = (DEPLOY / "compose" / "nginx.conf").read_text()
     ours = yaml.safe_load((DEPLOY / "compose" / "prometheus.yml").read_text())
-    (job,) = ours["scrape_configs"]
-    assert job["static_configs"] == [{"targets": [f"{node}:8002" for node in NODES]}]
+    bul, gateway = ours["scrape_configs"]
+    assert bul["static_configs"] == [{"targets": [f"{node}:8002" for node in NODES]}]
+    assert gateway["static_configs"] == [{"targets": ["gateway:8000"]}]
+    assert "gateway" in COMPOSE["services"]
     for node in NODES:
         assert f"server {node}:8002 " in nginx
         environment = COMPOSE["services"][node]["environment"]
@@ -118,6 +122,23 @@ def test_nginx_and_prometheus_of_compose_know_every_node() -> None:
         assert environment["BUL_TRUSTED_PROXIES"] == network["subnet"]
     shipped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     assert ours["rule_files"] == shipped["rule_files"]
+    jobs = [job["job_name"] for job in shipped["scrape_configs"]]
+    assert [job["job_name"] for job in ours["scrape_configs"]] == jobs == ["bul", "gateway"]
+
+
+def test_the_gateways_that_are_shipped_are_configured_as_it_understands() -> None:
+    (kubernetes,) = (
+        each["data"]["gateway.yaml"]
+        for each in of_kind("ConfigMap")
+        if "gateway.yaml" in each["data"]
+    )
+    for text in (kubernetes, (DEPLOY / "compose" / "gateway.yaml").read_text()):
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            file.write(text)
+            file.flush()
+            found = load(Path(file.name), {})
+        (bul,) = found.systems
+        assert (found.host, found.port, bul.name, bul.host) == ("0.0.0.0", 8000, "bul", "keep")
 
 
 def test_the_image_installs_extras_that_there_are_and_keeps_no_rights() -> None:
@@ -134,40 +155,55 @@ def test_the_image_installs_extras_that_there_are_and_keeps_no_rights() -> None:
 
 def test_selectors_find_the_nodes_and_ports_have_the_names_they_are_asked_by() -> None:
     (nodes,) = of_kind("StatefulSet")
-    template = nodes["spec"]["template"]
-    labels = template["metadata"]["labels"].items()
-    assert nodes["spec"]["selector"]["matchLabels"].items() <= labels
-    (budget,) = of_kind("PodDisruptionBudget")
-    assert budget["spec"]["selector"]["matchLabels"].items() <= labels
-    (container,) = template["spec"]["containers"]
-    named = {port["name"] for port in container["ports"]}
+    (gateways,) = of_kind("Deployment")
+    configs = {each["metadata"]["name"]: each["data"] for each in of_kind("ConfigMap")}
     services = of_kind("Service")
     assert nodes["spec"]["serviceName"] in {service["metadata"]["name"] for service in services}
-    for service in services:
-        assert service["spec"]["selector"].items() <= labels
-        assert {port["targetPort"] for port in service["spec"]["ports"]} <= named
-    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-        assert container[probe]["httpGet"]["port"] in named
-        assert container[probe]["httpGet"]["path"] in ("/healthz", "/readyz")
-    (config,) = of_kind("ConfigMap")
-    assert str(container["ports"][0]["containerPort"]) == config["data"]["BUL_API_PORT"]
-    assert container["envFrom"] == [{"configMapRef": {"name": config["metadata"]["name"]}}]
+    ports = {nodes["metadata"]["name"]: configs["blatam-kv"]["BUL_API_PORT"]}
+    ports[gateways["metadata"]["name"]] = "8000"
+    for pods in (nodes, gateways):
+        template = pods["spec"]["template"]
+        labels = template["metadata"]["labels"].items()
+        assert pods["spec"]["selector"]["matchLabels"].items() <= labels
+        (container,) = template["spec"]["containers"]
+        (port,) = container["ports"]
+        ours = [each["spec"] for each in services if each["spec"]["selector"].items() <= labels]
+        assert ours
+        assert {each["targetPort"] for one in ours for each in one["ports"]} == {port["name"]}
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            assert container[probe]["httpGet"]["port"] == port["name"]
+            assert container[probe]["httpGet"]["path"] in ("/healthz", "/readyz")
+        assert str(port["containerPort"]) == ports[pods["metadata"]["name"]]
+        scraped = template["metadata"]["annotations"]
+        assert scraped == {
+            "prometheus.io/scrape": "true",
+            "prometheus.io/port": ports[pods["metadata"]["name"]],
+        }
+        assert {each["configMapRef"]["name"] for each in container["envFrom"]} <= configs.keys()
+        mounted = [
+            each["configMap"]["name"] for each in template["spec"]["volumes"] if "configMap" in each
+        ]
+        assert set(mounted) <= configs.keys()
+    (budget,) = of_kind("PodDisruptionBudget")
+    selected = budget["spec"]["selector"]["matchLabels"]
+    assert selected == nodes["spec"]["selector"]["matchLabels"]
     (scaled,) = of_kind("ScaledObject")
     assert scaled["spec"]["scaleTargetRef"]["name"] == nodes["metadata"]["name"]
 
 
 def test_a_pod_may_do_nothing_it_need_not_and_has_time_to_drain() -> None:
-    (nodes,) = of_kind("StatefulSet")
-    pod = nodes["spec"]["template"]["spec"]
-    assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["automountServiceAccountToken"] is False
-    assert pod["terminationGracePeriodSeconds"] > Settings().drain_seconds
-    mounts = {volume["name"] for volume in pod["volumes"]}
-    mounts |= {claim["metadata"]["name"] for claim in nodes["spec"]["volumeClaimTemplates"]}
-    for container in (*pod["containers"], *pod["initContainers"]):
-        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-        assert container["securityContext"]["readOnlyRootFilesystem"] is True
-        assert {mount["name"] for mount in container["volumeMounts"]} <= mounts
+    for pods in (*of_kind("StatefulSet"), *of_kind("Deployment")):
+        pod = pods["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["terminationGracePeriodSeconds"] > Settings().drain_seconds
+        mounts = {volume["name"] for volume in pod["volumes"]}
+        claims = pods["spec"].get("volumeClaimTemplates", ())
+        mounts |= {claim["metadata"]["name"] for claim in claims}
+        for container in (*pod["containers"], *pod["initContainers"]):
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert {mount["name"] for mount in container["volumeMounts"]} <= mounts
 
 
 def test_no_secret_stands_in_what_is_shipped() -> None:
@@ -189,8 +225,8 @@ def test_a_cluster_on_this_machine_survives_the_node_that_wrote() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
-    shown = [line.split()[0] for line in lines[:6]]
-    assert shown == ["Redis", "PostgreSQL", "node", "node", "nginx", "Prometheus"]
+    shown = [line.split()[0] for line in lines[:7]]
+    assert shown == ["Redis", "PostgreSQL", "node", "node", "nginx", "gateway", "Prometheus"]
     assert re.fullmatch(r"node \d was killed", lines[-2])
     assert lines[-1].startswith("asked again: 200, blatam-kv; hit")
     assert done.stderr == ""

@@ -10,17 +10,19 @@ import importlib
 import json
 import math
 import re
+import socket
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from prometheus_server import ROOT, prometheus
+from gateway_servers import Gateway, gateway, system
+from prometheus_server import ROOT, Prometheus, prometheus
 from test_server_process import asked, completed, serving
 
 from blatam_kv.client import Client
@@ -38,12 +40,16 @@ def panels(board: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield from (panel for panel in board["panels"] if panel["type"] != "row")
 
 
-def expressions() -> Iterator[tuple[str, str]]:
-    """Each panel's title, and what it asks."""
+def expressions(*, devices: bool | None = None) -> Iterator[tuple[str, str, str]]:
+    """Each panel's title, what it asks, and the job that its board is of. devices: whether of the board
+    of devices, None for all."""
     for board in BOARDS.values():
+        if devices is not None and devices != (board["uid"] == "blatam-kv-devices"):
+            continue
+        job = "gateway" if board["uid"] == "blatam-kv-gateway" else "bul"
         for panel in panels(board):
             for target in panel["targets"]:
-                yield panel["title"], target["expr"]
+                yield panel["title"], target["expr"], job
 
 
 @pytest.fixture
@@ -63,7 +69,7 @@ def test_the_files_are_what_the_code_makes(boards: Any) -> None:
 def test_boards_are_legible() -> None:
     titles = [board["title"] for board in BOARDS.values()]
     assert "BUL KV Cache Metrics" in titles  # the original's
-    assert len(set(titles)) == len({board["uid"] for board in BOARDS.values()}) == len(BOARDS) == 4
+    assert len(set(titles)) == len({board["uid"] for board in BOARDS.values()}) == len(BOARDS) == 6
     for board in BOARDS.values():
         assert [variable["name"] for variable in board["templating"]["list"]] == [
             *("datasource", "instance")
@@ -93,11 +99,11 @@ def test_panels_do_not_overlap() -> None:
 
 
 def test_rates_are_over_grafanas_own_interval_and_nodes_can_be_chosen() -> None:
-    for title, expression in expressions():
+    for title, expression, job in expressions():
         assert set(re.findall(r"\[(.*?)\]", expression)) <= {"$__rate_interval"}, title
         selectors = re.findall(r"\{(.*?)\}", expression)
         assert selectors, title
-        assert all('job="bul", instance=~"$instance"' in each for each in selectors), title
+        assert all(f'job="{job}", instance=~"$instance"' in each for each in selectors), title
 
 
 def test_provisioning_names_the_folder_and_the_source() -> None:
@@ -107,9 +113,18 @@ def test_provisioning_names_the_folder_and_the_source() -> None:
     assert yaml.safe_load(provider.read_text())["providers"][0]["type"] == "file"
 
 
+def nobody() -> int:
+    """A port where nobody answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
 @contextmanager
-def traffic(client: Client) -> Iterator[None]:
-    """Documents new and known, chats, refusals; more of them for the body of the ``with``."""
+def traffic(client: Client, gateway: Gateway) -> Iterator[None]:
+    """Documents new and known, chats, refusals, and through the gateway a system that answers and one
+    that does not; more of them for the body of the ``with``."""
     done = threading.Event()
     refused = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -124,6 +139,9 @@ def traffic(client: Client) -> Iterator[None]:
         assert client.request("POST", "/v1/chat/completions", chat).status == 200
         with pytest.raises(urllib.error.HTTPError):
             refused.open(f"{client.url}/stats", timeout=30)
+        for path in ("gamma/echo", "export-ia/echo", "gateway/requests"):
+            with suppress(urllib.error.HTTPError):
+                refused.open(f"{gateway.url}/api/v1/{path}", timeout=30)
 
     def go_on() -> None:
         number = 0
@@ -141,14 +159,31 @@ def traffic(client: Client) -> Iterator[None]:
 
 
 def test_every_curve_of_every_panel_has_data(tmp_path: Path) -> None:
-    (tmp_path / "prometheus").mkdir()
+    for name in ("prometheus", "gateway"):
+        (tmp_path / name).mkdir()
     flags = ("--cache-persistence", "on", "--kv-disk-mb", "64")
-    with (
-        serving(*flags, data_dir=tmp_path / "data") as (_, client),
-        prometheus(tmp_path / "prometheus", target=client.url.removeprefix("http://")) as server,
-        traffic(client),
-    ):
-        for title, expression in expressions():
-            asked = expression.replace("$__rate_interval", WINDOW).replace("$instance", ".*")
-            found = server.wait_for(f"({asked}) >= -1")  # which NaN is not
-            assert all(math.isfinite(value) for _, value in found), title
+    environ = {"BUL_BACKUP_ENABLED": "true"}
+    with ExitStack() as opened:
+        _, client = opened.enter_context(serving(*flags, data_dir=tmp_path / "data", **environ))
+        systems: dict[str, dict[str, object]] = {
+            "bul": {"url": client.url},
+            "gamma": {"url": opened.enter_context(system(tmp_path, "gamma"))},
+            "export-ia": {"url": f"http://127.0.0.1:{nobody()}", "failures": 1_000_000},
+        }
+        gate = opened.enter_context(gateway(tmp_path / "gateway", systems, health_seconds=0.5))
+        server = opened.enter_context(
+            prometheus(
+                tmp_path / "prometheus",
+                target=client.url.removeprefix("http://"),
+                gateway=gate.url.removeprefix("http://"),
+            )
+        )
+        opened.enter_context(traffic(client, gate))
+        every_curve_has_data(server, devices=False)
+
+
+def every_curve_has_data(server: Prometheus, *, devices: bool) -> None:
+    for title, expression, _ in expressions(devices=devices):
+        asked = expression.replace("$__rate_interval", WINDOW).replace("$instance", ".*")
+        found = server.wait_for(f"({asked}) >= -1")  # which NaN is not
+        assert all(math.isfinite(value) for _, value in found), title

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from blatam_kv.bul.request import parse_request
 from blatam_kv.cli.parser import make_parser
 from blatam_kv.config import VARIABLES
@@ -21,7 +23,10 @@ def own_model() -> dict[str, Any]:
     return names
 
 
-def test_the_example_is_a_model_that_writes_documents() -> None:
+def test_the_example_is_a_model_that_writes_documents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))  # its answers outlive it
     service = own_model()["service"]
     try:
         model = service.model
@@ -40,8 +45,8 @@ def test_the_example_is_a_model_that_writes_documents() -> None:
 
 def test_the_tables_name_every_setting_of_the_model_and_its_flag() -> None:
     rows = re.findall(r"^\| `(BUL_\w+)` \| `(\w+)` \| (?:`(--[\w-]+)`|none) \|", PAGE, re.MULTILINE)
-    own = ("BUL_LOCAL_", "BUL_OPENAI_")
-    names = {name for name in VARIABLES if name == "BUL_MODEL" or name.startswith(own)}
+    own, single = ("BUL_LOCAL_", "BUL_OPENAI_"), ("BUL_MODEL", "BUL_DEVICES")
+    names = {name for name in VARIABLES if name in single or name.startswith(own)}
     assert {variable for variable, _, _ in rows} == names
     parsed = vars(make_parser().parse_args(["serve"]))
     for variable, key, flag in rows:

@@ -16,7 +16,7 @@ from server_browser import Browser, browsing
 from starlette.responses import Response, StreamingResponse
 from test_server_bul import check_problem
 
-from blatam_kv.bul.storage import Earlier, Reply, open_storage
+from blatam_kv.bul.storage import Claim, Earlier, Reply, StorageUnavailable, open_storage
 from blatam_kv.bul.storage.replies import KEEP_SECONDS, STALE_SECONDS
 from blatam_kv.errors import ModelError
 from blatam_kv.server.once import MOST_BYTES, Once
@@ -161,13 +161,14 @@ class Kept:
     def __init__(self) -> None:
         self.done: list[str] = []
 
-    def claim(self, *named: str) -> None:
-        return None
+    def claim(self, *named: str) -> Claim:
+        tenant, route, key, _ = named
+        return Claim(tenant, route, key, 1.0)
 
-    def keep(self, *named: object) -> None:
+    def keep(self, claim: Claim, reply: Reply) -> None:
         self.done.append("keep")
 
-    def release(self, *named: str) -> None:
+    def release(self, claim: Claim) -> None:
         self.done.append("release")
 
 
@@ -243,27 +244,33 @@ REPLY = Reply(200, [("content-type", "text/plain")], b"\x00bread")
 def test_a_key_is_taken_once_kept_for_a_day_and_then_free(url: str) -> None:
     archive = open_storage(url)
     named = ("acme", "POST /query", "k")
-    assert archive.replies.claim(*named, "r1", now=0.0) is None
+    claim = archive.replies.claim(*named, "r1", now=0.0)
+    assert claim == Claim(*named, 0.0)
     assert archive.replies.claim(*named, "r2", now=1.0) == Earlier("r1", None)
-    archive.replies.keep(*named, REPLY)
+    archive.replies.keep(claim, REPLY)
     found = archive.replies.claim(*named, "r1", now=KEEP_SECONDS - 1)
     assert found == Earlier("r1", REPLY)
-    archive.replies.release(*named)  # an answer that is kept is not given back
+    archive.replies.release(claim)  # an answer that is kept is not given back
     assert archive.replies.claim(*named, "r1", now=KEEP_SECONDS - 1) == Earlier("r1", REPLY)
-    assert archive.replies.claim(*named, "r3", now=KEEP_SECONDS + 1) is None
+    assert archive.replies.claim(*named, "r3", now=KEEP_SECONDS + 1) == Claim(
+        *named, KEEP_SECONDS + 1
+    )
     archive.close()
 
 
 def test_what_was_being_answered_when_the_process_ended_is_free_again(url: str) -> None:
     archive, elsewhere = open_storage(url, node="a"), open_storage(url, node="b")
     named = ("acme", "POST /query", "k")
-    assert archive.replies.claim(*named, "r", now=0.0) is None
+    assert archive.live()  # else it would be dead
+    assert elsewhere.live()
+    assert isinstance(archive.replies.claim(*named, "r", now=0.0), Claim)
     elsewhere.replies.release_all()
-    assert elsewhere.replies.claim(*named, "r", now=1.0) == Earlier("r", None)
+    assert elsewhere.replies.claim(*named, "r", now=1.0) == Earlier("r", None, elsewhere=True)
     archive.replies.release_all()
-    assert elsewhere.replies.claim(*named, "r", now=1.0) is None
+    assert isinstance(elsewhere.replies.claim(*named, "r", now=1.0), Claim)
     # A node that never comes back does not hold it for ever.
-    assert archive.replies.claim(*named, "r", now=2.0 + STALE_SECONDS) is None
+    late = 2.0 + STALE_SECONDS
+    assert isinstance(archive.replies.claim(*named, "r", now=late), Claim)
     for each in (archive, elsewhere):
         each.close()
 
@@ -273,7 +280,7 @@ def test_of_many_who_claim_a_key_one_has_it(url: str) -> None:
     won: list[bool] = []
 
     def claim() -> None:
-        won.append(archive.replies.claim("acme", "POST /query", "k", "r") is None)
+        won.append(isinstance(archive.replies.claim("acme", "POST /query", "k", "r"), Claim))
 
     threads = [threading.Thread(target=claim) for _ in range(16)]
     for thread in threads:
@@ -286,8 +293,118 @@ def test_of_many_who_claim_a_key_one_has_it(url: str) -> None:
 
 def test_old_replies_are_deleted(url: str) -> None:
     archive = open_storage(url)
-    archive.replies.claim("acme", "POST /query", "k", "r", now=0.0)
+    claim = archive.replies.claim("acme", "POST /query", "k", "r", now=0.0)
+    assert isinstance(claim, Claim)
     archive.retain(newest=10, days=1, now=KEEP_SECONDS + 1)
-    archive.replies.keep("acme", "POST /query", "k", REPLY)  # it is gone: changes nothing
-    assert archive.replies.claim("acme", "POST /query", "k", "r", now=1.0) is None
+    archive.replies.keep(claim, REPLY)  # it is gone: changes nothing
+    again = archive.replies.claim("acme", "POST /query", "k", "r", now=1.0)
+    assert isinstance(again, Claim)
     archive.close()
+
+
+def test_an_old_claim_keeps_nothing_and_gives_nothing_back(url: str) -> None:
+    archive = open_storage(url)
+    named = ("acme", "POST /query", "k")
+    old = archive.replies.claim(*named, "r", now=0.0)
+    assert isinstance(old, Claim)
+    new = archive.replies.claim(*named, "r", now=1.0 + STALE_SECONDS)
+    assert isinstance(new, Claim)
+    archive.replies.keep(old, REPLY)
+    archive.replies.release(old)
+    assert archive.replies.claim(*named, "r", now=2.0 + STALE_SECONDS) == Earlier("r", None)
+    archive.replies.keep(new, REPLY)
+    assert archive.replies.claim(*named, "r", now=2.0 + STALE_SECONDS) == Earlier("r", REPLY)
+    archive.close()
+
+
+# ---- a node that dies in the middle -------------------------------------------------------------
+
+
+def test_what_a_dead_node_was_answering_is_the_next_ones_to_answer(server: Postgres) -> None:
+    url = server.database()
+    one, two = open_storage(url, node="one"), open_storage(url, node="two")
+    assert one.live()
+    assert two.live()
+    named = ("acme", "POST /query", "k")
+    claim = one.replies.claim(*named, "r", now=1.0)
+    assert isinstance(claim, Claim)
+    assert two.replies.claim(*named, "r", now=2.0) == Earlier("r", None, elsewhere=True)
+    one._nodes.close()  # it is paused, and thought dead
+    for others in (("other", "POST /query", "k"), ("acme", "POST /x", "k")):
+        assert isinstance(two.replies.claim(*others, "r", now=2.0), Claim)  # theirs is another key
+    assert two.replies.claim(*named, "other", now=2.0) == Earlier("r", None, elsewhere=True)
+    taken = two.replies.claim(*named, "r", now=2.0)
+    assert taken == Claim(*named, 2.0)
+    assert one.live()
+    one.replies.keep(claim, Reply(200, [], b"too late"))
+    one.replies.release(claim)
+    assert one.replies.claim(*named, "r", now=3.0) == Earlier("r", None, elsewhere=True)
+    assert taken is not None
+    two.replies.keep(taken, REPLY)
+    assert one.replies.claim(*named, "r", now=3.0) == Earlier("r", REPLY)
+    for each in (one, two):
+        each.close()
+
+
+def test_of_many_who_claim_what_a_dead_node_had_one_has_it(server: Postgres) -> None:
+    url = server.database()
+    dead, alive = open_storage(url, node="one"), open_storage(url, node="two")
+    assert alive.live()
+    assert isinstance(dead.replies.claim("acme", "POST /query", "k", "r"), Claim)
+    won: list[bool] = []
+
+    def claim() -> None:
+        won.append(isinstance(alive.replies.claim("acme", "POST /query", "k", "r"), Claim))
+
+    threads = [threading.Thread(target=claim) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(won) == [False] * 7 + [True]
+    for each in (dead, alive):
+        each.close()
+
+
+def test_who_asks_waits_a_moment_for_a_node_that_may_be_dead() -> None:
+    asked: list[int] = []
+
+    class Dying(Kept):
+        def claim(self, *named: str) -> Claim | Earlier:  # type: ignore[override]
+            asked.append(1)
+            return (
+                Earlier(named[3], None, elsewhere=True) if len(asked) < 3 else Claim("", "", "", 1)
+            )
+
+    async def answer() -> Response:
+        return Response(b"bread")
+
+    response = asyncio.run(Once(Dying()).through(["k"], "t", "r", b"", answer))  # type: ignore[arg-type]
+    assert response.body == b"bread"
+    assert len(asked) == 3
+
+
+def test_an_answer_that_cannot_be_noted_is_given_and_noted_later() -> None:
+    class Away(Kept):
+        away = True
+
+        def keep(self, claim: Claim, reply: Reply) -> None:
+            if self.away:
+                raise StorageUnavailable("away")
+            super().keep(claim, reply)
+
+    replies = Away()
+    once = Once(replies)  # type: ignore[arg-type]
+
+    async def answer() -> Response:
+        return Response(b"bread")
+
+    async def ask() -> Response:
+        return await once.through(["k"], "t", "r", b"", answer)
+
+    assert asyncio.run(ask()).body == b"bread"
+    with pytest.raises(StorageUnavailable):
+        asyncio.run(ask())
+    replies.away = False
+    asyncio.run(ask())
+    assert replies.done == ["keep", "keep"]

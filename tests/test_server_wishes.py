@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,14 +95,14 @@ def test_a_request_may_not_look_or_not_keep(
 
 
 @FACES
-@pytest.mark.parametrize(("cache", "header"), [({"s-maxage": 10}, ""), (None, "max-age=10")])
+@pytest.mark.parametrize(("cache", "header"), [({"s-maxage": 2000}, ""), (None, "max-age=2000")])
 def test_an_answer_that_is_too_old_is_written_anew_and_that_one_is_kept(
     browser: Browser, model: Scripted, ask: Any, cache: Any, header: str
 ) -> None:
     ask(browser)
-    grow_old(browser, 9)
+    grow_old(browser, 1000)
     assert is_hit(ask(browser, cache, header))
-    grow_old(browser, 11)
+    grow_old(browser, 2001)
     assert not is_hit(ask(browser, cache, header))
     assert len(model.calls) == 2
     assert is_hit(ask(browser, cache, header))
@@ -132,12 +133,11 @@ def test_only_if_cached_is_504_without_one_and_the_model_is_not_asked(
 
 @FACES
 def test_an_answer_is_kept_for_as_long_as_its_request_said(browser: Browser, ask: Any) -> None:
-    assert not is_hit(ask(browser, {"ttl": 100}))
+    assert not is_hit(ask(browser, {"ttl": 1000}))
     again = ask(browser)
     assert is_hit(again)
-    assert (
-        "; ttl=100" in again.headers["cache-status"] or "; ttl=99" in again.headers["cache-status"]
-    )
+    # Time passes between the two; without the wish an hour would be left.
+    assert 500 < int(again.headers["cache-status"].partition("; ttl=")[2].split(";")[0]) <= 1000
     ask(browser, {"ttl": 0.001, "no-cache": True})
     time.sleep(0.002)  # the cache's clock is the machine's
     assert not is_hit(ask(browser))
@@ -206,6 +206,29 @@ def _placed(model: Scripted, fields: dict[str, Any]) -> Any:
     return place(request, model), request
 
 
+# ---- what is counted ----------------------------------------------------------------------------
+
+
+@FACES
+def test_who_asks_not_to_look_is_counted_as_no_miss(browser: Browser, ask: Any) -> None:
+    def counted() -> dict[str, str]:
+        text = browser.get("/metrics").text
+        return dict(re.findall(r'kv_cache_requests_total{status="(\w+)",tier="none"} (\d+)', text))
+
+    ask(browser, None, "no-cache")
+    ask(browser, {"no-store": True})
+    assert counted() == {"miss": "0", "collapsed": "0", "bypass": "2"}
+    ask(browser, {"namespace": "new"})
+    assert counted() == {"miss": "1", "collapsed": "0", "bypass": "2"}
+
+
+def test_a_stream_that_did_not_want_to_look_is_counted_as_such(browser: Browser) -> None:
+    body = CHAT | {"stream": True, "cache": {"no-cache": True}}
+    assert "[DONE]" in browser.post("/v1/chat/completions", json=body).text
+    text = browser.get("/metrics").text
+    assert 'kv_cache_requests_total{status="bypass",tier="none"} 1.0' in text
+
+
 # ---- what is told -------------------------------------------------------------------------------
 
 
@@ -213,7 +236,7 @@ def _placed(model: Scripted, fields: dict[str, Any]) -> Any:
 def test_a_hit_tells_its_age_and_its_key(browser: Browser, ask: Any) -> None:
     key = ask(browser).headers["cache-status"].partition('key="')[2].rstrip('"')
     hit = ask(browser)
-    assert hit.headers["age"] in ("0", "1")
+    assert 0 <= int(hit.headers["age"]) < 600
     assert hit.headers["cache-status"].endswith(f'; key="{key}"')
     assert "age" not in ask(browser, {"no-cache": True}).headers
 

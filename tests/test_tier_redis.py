@@ -230,7 +230,7 @@ def test_a_server_that_does_not_answer_is_waited_for_no_longer_than_the_timeout(
 
 def test_a_url_keeps_the_timeouts_and_waits_for_no_second_try(server: Redis) -> None:
     tier = RedisTier(server.url, timeout=0.25)
-    options = tier._client.connection_pool.connection_kwargs
+    options = tier.commands._servers.of(b"").client.connection_pool.connection_kwargs
     assert options["socket_timeout"] == options["socket_connect_timeout"] == 0.25
     assert options["retry"].get_retries() == 1
 

@@ -1,6 +1,6 @@
 """The dashboards as code: `python deploy/grafana/boards.py` writes dashboards/*.json beside it.
 
-What a board shows is data (`boards_data.py`); this file turns it into what Grafana reads, through
+What a board shows is data (`boards_data.py` and its neighbours); this file turns it into what Grafana reads, through
 Grafana's own typed library, so that a misspelt field cannot be written.
 """
 
@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from boards_data import BOARDS, Board, Panel
+import boards_data
+from boards_devices import DEVICES
+from boards_gateway import GATEWAY
+from boards_parts import Board, Panel
 from grafana_foundation_sdk.builders import common as parts
 from grafana_foundation_sdk.builders import dashboard, prometheus, stat, timeseries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -26,6 +29,7 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 
 FOLDER = Path(__file__).parent / "dashboards"
+BOARDS = (*boards_data.BOARDS, GATEWAY, DEVICES)
 _SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 # Width, of the 24 of a board, and height. Of numbers six stand in a row, of curves two.
 _NUMBER, _CURVES = (4, 4), (12, 8)
@@ -55,7 +59,7 @@ def rendered(board: Board) -> str:
         .with_variable(
             dashboard.QueryVariable("instance")
             .label("Node")
-            .query('label_values(up{job="bul"}, instance)')
+            .query(f'label_values(up{{job="{board.job}"}}, instance)')
             .datasource(_SOURCE)
             .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
             .hide(VariableHide.DONT_HIDE)

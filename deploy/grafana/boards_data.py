@@ -2,62 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from boards_parts import Board, Job, Panel
 
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """One picture. unit: Grafana's name of it. single: the last value as a number. signed: it may
-    be below zero."""
-
-    title: str
-    description: str
-    unit: str
-    curves: Mapping[str, str]
-    single: bool = False
-    signed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Board:
-    """One dashboard."""
-
-    uid: str
-    title: str
-    description: str
-    rows: Mapping[str, Sequence[Panel]]
-
-
-_HERE = 'job="bul", instance=~"$instance"'
-
-
-def _rate(name: str, by: str = "", where: str = "") -> str:
-    labels = f"{_HERE}, {where}" if where else _HERE
-    grouped = f" by ({by})" if by else ""
-    return f"sum{grouped} (rate({name}{{{labels}}}[$__rate_interval]))"
-
-
-def _quantile(q: float, name: str, by: str = "") -> str:
-    groups = f"{by}, le" if by else "le"
-    return f"histogram_quantile({q}, {_rate(f'{name}_bucket', groups)})"
-
-
-def _quantiles(name: str) -> dict[str, str]:
-    return {f"P{q}": _quantile(q / 100, name) for q in (50, 95, 99)}
-
-
-def _gauge(name: str, by: str = "", how: str = "sum") -> str:
-    return f"{how}{f' by ({by})' if by else ''} ({name}{{{_HERE}}})"
-
-
-def _each(name: str) -> str:
-    return f"{name}{{{_HERE}}}"
-
+_BUL = Job("bul")
+_rate, _quantile, _quantiles = _BUL.rate, _BUL.quantile, _BUL.quantiles
+_gauge, _each = _BUL.gauge, _BUL.each
 
 _HITS = _rate("kv_cache_requests_total", where='status="hit"')
 _REQUESTS = _rate("kv_cache_requests_total")
-_HIT_RATIO = f"{_HITS} / ({_REQUESTS} > 0)"
+# Who asked the cache not to look is no miss of it.
+_LOOKED = _rate("kv_cache_requests_total", where='status!="bypass"')
+_HIT_RATIO = f"{_HITS} / ({_LOOKED} > 0)"
 _ERROR_RATIO = f"{_rate('kv_cache_errors_total')} / ({_REQUESTS} > 0)"
 _PLACE = "{{store}} in {{tier}}"
 
@@ -224,6 +179,18 @@ PIPELINE = Board(
                 "ops",
                 {"{{format}}, {{outcome}}": _rate("bul_documents_total", "format, outcome")},
             ),
+            Panel(
+                "Rendering, P95",
+                "Time of one document, by format.",
+                "s",
+                {"{{format}}": _quantile(0.95, "bul_document_duration_seconds", "format")},
+            ),
+            Panel(
+                "Exchanges under way",
+                "HTTP requests that are being answered, streams included.",
+                "none",
+                {"{{instance}}": _each("http_server_active_requests")},
+            ),
         ),
         "Queue": (
             Panel(
@@ -333,6 +300,16 @@ TIERS = Board(
                 {_PLACE: _gauge("kv_tier_damaged_total", "store, tier")},
             ),
             Panel(
+                "Calls, P95",
+                "What disk and Redis take, of one entry or of many.",
+                "s",
+                {
+                    f"{_PLACE}: {{{{operation}}}}": _quantile(
+                        0.95, "kv_tier_operation_duration_seconds", "store, tier, operation"
+                    )
+                },
+            ),
+            Panel(
                 "Failing",
                 "1 while what was last asked of it failed.",
                 "none",
@@ -354,6 +331,57 @@ TIERS = Board(
                 "Bytes of keys and values for each byte that holds them.",
                 "none",
                 {"{{codec}}": _gauge("kv_cache_compression_ratio", "codec", "avg")},
+            ),
+        ),
+        "Codec": (
+            Panel(
+                "Blocks, P95",
+                "Time of encoding or decoding one block of a prompt.",
+                "s",
+                {
+                    "{{codec}}: {{operation}}": _quantile(
+                        0.95, "kv_codec_duration_seconds", "codec, operation"
+                    )
+                },
+            ),
+            Panel(
+                "Bytes of blocks",
+                "Of keys and values, and of what they are encoded as.",
+                "Bps",
+                {
+                    "{{codec}}: {{operation}}, raw": _rate(
+                        "kv_codec_raw_bytes_total", "codec, operation"
+                    ),
+                    "{{codec}}: {{operation}}, encoded": _rate(
+                        "kv_codec_encoded_bytes_total", "codec, operation"
+                    ),
+                },
+            ),
+        ),
+        "Backups": (
+            Panel(
+                "Age of the last backup",
+                "Of a whole one.",
+                "s",
+                {"{{instance}}": f"time() - {_each('kv_cache_last_backup_timestamp_seconds')}"},
+            ),
+            Panel(
+                "Backups made",
+                "Since the start, by how they went.",
+                "none",
+                {"{{outcome}}": _gauge("kv_cache_backups_total", "outcome")},
+            ),
+            Panel(
+                "Size of a backup",
+                "Of the last one.",
+                "bytes",
+                {"{{instance}}": _each("kv_cache_last_backup_bytes")},
+            ),
+            Panel(
+                "Time of a backup",
+                "What the last one took.",
+                "s",
+                {"{{instance}}": _each("kv_cache_last_backup_duration_seconds")},
             ),
         ),
         "Process": (

@@ -78,7 +78,7 @@ class Client:
         except ValueError:
             port = -1
         if parts.scheme != "http" or not parts.hostname or port == -1 or parts.query:
-            raise InvalidRequest(f"--url must look like http://127.0.0.1:8002, not {url!r}")
+            raise InvalidRequest(f"the URL must look like http://127.0.0.1:8002, not {url!r}")
         self.url = url.rstrip("/")
         self._prefix = parts.path.rstrip("/")  # that a gateway has the service under
         self._api_key = api_key
@@ -152,7 +152,7 @@ class Client:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return Unreachable(
             f"no service answers at {self.url} ({reason}); start one with: blatam-kv serve, "
-            "or name another with --url"
+            "or name the URL of one that runs"
         )
 
     def document(self, query: Mapping[str, object], *, seconds: float = 300.0) -> bytes:

@@ -126,10 +126,22 @@ class MissingExtra(Error, ImportError):
 class ModelError(Error, RuntimeError):
     """The language model failed or is unusable (weights missing, context exceeded, ...).
 
-    transient: whether the same request may succeed a little later.
+    transient: whether the same request may succeed a little later. elsewhere: whether what failed is
+    the place where the model runs, so that another replica of it may do better at once.
     """
 
     transient = True
+    elsewhere = False
+
+
+class DeviceFailed(ModelError):
+    """The device that the model runs on failed, for ``reason``."""
+
+    elsewhere = True
+
+    def __init__(self, reason: DeviceTrouble, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class EntryTooLarge(Error, ValueError):

@@ -31,6 +31,8 @@ NO_TAGS = bytes(DIGEST_BYTES)
 MAC_BYTES = 64
 
 _FIELDS = struct.Struct("<4sHBBQIIQQ16s32s32s4x")
+# Where in a record its tags are, for who looks for these alone.
+TAGS_AT = slice(88, 120)
 _CHECKSUM = struct.Struct("<I")
 _CODEC = re.compile(r"[a-z0-9_]{1,16}")
 _CODEC_FIELD = re.compile(rb"[a-z0-9_]{1,16}\0*")

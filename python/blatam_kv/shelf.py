@@ -15,6 +15,8 @@ from blatam_kv.cache import Cache
 from blatam_kv.errors import ConfigError, EntryTooLarge, NoRoom, TierUnavailable, Unavailable
 from blatam_kv.record import Kind, Record
 from blatam_kv.tiers import DiskStats, DiskTier, WriteBehind
+from blatam_kv.tiers.took import Took
+from blatam_kv.tracing import span
 
 V = TypeVar("V")
 
@@ -188,6 +190,11 @@ class Shelf(Generic[V]):
         """Calls that the disk did not serve, and entries that it refused."""
         return self._failures + self._tier.stats().dropped
 
+    @property
+    def took(self) -> Took:
+        """How long the disk takes."""
+        return self._tier.took
+
     def stats(self) -> DiskStats:
         """Of the disk."""
         return self._disk.stats()
@@ -243,7 +250,8 @@ class Shelf(Generic[V]):
 
     def _fetch(self, keys: list[bytes]) -> list[Record | None]:
         try:
-            return self._tier.get_many(keys)
+            with span("disk.get"):
+                return self._tier.get_many(keys)
         except TierUnavailable as error:
             self._failed(error)
             return [None] * len(keys)

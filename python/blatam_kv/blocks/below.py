@@ -11,6 +11,7 @@ from pathlib import Path
 
 from blatam_kv.blocks.cold import Cold
 from blatam_kv.blocks.counts import Counts
+from blatam_kv.blocks.far import Far
 from blatam_kv.blocks.layout import KVLayout
 from blatam_kv.blocks.payload import Packing
 from blatam_kv.cache import byte_count
@@ -20,6 +21,7 @@ from blatam_kv.tiers import DiskStats, DiskTier, Tier, WriteBehind
 from blatam_kv.tiers.bounds import RESERVED_BYTES, bounds
 from blatam_kv.tiers.protocol import borrowed
 from blatam_kv.tiers.segment import MAX_SEGMENT_BYTES, SEGMENT_HEADER_BYTES
+from blatam_kv.tiers.took import Took
 
 # Blocks that a segment holds at least, so that little of it stays empty.
 _SEGMENT_BLOCKS = 4
@@ -30,7 +32,8 @@ class Below:
     """The tier of a store, or none. Safe from any thread; raises nothing but on ``close``.
 
     tier: where blocks go. cold: how they are there if not as in memory. queue_bytes: what may wait to
-    be written by a thread of its own; 0: ``keep`` returns when it is written. counts: of the store.
+    be written by a thread of its own; 0: ``keep`` returns when it is written. far: what other nodes
+    have, below the tier. counts: of the store.
 
     A call that the tier cannot serve is counted and answered as if nothing were there. closing: set
     by the store when it takes no more calls.
@@ -43,9 +46,11 @@ class Below:
         read_only: bool,
         clock: Callable[[], float],
         counts: Counts,
+        far: Far,
         cold: Packing | None = None,
         queue_bytes: int = 0,
     ) -> None:
+        self.far = far
         self._disk = tier if isinstance(tier, DiskTier) else None
         if tier is not None and cold is not None:
             tier = Cold(tier, cold, partial(counts.add, damaged=1))
@@ -113,7 +118,8 @@ class Below:
             return False
 
     def forget(self, names: Sequence[bytes]) -> None:
-        """Delete records."""
+        """Delete records, also what other nodes have of them."""
+        self.far.forget(names)
         if self._tier is None or not self.writable:
             return
         try:
@@ -123,6 +129,7 @@ class Below:
 
     def forget_tagged(self, tags: bytes | None) -> None:
         """Delete every record, or every one with these tags, where the tier can list them."""
+        self.far.forget_tagged(tags)
         if self._disk is None or not self.writable:
             return
         self.flush()
@@ -135,6 +142,7 @@ class Below:
 
     def flush(self) -> None:
         """Return when what was kept has been written."""
+        self.far.flush()
         if self._behind is None:
             return
         try:
@@ -195,14 +203,22 @@ class Below:
         """What waits to be written."""
         return self._behind.stats().queued_bytes if self._behind is not None else 0
 
+    @property
+    def took(self) -> Took | None:
+        """How long the tier takes, where a thread of its own writes there."""
+        return None if self._behind is None else self._behind.took
+
     def stats(self) -> DiskStats | None:
         """Of a disk."""
         return self._disk.stats() if self._disk is not None else None
 
     def close(self) -> None:
-        """Close the tier. Raises TierUnavailable if what was kept cannot be written out."""
-        if self._tier is not None:
-            self._tier.close()
+        """Close both. Raises TierUnavailable if what was kept cannot be written out."""
+        try:
+            if self._tier is not None:
+                self._tier.close()
+        finally:
+            self.far.close()
 
     def _may_refresh(self) -> bool:
         now = self._clock()

@@ -20,6 +20,8 @@ class Binding:
         self._tags = tags if tags.model else tags.bound_to(below.model)
         self._below, self._owner = below, owner
         self._lock = threading.Lock()  # guards _tags
+        if self._tags.model:
+            below.far.begin()
 
     def tenant(self, salt: bytes) -> Binding:
         """The same for another salt."""
@@ -47,4 +49,5 @@ class Binding:
             if self._tags.model:
                 return False
             self._tags = self._tags.bound_to(model)
+            self._below.far.begin()
             return True

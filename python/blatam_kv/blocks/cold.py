@@ -33,7 +33,7 @@ class Cold:
 
     def put_many(self, records: Iterable[Record], *, durable: bool = False) -> int:
         """Encode and store; returns how many."""
-        return self._tier.put_many(self._cooled(records), durable=durable)
+        return self._tier.put_many(cooled(records, self._packing, self._damaged), durable=durable)
 
     def delete_many(self, keys: Sequence[bytes]) -> int:
         """As of the tier."""
@@ -47,14 +47,18 @@ class Cold:
         """Close the tier."""
         self._tier.close()
 
-    def _cooled(self, records: Iterable[Record]) -> Iterator[Record]:
-        for record in records:
-            if record.kind is not Kind.BLOCK or record.codec == self._packing.codec:
-                yield record
-                continue
-            try:
-                payload = self._packing.repacked(record.payload)
-            except (CorruptBlob, Unsupported):
-                self._damaged()
-                continue
-            yield replace(record, payload=payload, codec=self._packing.codec)
+
+def cooled(
+    records: Iterable[Record], packing: Packing, damaged: Callable[[], None]
+) -> Iterator[Record]:
+    """These records with their blocks as the packing writes them; damaged: as in ``Cold``."""
+    for record in records:
+        if record.kind is not Kind.BLOCK or record.codec == packing.codec:
+            yield record
+            continue
+        try:
+            payload = packing.repacked(record.payload)
+        except (CorruptBlob, Unsupported):
+            damaged()
+            continue
+        yield replace(record, payload=payload, codec=packing.codec)

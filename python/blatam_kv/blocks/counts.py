@@ -10,18 +10,37 @@ from blatam_kv.tiers import DiskStats
 
 
 @dataclass(frozen=True, slots=True)
+class FarStats:
+    """Of one process, at one moment. hits and misses are blocks that were fetched, or were not there
+    any more; written those that were handed on, dropped those that were not: for lack of room on
+    the way, or because the tier failed; failures its calls that failed. What was measured is None until it was."""
+
+    hits: int
+    misses: int
+    written: int
+    dropped: int
+    failures: int
+    failing: bool
+    queued_bytes: int
+    trip_seconds: float | None
+    bytes_per_second: float | None
+    tokens_per_second: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class KVStoreStats:
     """A store's counters at one moment.
 
     blocks and bytes are what memory holds now, pinned the prefixes pinned in it. lookups counts
     calls of ``load_prefix``, tokens_asked the tokens of their whole blocks, and where those came
-    from: tokens_from_memory, tokens_from_tier. saved counts blocks that were encoded and stored
-    somewhere, spilled those that went to the tier when memory was needed, promoted those that came
+    from: tokens_from_memory, tokens_from_tier, and of the latter tokens_from_far: from the shared
+    tier. recomputed counts blocks there that were left to the model, which is quicker. saved counts
+    blocks that were encoded and stored somewhere, spilled those that went to the tier when memory was needed, promoted those that came
     back, evicted all that left memory for lack of room, refused those for which pins left none.
     damaged counts blocks that failed verification and were thrown away, foreign records under one
     of our names that were not ours, tier_failures calls that the tier could not serve,
     listener_failures what listeners raised. queued_bytes are on their way to the tier, holds the forks
-    that were not released. tier is what the disk tier says of itself.
+    that were not released. tier is what the disk tier says of itself, far the shared one.
     """
 
     policy: str
@@ -33,6 +52,8 @@ class KVStoreStats:
     tokens_asked: int
     tokens_from_memory: int
     tokens_from_tier: int
+    tokens_from_far: int
+    recomputed: int
     saved: int
     evicted: int
     spilled: int
@@ -45,6 +66,7 @@ class KVStoreStats:
     queued_bytes: int
     holds: int
     tier: DiskStats | None
+    far: FarStats | None
 
     @property
     def hit_ratio(self) -> float:

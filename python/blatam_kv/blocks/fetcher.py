@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 from blatam_kv.blocks.below import Below
@@ -34,11 +34,16 @@ class Fetcher:
         out: tuple[Any, Any] | None,
         *,
         own: bool,
+        far: bool = False,
     ) -> tuple[list[Block], list[Block]]:
         """The blocks of a prompt from ``first`` on with these names, as far as they are below and whole,
         decoded into ``out`` if that is given; and those among them that memory may keep, if it wants
-        to: what is only decoded is not copied. The first are of no use but for their number then."""
-        with self._below.borrowed(names) as lent:
+        to: what is only decoded is not copied. The first are of no use but for their number then.
+
+        far: from where other nodes have them.
+        """
+        below = self._below
+        with nullcontext(below.far.fetch(names)) if far else below.borrowed(names) as lent:
             blocks = self._read(prompt, first, names, lent, out)
             mine = self._owned(blocks, out) if own or out is None else []
         return (mine if out is None else blocks), mine

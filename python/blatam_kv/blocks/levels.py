@@ -17,10 +17,12 @@ from blatam_kv import _core
 from blatam_kv.blocks.below import Below
 from blatam_kv.blocks.block import Block, block_weight
 from blatam_kv.blocks.counts import Counts
+from blatam_kv.blocks.far import PORTION_BYTES as DISTANT_BYTES
 from blatam_kv.blocks.fetcher import Fetcher
 from blatam_kv.blocks.payload import Packing
 from blatam_kv.blocks.prompt import Prompt
 from blatam_kv.blocks.residents import Residents
+from blatam_kv.blocks.worth import Plan
 from blatam_kv.errors import CorruptBlob, Unsupported
 from blatam_kv.record import Record
 from blatam_kv.tensors import STORAGE
@@ -57,6 +59,7 @@ class Levels:
         self._counts = counts
         self._at_once, self._durable = at_once, durable
         self.portion = max(1, PORTION_BYTES // packing.most_bytes)
+        self._distant_portion = max(1, DISTANT_BYTES // packing.most_bytes)
         self._save_locks = tuple(threading.Lock() for _ in range(_SAVE_LOCKS))
 
     def over(self, residents: Residents, counts: Counts) -> Levels:
@@ -77,9 +80,9 @@ class Levels:
         """How many leading blocks are here or below, as far as can be known without reading."""
         found = len(self.residents.walk(prompt, prompt.blocks))
         for first, last in prompt.portions(found, prompt.blocks):
-            known = self.below.known(prompt.names(first, last))
-            found += known.index(False) if False in known else len(known)
-            if not all(known):
+            run = len(self._run(prompt, first, last))
+            found += run
+            if run < last - first:
                 break
         return found
 
@@ -235,20 +238,48 @@ class Levels:
         """Blocks from first on as the tier has them, verified, decoded into ``out`` and taken into
         memory as far as there is room, a portion at a time, until one is missing or ``last`` is
         reached."""
-        room = True
+        room, plan, far = True, None, self.below.far
         while first < last:
             names = prompt.names(first, min(first + self.portion, last))
             known = self.below.known(names)
-            wanted = names[: known.index(False)] if False in known else names
-            blocks, own = self._fetcher.fetched(prompt, first, wanted, out, own=room)
+            near = known.index(False) if False in known else len(known)
+            wanted, distant = names[:near], not near and far.shares
+            if distant:
+                plan = plan or Plan(
+                    far.worth, prompt.block_tokens, first, self._run(prompt, first, last)
+                )
+                end = plan.end(first)
+                if end == first:
+                    self._counts.add(recomputed=plan.last - first)
+                    return
+                away = known.index(True) if True in known else len(known)
+                wanted = names[: min(end - first, away, self._distant_portion)]
+            blocks, own = self._fetcher.fetched(prompt, first, wanted, out, own=room, far=distant)
             # What continues a block that memory refused could not be found there.
             admitted = prompt.digests(first, first + len(own))
             room = room and len(blocks) == self.admit(prompt.last, admitted, own, promoted=True)
             if blocks:
+                self._counts.add(tokens_from_far=distant * len(blocks) * prompt.block_tokens)
                 yield blocks
-            if len(blocks) < len(names):
-                return
             first += len(blocks)
+            if len(blocks) < len(wanted) or (near < len(names) and not far.shares):
+                return
+
+    def _run(self, prompt: Prompt, first: int, last: int) -> list[int]:
+        """Bytes of the blocks from first on as far as they are below: 0 of those that are near."""
+        names = prompt.names(first, last)
+        known = self.below.known(names)
+        sizes = self.below.far.sizes(
+            [n for n, there in zip(names, known, strict=True) if not there]
+        )
+        away = iter(sizes)
+        run = []
+        for near in known:
+            size = 0 if near else next(away)
+            if not near and not size:
+                break
+            run.append(size)
+        return run
 
     def _brought(self, prompt: Prompt) -> list[Block]:
         """The leading blocks in memory, after what is below was read; counts no use."""
@@ -281,6 +312,7 @@ class Levels:
     def _save(self, prompt: Prompt, keys: Any, values: Any, begin: int) -> int:
         resident = self.residents.walk(prompt, prompt.blocks)
         there = self.below.known(prompt.names(0, prompt.blocks))
+        self.below.far.keep(resident)
         if self._at_once:
             self._keep(list(reversed(resident)))
         kept = [at < len(resident) or known for at, known in enumerate(there)]
@@ -321,6 +353,7 @@ class Levels:
             self._counts.add(refused=len(wanted) - taken, spilled=self.spill(evicted))
             for block in blocks[:taken]:
                 kept[block.position] = True
+            self.below.far.keep(blocks)
             below = blocks if self._at_once else blocks[taken:]
             if self._keep(list(reversed(below))):
                 for block in below:

@@ -7,6 +7,7 @@ is decoded, wherever it came from.
 from __future__ import annotations
 
 from functools import cache
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from blatam_kv import _core, codecs
 from blatam_kv.blocks.layout import KVLayout
 from blatam_kv.errors import ConfigError, CorruptBlob, InvalidRequest
+from blatam_kv.metrics.codecs import CodecWork
 from blatam_kv.record import Bytes, filled
 from blatam_kv.tensors import STORAGE
 
@@ -46,7 +48,7 @@ def arena_for(capacity_bytes: int) -> _core.Arena:
 
 class Packing:
     """How the blocks of one store are made into bytes and back. Nothing in it changes but
-    what it expects of the next one.
+    what it expects of the next one, and ``work``, which says what that took.
 
     arena: where the bytes lie. Raises ConfigError for a codec that is unknown or does not fit the
     layout.
@@ -62,6 +64,7 @@ class Packing:
         self.layout, self.codec, self.threads = layout, codec, threads
         self._arena = arena
         self._last_bytes = 0
+        self.work = {"encode": CodecWork(), "decode": CodecWork()}
         self.lossless = is_lossless(codec)
         self._sizes = tuple(self._blob_bytes(codec, key=key) for key in (True, False))
         if layout.block_tokens % _PAGE and self._keys_need_pages():
@@ -92,6 +95,7 @@ class Packing:
         keys, values: ``[layers, tokens, kv_heads, head_dim]`` in the layout's dtype, checked. Raises
         MemoryError.
         """
+        began = perf_counter()
         layout = self.layout
         last = first + layout.block_tokens
         piece = self._arena.take(self.most_bytes)
@@ -112,6 +116,7 @@ class Packing:
                 room[end:at] = 0
         piece.shrink(at)
         self._last_bytes = at
+        self.work["encode"].did(perf_counter() - began, raw=layout.block_bytes, encoded=at)
         return memoryview(piece)
 
     def own(self, payload: Bytes) -> memoryview:
@@ -127,9 +132,10 @@ class Packing:
         Raises CorruptBlob, Unsupported or InvalidRequest for bytes that are no block of this
         layout; the place of the block in the tensors is then unspecified.
         """
-        at = 0
+        began, at = perf_counter(), 0
         for layer in range(self.layout.layers):
             at = self.decode_layer(payload, at, layer, keys, values, first)
+        self.work["decode"].did(perf_counter() - began, raw=self.layout.block_bytes, encoded=at)
 
     def decode_layer(
         self, payload: Bytes, at: int, layer: int, keys: Any, values: Any, first: int

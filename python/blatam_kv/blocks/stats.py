@@ -21,6 +21,8 @@ def stats_of(count: Counts, residents: Residents, below: Below, news: News) -> K
         tokens_asked=count["tokens_asked"],
         tokens_from_memory=count["tokens_from_memory"],
         tokens_from_tier=count["tokens_from_tier"],
+        tokens_from_far=count["tokens_from_far"],
+        recomputed=count["recomputed"],
         saved=count["saved"],
         evicted=memory.evicted,
         spilled=count["spilled"],
@@ -33,4 +35,5 @@ def stats_of(count: Counts, residents: Residents, below: Below, news: News) -> K
         queued_bytes=below.queued_bytes,
         holds=residents.holds(),
         tier=below.stats(),
+        far=below.far.stats(),
     )

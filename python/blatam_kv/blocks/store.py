@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,6 +14,7 @@ from blatam_kv.blocks.binding import Binding
 from blatam_kv.blocks.block import Block, block_weight
 from blatam_kv.blocks.counts import Counts, KVStoreStats
 from blatam_kv.blocks.events import Listener, News
+from blatam_kv.blocks.far import Far
 from blatam_kv.blocks.fork import Fork
 from blatam_kv.blocks.image import Image
 from blatam_kv.blocks.layers import LayerLoad
@@ -27,8 +28,10 @@ from blatam_kv.blocks.tags import Tags, Words, tags_of
 from blatam_kv.blocks.tenants import Tenants
 from blatam_kv.cache import byte_count
 from blatam_kv.errors import ConfigError, InvalidRequest, TierUnavailable, Unavailable
+from blatam_kv.metrics.codecs import CodecWork
 from blatam_kv.record import record_bytes
-from blatam_kv.tiers import Tier
+from blatam_kv.tiers import SharedTier, Tier
+from blatam_kv.tiers.took import Took
 
 # What ``codec="auto"`` writes below memory: as fast as memory, and smaller.
 COLD_CODEC = "exp4"
@@ -48,7 +51,9 @@ class KVStore:
     eighth of that, at most 64 MiB; a save that finds no room waits. 0: a save returns when they are
     written. durable: when they would survive a power cut. read_only: open the folder beside its
     writer and leave it as it is; what is saved stays in memory. tier: another Tier in place of a
-    folder; closed with the store. policy: what leaves memory first, as in ``Cache``. threads: for encoding
+    folder; closed with the store. shared: below both, a tier that other nodes have too, a RedisTier; what is
+    saved here is theirs a moment later, and fetched where that is quicker than computing (``observe``).
+    It is used once the store has a model, and closed with it. policy: what leaves memory first, as in ``Cache``. threads: for encoding
     and decoding one tensor. clock, wall_clock: seconds that never go back, and seconds since 1970 for
     pins that outlive the process; for tests.
 
@@ -81,6 +86,7 @@ class KVStore:
         queue_bytes: int | str | None = None,
         threads: int = 1,
         tier: Tier | None = None,
+        shared: SharedTier | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -118,11 +124,19 @@ class KVStore:
                 disk_bytes=disk_bytes,
                 read_only=read_only,
             )
+        far = Far(
+            shared,
+            queue_bytes=checked_queue(None, residents.capacity_bytes),
+            counts=self._counts,
+            cold=cold,
+            clock=clock,
+        )
         below = Below(
             tier,
             read_only=read_only,
             clock=clock,
             counts=self._counts,
+            far=far,
             cold=cold,
             queue_bytes=checked_queue(queue_bytes, residents.capacity_bytes),
         )
@@ -210,6 +224,11 @@ class KVStore:
                 f"keys and values have {given} tokens, tokens has {prompt.tokens}", field="keys"
             )
         return self._save(prompt, keys, values)
+
+    def observe(self, tokens: int, seconds: float) -> None:
+        """Tell how long the model took to read so many tokens of a prompt: what a block costs that is
+        not fetched from the shared tier. Until it is told, whatever is there is fetched."""
+        self._levels.below.far.worth.computed(tokens, seconds)
 
     def fork(self, tokens: Any) -> Fork:
         """Hold the longest cached prefix in memory for several continuations: samples, beams, agents.
@@ -346,6 +365,16 @@ class KVStore:
         that is everybody's who has none set aside. The tier's are the whole store's."""
         levels = self._levels
         return stats_of(self._counts, levels.residents, levels.below, self._news)
+
+    @property
+    def codec_work(self) -> Mapping[str, CodecWork]:
+        """What ``encode`` and ``decode`` took, of blocks as a whole."""
+        return self._levels.packing.work
+
+    @property
+    def tier_took(self) -> Took | None:
+        """How long the tier takes, where a thread of its own writes there."""
+        return self._levels.below.took
 
     def close(self) -> None:
         """Write what was accepted and let go of the folder. Closing twice is harmless."""

@@ -21,6 +21,7 @@ from blatam_kv.bul.tasks import CacheResult
 from blatam_kv.bul.wishes import USUAL, Wishes
 from blatam_kv.bul.writers import Job, Why
 from blatam_kv.errors import Error, ModelError
+from blatam_kv.tracing import current
 
 log = logging.getLogger("blatam_kv.bul")
 
@@ -39,15 +40,17 @@ class Telling:
         self._lock = threading.Lock()
         self._pieces: list[str] = []
         self._answer: Answer | None = None
+        self.tier = "memory"  # where one that was a hit came from
         self._error: Exception | None = None
         self._wake: dict[object, Callable[[], None]] = {}
         self._coming = 1  # who will listen soon: at first the one who asked
         self._left = False
 
     @classmethod
-    def of(cls, answer: Answer) -> Self:
-        """One that is at its end."""
+    def of(cls, answer: Answer, *, tier: str = "memory") -> Self:
+        """One that is at its end. tier: where it came from."""
         telling = cls()
+        telling.tier = tier
         telling._pieces.append(answer.text)
         telling._answer = answer
         return telling
@@ -96,6 +99,7 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
         self.answer: Answer | None = None
+        self.tier = telling.tier
         with telling._lock:
             telling._coming -= 1
             telling._wake[self] = self._wake
@@ -153,6 +157,7 @@ class Saying:
         self.tries = 0
         self.began: float | None = None
         self.why: Why | None = None
+        self.span = current()
         self._chats = chats
 
     def run(self) -> None:
@@ -199,7 +204,7 @@ class Chats:
         if order.digest not in self._tellings:
             (found,) = self._pipeline.elsewhere([(order, wishes)])
             if found is not None:
-                return Telling.of(found), "hit"
+                return Telling.of(found, tier="redis"), "hit"
         with self._lock:
             telling = self._tellings.get(order.digest) if wishes.take(0.0) else None
             if telling is not None and telling.join():

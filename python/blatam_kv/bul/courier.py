@@ -122,9 +122,9 @@ class Courier:
 
     def _deliver(self, callback: Callback) -> None:
         try:
-            self._send(callback)
-            self._rows.delivered(callback)
-            self._count("delivered")
+            if self._send(callback):
+                self._rows.delivered(callback)
+                self._count("delivered")
         except Undelivered as error:
             self._failed(callback, str(error), final=error.final)
         except NotFound as error:
@@ -148,15 +148,21 @@ class Courier:
         except Error as error:
             log.warning("a callback waits: %s", error)
 
-    def _send(self, callback: Callback) -> None:
+    def _send(self, callback: Callback) -> bool:
+        """Tell it; False if that is another node's by now."""
         signer = self._signer(callback.tenant, callback.key_id)
         if signer is None:
             raise Undelivered("its tenant has no key any more", final=True)
         key_id, key = signer
         body = orjson.dumps(self._event(callback))
+        # The last look before it is told: since the row was read, this node may have been thought dead.
+        if not self._rows.mine(callback):
+            log.info("callback %s is another node's by now", callback.id)
+            return False
         headers = sign("POST", callback.url, key_id=key_id, key=key, body=body)
         headers |= {"Webhook-Id": callback.id, "User-Agent": "blatam-kv"}
         self._outbound.post(callback.url, body, headers)
+        return True
 
     def _event(self, callback: Callback) -> dict[str, object]:
         event: dict[str, object] = {"id": callback.id, "attempt": callback.tries + 1}

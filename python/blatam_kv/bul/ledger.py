@@ -9,6 +9,7 @@ comes after the lock.
 from __future__ import annotations
 
 import heapq
+import logging
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -28,7 +29,10 @@ from blatam_kv.bul.writers import Job, Why, Writing
 from blatam_kv.errors import Error
 from blatam_kv.metrics import ServiceMetrics
 
+log = logging.getLogger("blatam_kv.bul")
+
 _LATE = "was not written before its deadline"
+_ELSEWHERE = "task {} is being worked on elsewhere; it cannot be cancelled"
 
 
 class Overloaded(Error, RuntimeError):
@@ -59,8 +63,9 @@ class TaskRows(Protocol):
         """Write unfinished tasks and who is to be told of their end, all or none, durably. Raises
         StorageUnavailable."""
 
-    def save(self, finished: Sequence[Task]) -> None:
-        """Write finished tasks, all or none. Raises StorageUnavailable."""
+    def save(self, finished: Sequence[Task]) -> Sequence[Task]:
+        """Write finished tasks, all or none, but for those that are no longer this node's, which are
+        returned. Raises StorageUnavailable."""
 
 
 class Ledger:
@@ -141,6 +146,7 @@ class Ledger:
             for each, task in zip(asked, begun, strict=True):
                 told += callback(task, each.request.callback_url, each.key_id)
             self._rows.add(begun, told)
+            self._book.hold(task.id for task in begun)
         except StorageUnavailable:
             self._metrics.storage_failed("add")
             with self._lock:
@@ -150,13 +156,17 @@ class Ledger:
             # Even if ours came to nothing: somebody else may have joined meanwhile.
             for writing in fresh:
                 self._release(writing)
-        for task in begun:
-            self._metrics.cache_request(task.cache, tier="none")
+        for each, task in zip(asked, begun, strict=True):
+            how = task.cache if each.order.wishes.look else "bypass"
+            self._metrics.cache_request(how, tier="none")
         return begun
 
     def resume(self, task: Task, order: Order) -> None:
         """Go on with a task that has its row already, as old as it is."""
         with self._lock:
+            if task.id in self._writing_of:  # it was lost, and came back while it was being written
+                self._book.add([task], bounded=False)
+                return
             writing = self._writings.get(order.flight)
             if writing is None:
                 waited = max(0.0, time.time() - task.created)
@@ -164,6 +174,21 @@ class Ledger:
             self._join(writing, task)
             self._book.add([task], bounded=False)
         self._release(writing)
+
+    def held(self) -> list[Task]:
+        """What is unfinished here."""
+        return self._book.unfinished_tasks()
+
+    def knows(self, task_id: str) -> bool:
+        """Whether a task is unfinished here, or its end is still to be written."""
+        return self._book.knows(task_id)
+
+    def let_go(self, tasks: Sequence[Task]) -> None:
+        """Another node has taken them: what is written of them here is for nobody."""
+        with self._lock:
+            for task in tasks:
+                self._leave(task.id)
+        self._book.drop(tasks)
 
     def give_up(self, task: Task, reason: str) -> None:
         """End a task that cannot be resumed."""
@@ -228,11 +253,14 @@ class Ledger:
         with self._lock:
             ours = self._leave(task.id)
         if not ours:
-            what = task.status if task.is_finished else "being worked on elsewhere"
-            raise AlreadyFinished(f"task {task.id} is {what}; it cannot be cancelled")
+            if not task.is_finished:
+                raise AlreadyFinished(_ELSEWHERE.format(task.id))
+            raise AlreadyFinished(f"task {task.id} is {task.status}; it cannot be cancelled")
         now = self._book.find(task.id, tenant=task.tenant) or task
-        (ended,) = self._end([now], status="cancelled", error="was cancelled")
-        return ended
+        ended = self._end([now], status="cancelled", error="was cancelled")
+        if not ended:
+            raise AlreadyFinished(_ELSEWHERE.format(task.id))
+        return ended[0]
 
     def settle(
         self, writing: Writing, *, answer: Answer | None = None, error: str | None = None
@@ -330,16 +358,21 @@ class Ledger:
             )
             for task in tasks
         ]
-        # Counted before they are shown: who sees a task finished finds it in the totals.
-        for task in ended:
-            self.count(task)
         saved = True
         if ended:
             try:
-                self._rows.save(ended)
+                lost = self._rows.save(ended)
             except StorageUnavailable:
                 self._metrics.storage_failed("save")
                 saved = False  # the recorder tries again
+            else:
+                if lost:  # this node was thought dead; what another one writes is what holds
+                    log.warning("%d finished tasks are other nodes' by now", len(lost))
+                    self._book.drop(lost)
+                    ended = [task for task in ended if task not in lost]
+        # Counted before they are shown: who sees a task finished finds it in the totals.
+        for task in ended:
+            self.count(task)
         self._book.finish(ended, saved=saved)
         return ended
 

@@ -20,6 +20,7 @@ from blatam_kv.cache import Cache
 from blatam_kv.documents.document import title_of
 from blatam_kv.errors import InvalidRequest
 from blatam_kv.shelf import Shelf
+from blatam_kv.tracing import current, span
 from blatam_kv.truthgpt.protocol import TruthGPT, Usage
 
 if TYPE_CHECKING:
@@ -81,6 +82,15 @@ class Pipeline:
 
     def recall(self, digest: bytes, wishes: Wishes = USUAL) -> Answer | None:
         """The answer under a digest if it will do, or None."""
+        if current() is None:
+            return self._recall(digest, wishes)
+        with span("cache.lookup") as looking:
+            answer = self._recall(digest, wishes)
+            if looking is not None:
+                looking.say({"blatam_kv.cache.hit": answer is not None})
+            return answer
+
+    def _recall(self, digest: bytes, wishes: Wishes) -> Answer | None:
         if not wishes.look:
             return None
         answer = self.cache.get(digest) if self.shelf is None else self.shelf.get(digest)
@@ -120,11 +130,12 @@ class Pipeline:
 
     def keep(self, order: Order | ChatOrder, answer: Answer, *, tell: bool = False) -> None:
         """Put an answer under its order's digest. tell: the other nodes have not got it yet."""
-        self._remember(order.digest, answer)
-        if self.shelf is not None:
-            self.shelf.keep(order.digest, answer, ttl=answer.ttl)
-        if tell and self.shared is not None:
-            self.shared.keep(order.digest, order.salt, answer)
+        with span("cache.store"):
+            self._remember(order.digest, answer)
+            if self.shelf is not None:
+                self.shelf.keep(order.digest, answer, ttl=answer.ttl)
+            if tell and self.shared is not None:
+                self.shared.keep(order.digest, order.salt, answer)
 
     def forget(self, digest: bytes) -> bool:
         """Drop an answer, on every node that shares it; whether there was one."""
@@ -199,7 +210,8 @@ class Pipeline:
         if came:  # with the time that is left of its life, not with a new one
             self._remember(order.digest, answer)
         if wrote and self.shelf is not None:
-            self.shelf.keep(order.digest, answer)
+            with span("cache.store"):
+                self.shelf.keep(order.digest, answer)
         return answer, wrote
 
     def _compute(

@@ -29,8 +29,9 @@ LAST_PAUSE_SECONDS = 1.1
 class Rows(Protocol):
     """What the recorder needs of an archive."""
 
-    def save(self, finished: list[Task]) -> None:
-        """Write finished tasks, all or none. Raises StorageUnavailable."""
+    def save(self, finished: list[Task]) -> list[Task]:
+        """Write finished tasks, all or none, but for those that are no longer this node's, which are
+        returned. Raises StorageUnavailable."""
 
     def retain(self, *, newest: int, days: float) -> int:
         """Delete what is older than is kept. Raises StorageUnavailable."""
@@ -77,12 +78,13 @@ class Recorder:
         with self._flushing:
             while batch := self._book.unsaved(BATCH):
                 try:
-                    self._rows.save(batch)
+                    lost = self._rows.save(batch)
                 except StorageUnavailable as error:
                     self._failed("save")
                     log.warning("%d finished tasks are not recorded yet: %s", len(batch), error)
                     return False
-                self._book.saved(batch)
+                self._book.drop(lost)
+                self._book.saved([task for task in batch if task not in lost])
             return True
 
     def _run(self) -> None:

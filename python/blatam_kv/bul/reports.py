@@ -6,7 +6,7 @@ that is for administrators.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from blatam_kv.blocks import KVStore
@@ -20,9 +20,11 @@ from blatam_kv.bul.tally import Tallies
 from blatam_kv.bul.tasks import TaskBook
 from blatam_kv.bul.writers import Job, Writers
 from blatam_kv.config import Settings
+from blatam_kv.devices import DeviceSnapshot
 from blatam_kv.metrics import BlocksSnapshot, CacheSnapshot, TierSnapshot
 from blatam_kv.shelf import Shelf
 from blatam_kv.tiers import DiskStats
+from blatam_kv.tiers.took import Took
 from blatam_kv.truthgpt.protocol import TruthGPT
 
 
@@ -44,6 +46,7 @@ class Reports:
         shared: Shared | None,
         backups: Backups,
         database_is_well: Callable[[], bool],
+        devices: Callable[[], Sequence[DeviceSnapshot]],
         steering: Steering,
     ) -> None:
         self._model = model
@@ -59,6 +62,7 @@ class Reports:
         self._shared = shared
         self._backups = backups
         self._database_is_well = database_is_well
+        self._devices = devices
         self._steering = steering
 
     def stats(self, caller: Caller = ITSELF) -> dict[str, object]:
@@ -138,10 +142,16 @@ class Reports:
             memory_limit_bytes=now.capacity_bytes,
             disk_bytes=now.tier.bytes if now.tier is not None else 0,
             tokens_asked=now.tokens_asked,
-            tokens_found={"memory": now.tokens_from_memory, "disk": now.tokens_from_tier},
+            tokens_found={
+                "memory": now.tokens_from_memory,
+                "disk": now.tokens_from_tier - now.tokens_from_far,
+            }
+            | ({} if now.far is None else {"redis": now.tokens_from_far}),
+            recomputed=now.recomputed,
             damaged=now.damaged,
             codec=self._blocks.codec,
             raw_bytes=now.blocks * self._blocks.layout.block_bytes,
+            codec_work=self._blocks.codec_work,
         )
 
     def tier_snapshots(self) -> list[TierSnapshot]:
@@ -160,7 +170,8 @@ class Reports:
         ]
         if self._shelf is not None:
             failing = self._shelf.failing is not None
-            found.append(_on_disk("answers", self._shelf.stats(), failing=failing))
+            on_disk = _on_disk("answers", self._shelf.stats(), self._shelf.took, failing=failing)
+            found.append(on_disk)
         if self._shared is not None:
             redis = self._shared.stats()
             found.append(
@@ -171,6 +182,8 @@ class Reports:
                     damaged=redis.damaged,
                     failures=redis.failures,
                     failing=redis.failing is not None,
+                    left_alone=redis.left_alone,
+                    took=self._shared.took.by_operation(),
                 )
             )
         if self._blocks is not None:
@@ -188,7 +201,18 @@ class Reports:
             )
             if blocks.tier is not None:
                 failing = blocks.tier.failing is not None
-                found.append(_on_disk("blocks", blocks.tier, failing=failing))
+                took = self._blocks.tier_took
+                found.append(_on_disk("blocks", blocks.tier, took, failing=failing))
+            if (far := blocks.far) is not None:
+                found.append(
+                    TierSnapshot(
+                        store="blocks",
+                        tier="redis",
+                        lookups={"hit": far.hits, "miss": far.misses},
+                        failures={"unavailable": far.failures},
+                        failing=far.failing,
+                    )
+                )
         return found
 
     def _blocks_stats(self) -> dict[str, object] | None:
@@ -206,6 +230,7 @@ class Reports:
             "tokens_asked": now.tokens_asked,
             "tokens_found": dict(now.tokens_found),
             "hit_rate": round(found / now.tokens_asked, 6) if now.tokens_asked else 0.0,
+            "recomputed": now.recomputed,
             "damaged": now.damaged,
         }
 
@@ -225,12 +250,29 @@ class Reports:
 
     def readiness(self) -> dict[str, str]:
         """What a request needs: each part ``ok``, ``degraded`` (hits are answered), or why not."""
-        return {
-            "cache": "ok",
-            "queue": "stopping" if self._queue.closed else "ok",
-            "writers": "ok" if self._writers.alive else "stopped",
-            "database": "ok" if self._database_is_well() else "degraded",
-        } | ({} if self._shared is None else {"redis": self._redis()})
+        return (
+            {
+                "cache": "ok",
+                "queue": "stopping" if self._queue.closed else "ok",
+                "writers": "ok" if self._writers.alive else "stopped",
+                "database": "ok" if self._database_is_well() else "degraded",
+            }
+            | ({} if self._shared is None else {"redis": self._redis()})
+            | self._devices_ready()
+        )
+
+    def _devices_ready(self) -> dict[str, str]:
+        """Without one the others go on; without any, each is tried when work comes."""
+        devices = self._devices()
+        well = all(device.in_rotation for device in devices)
+        return {"devices": "ok" if well else "degraded"} if devices else {}
+
+    def _devices_told(self) -> str:
+        devices = self._devices()
+        if not devices:
+            return "none that is watched"
+        well = sum(device.in_rotation for device in devices)
+        return f"{well} of {len(devices)} devices in the rotation"
 
     def _redis(self) -> str:
         """Without it a node works as if alone."""
@@ -245,7 +287,7 @@ class Reports:
             "components": {
                 "cache": "healthy",
                 "writers": "healthy" if alive else "stopped",
-                "gpu": "not used in this version",
+                "gpu": self._devices_told(),
                 "persistence": self._persistence(),
                 "backups": self._backups.health(),
             },
@@ -262,7 +304,7 @@ def _visible(caller: Caller) -> str | None:
     return None if caller.may(Scope.ADMIN) else caller.tenant
 
 
-def _on_disk(store: str, stats: DiskStats, *, failing: bool) -> TierSnapshot:
+def _on_disk(store: str, stats: DiskStats, took: Took | None, *, failing: bool) -> TierSnapshot:
     return TierSnapshot(
         store=store,
         tier="disk",
@@ -274,4 +316,5 @@ def _on_disk(store: str, stats: DiskStats, *, failing: bool) -> TierSnapshot:
         damaged=stats.damaged,
         failures=stats.failures,
         failing=failing,
+        took={} if took is None else took.by_operation(),
     )

@@ -54,10 +54,11 @@ from blatam_kv.bul.wishes import digest_of
 from blatam_kv.bul.writers import Job, Writers
 from blatam_kv.cache import Cache
 from blatam_kv.config import Settings
+from blatam_kv.devices import DeviceSnapshot
 from blatam_kv.documents.rendering import Rendered
 from blatam_kv.errors import Error, InvalidRequest, TierUnavailable
 from blatam_kv.metrics import ServiceMetrics
-from blatam_kv.truthgpt.protocol import TruthGPT
+from blatam_kv.truthgpt.protocol import RunsOnDevices, TruthGPT
 
 if TYPE_CHECKING:
     from blatam_kv.bul.storage.archive import Archive
@@ -75,7 +76,8 @@ class Service:
     blocks: where the model keeps prefixes, to be told of and cleared; closed by who opened it.
     redis: where nodes share answers, closed with the service; None for a node that is alone.
     archive: where tasks and documents are kept, closed with the service; None keeps them in memory.
-    salt_of: the salt of a tenant, for tasks that an earlier process left unfinished.
+    salt_of: the salt of a tenant, for tasks that an earlier process left unfinished. devices: what is
+    seen of those that the model runs on; by default what the model sees of several.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Service:
         redis: RedisTier | None = None,
         archive: Archive | None = None,
         salt_of: Callable[[str], bytes] = lambda tenant: ITSELF.salt,
+        devices: Callable[[], Sequence[DeviceSnapshot]] | None = None,
     ) -> None:
         self.settings = settings
         self.version = version
@@ -105,12 +108,16 @@ class Service:
         self.archive = archive if archive is not None else open_storage("sqlite://")
         self.tasks = TaskBook(max_unfinished=settings.max_unfinished_tasks)
         tallies = Tallies()
+        if devices is None:
+            devices = model.devices if isinstance(model, RunsOnDevices) else tuple
+        self.devices = devices
         self.metrics = ServiceMetrics(
             version=version,
             cache=lambda: self.reports.cache_snapshot(),
             queue_depth=lambda: self.queue.depths(),
             unsaved=lambda: self.tasks.unsaved_count,
             blocks=lambda: self.reports.blocks_snapshot(),
+            devices=self.devices,
             tiers=lambda: self.reports.tier_snapshots(),
             backups=lambda: self.backups.snapshot(),
         )
@@ -121,6 +128,8 @@ class Service:
                 redis,
                 ttl=settings.cache_ttl,
                 cleared=self._clear_here,
+                doubted=self._clear_answers,
+                place=settings.data_dir / "drops" if self.shelf is not None else None,
                 dropped=lambda digest: self.pipeline.forget_here(digest),
             )
         self.pipeline = Pipeline(
@@ -132,6 +141,8 @@ class Service:
             configured=settings.cache_strategy,
             capacity_bytes=settings.cache_max_memory_mb << 20,
         )
+        if self.shared is not None:
+            self.shared.catch_up()
         self.press = Press(lambda: self.archive, self.metrics)
         self.queue: PriorityQueue[Job] = PriorityQueue(
             capacity=settings.max_queued_tasks,
@@ -148,7 +159,7 @@ class Service:
             self.pipeline,
             self._ledger,
             self.metrics,
-            threads=settings.max_concurrent_tasks,
+            threads=settings.max_concurrent_tasks * max(1, len(self.devices())),
             retries=settings.retry_attempts,
             pause=settings.retry_delay,
             timeout=settings.task_timeout,
@@ -174,6 +185,7 @@ class Service:
             self.shared,
             self.backups,
             lambda: self.archive.well,
+            self.devices,
             self.steering,
         )
         self.neighbours = Neighbours(
@@ -185,10 +197,10 @@ class Service:
         self._draining_since: float | None = None
         self._salt_of = salt_of
         self._adopter = Adopter(
-            self.archive, go_on=self._go_on_with, failed=self.metrics.storage_failed
+            self.archive, self._ledger, go_on=self._go_on_with, failed=self.metrics.storage_failed
         )
         self.archive.live()  # before its tasks are read: from now on nobody else may take them
-        self._go_on_with(self.archive.unfinished())
+        self._go_on_with(self.archive.take_up())
         self.writers.start()
         self._recorder.start()
         self.backups.start()
@@ -427,10 +439,13 @@ class Service:
             self.shared.clear()
         return entries
 
-    def _clear_here(self) -> None:
+    def _clear_answers(self) -> None:
         self._cache.clear()
         if self.shelf is not None:
             self.shelf.clear()
+
+    def _clear_here(self) -> None:
+        self._clear_answers()
         if self._blocks is not None and not self._blocks.read_only:
             self._blocks.clear(everyone=True)
 

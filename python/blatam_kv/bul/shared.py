@@ -8,15 +8,17 @@ for as long as that node lives. Where Redis is away each node works for itself, 
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 
+from blatam_kv import tracing
 from blatam_kv._core import framed_digest
 from blatam_kv.bul.answers import CODEC, decode, encode
+from blatam_kv.bul.drops import Drops
 from blatam_kv.bul.pipeline import Answer
 from blatam_kv.config import Settings
 from blatam_kv.errors import TierUnavailable
@@ -24,13 +26,19 @@ from blatam_kv.record import Kind, Record
 from blatam_kv.tiers.leases import Leases
 from blatam_kv.tiers.notices import Notices
 from blatam_kv.tiers.redis import RedisStats, RedisTier
+from blatam_kv.tiers.took import Took
 
 log = logging.getLogger("blatam_kv.bul")
 
 _PERSON = b"blatamkv-share-1"
-_OVER, _DROPPED, _CLEARED = "o", "d", "c"
+# OpenTelemetry's words for it.
+_REDIS = {"db.system.name": "redis"}
+_OVER, _DROPPED = "o", "d"
 # How often who waits looks for itself, in case a notice was lost.
 _LOOK_SECONDS = 0.5
+# How long an answer that has no end of its own stays in Redis: a policy that evicts only what has one
+# is to find them, and not the drops.
+_LONGEST_SECONDS = 30 * 86400.0
 
 
 class Shared:
@@ -38,7 +46,8 @@ class Shared:
 
     tier: where they lie; closed with this. ttl: seconds from an answer's birth that it lives.
     cleared, dropped: called, by a thread of this object, when another node forgot everything, or the
-    answer of a digest. A node that was cut off then keeps that one answer until it expires.
+    answer of a digest, also while this one was cut off; doubted: when nobody can say what was
+    forgotten meanwhile. place: as of ``Drops``.
     lease_seconds: for how long a node that dies holds up those that wait for its answer.
     """
 
@@ -49,30 +58,34 @@ class Shared:
         ttl: float | None,
         cleared: Callable[[], object] = lambda: None,
         dropped: Callable[[bytes], object] = lambda digest: None,
-        lease_seconds: float = 10.0,
+        doubted: Callable[[], object] = lambda: None,
+        place: Path | None = None,
+        lease_seconds: float = 5.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._tier = tier
         self._ttl = ttl
-        self._cleared, self._dropped = cleared, dropped
         self._clock = clock
         self._lock = threading.Lock()
         self._waiting: dict[bytes, list[threading.Event]] = {}
-        self._mark_name = f"{tier.namespace}:cleared".encode()
-        self._mark: bytes | None = None  # of the last time that everything was forgotten
-        self._began = False
+        self._drops = Drops(
+            tier, forget=dropped, clear=cleared, doubt=doubted, told=self._told, place=place
+        )
         self._leases = Leases(tier, seconds=lease_seconds)
-        self._notices = Notices(tier, heard=self._hear, missed=self._catch_up)
+        self._notices = Notices(
+            tier, heard=self._hear, missed=self._drops.follow, idle=self._drops.catch_up
+        )
 
     def fetch(self, asked: Sequence[tuple[bytes, bytes]]) -> list[Answer | None]:
         """The answers under some digests, each with the salt of its tenant, or None."""
         try:
-            records = self._tier.get_many([digest for digest, _ in asked])
+            with tracing.span("GET", _REDIS, kind=tracing.Kind.CLIENT):
+                records = self._tier.get_many([digest for digest, _ in asked])
         except TierUnavailable:
             return [None] * len(asked)  # counted by the tier
         return [
-            None if record is None else self._read(record, salt)
-            for record, (_, salt) in zip(records, asked, strict=True)
+            None if record is None or self._drops.waits(digest) else self._read(record, salt)
+            for record, (digest, salt) in zip(records, asked, strict=True)
         ]
 
     def keep(self, digest: bytes, salt: bytes, answer: Answer) -> None:
@@ -89,7 +102,8 @@ class Shared:
             expires_us=ends,
         )
         try:
-            self._tier.put_many([record])
+            with tracing.span("SET", _REDIS, kind=tracing.Kind.CLIENT):
+                self._tier.put_many([record])
         except TierUnavailable:
             return  # counted by the tier; the others write it themselves
         self._notices.tell(_OVER, digest)
@@ -122,24 +136,27 @@ class Shared:
             check()
 
     def forget(self, digest: bytes) -> bool:
-        """Drop an answer, on every node; whether it was shared."""
+        """Drop an answer, on every node; whether it was shared. Those that cannot be told now are told
+        when Redis is there again."""
         try:
-            found = self._tier.delete_many([digest]) > 0
-        except TierUnavailable as error:
-            log.error("the other nodes were not told to forget an answer: %s", error)
-            return False
-        self._notices.tell(_DROPPED, digest)
+            (found,) = self._tier.contains_many([digest])
+        except TierUnavailable:
+            found = False
+        self._tell(digest)
         return found
 
     def clear(self) -> None:
         """Forget everything, here and, through ``cleared``, on every node."""
-        self._mark = secrets.token_bytes(16)
-        try:
-            self._tier.ask("set", self._mark_name, self._mark)
-            self._tier.clear()
-        except TierUnavailable as error:
-            log.error("the other nodes were not told to forget their answers: %s", error)
-        self._notices.tell(_CLEARED)
+        self._tell(None)
+
+    def catch_up(self) -> None:
+        """Follow what other nodes forgot before this one listened."""
+        self._drops.follow()
+
+    @property
+    def took(self) -> Took:
+        """How long the tier takes."""
+        return self._tier.took
 
     def listening(self) -> int | None:
         """How many nodes hear one another, this one included; None while Redis is away."""
@@ -205,20 +222,14 @@ class Shared:
             for over in waiting:
                 over.set()
         elif kind == _DROPPED:
-            self._dropped(key)
-        elif kind == _CLEARED:
-            self._catch_up()
+            self._drops.follow()
 
-    def _catch_up(self) -> None:
-        """Forget everything if another node did since this one last asked."""
-        try:
-            mark = self._tier.ask("get", self._mark_name)
-        except TierUnavailable:
-            return  # asked again with the next notice, or when listening again
-        # Without a mark Redis began anew, and nobody has asked to forget anything.
-        if self._began and mark is not None and mark != self._mark:
-            self._cleared()
-        self._mark, self._began = mark or self._mark, True
+    def _tell(self, digest: bytes | None) -> None:
+        if not self._drops.tell(digest):
+            log.error("Redis is away: the other nodes will be told to forget when it is back")
+
+    def _told(self) -> None:
+        self._notices.tell(_DROPPED)
 
 
 @lru_cache(maxsize=1024)
@@ -231,4 +242,5 @@ def open_redis(settings: Settings, *, mac_key: bytes) -> RedisTier | None:
     """The Redis that the settings name; None for none. Raises ConfigError, MissingExtra."""
     if settings.redis_url is None:
         return None
-    return RedisTier(settings.redis_url.reveal(), ttl=settings.cache_ttl, mac_key=mac_key)
+    ttl = _LONGEST_SECONDS if settings.cache_ttl is None else settings.cache_ttl
+    return RedisTier(settings.redis_url.reveal(), ttl=ttl, mac_key=mac_key)

@@ -97,7 +97,7 @@ class Task:
 
     arrived: ``time.monotonic`` seconds. created, finished, deadline: Unix time. request: what was
     asked, kept as long as there is no document. part: the section that is being written. tries: how often the model began. batch: the id of
-    the batch it is part of.
+    the batch it is part of. fence: under which this node holds its row, 0 before that is written.
     """
 
     tenant: str
@@ -120,6 +120,7 @@ class Task:
     arrived: float = field(default_factory=time.monotonic)
     created: float = field(default_factory=time.time)
     finished: float | None = None
+    fence: int = 0
     id: str = field(default_factory=lambda: os.urandom(16).hex())
 
     @property
@@ -236,6 +237,35 @@ class TaskBook:
         with self._lock:
             for key in ids:
                 self._unfinished.pop(key, None)
+
+    def hold(self, ids: Iterable[str]) -> None:
+        """Their rows are written: this node holds them under the first fence."""
+        with self._lock:
+            for tasks in (self._unfinished, self._unsaved):
+                for key in tasks.keys() & ids:
+                    if not tasks[key].fence:
+                        tasks[key] = replace(tasks[key], fence=1)
+
+    def drop(self, tasks: Iterable[Task]) -> None:
+        """Let go of tasks that another node has; what this one has taken anew meanwhile stays."""
+        tasks = list(tasks)
+        with self._lock:
+            for task in tasks:
+                for kept in (self._unfinished, self._unsaved):
+                    if (mine := kept.get(task.id)) is not None and mine.fence == task.fence:
+                        del kept[task.id]
+            wakes = self._wakes([task.id for task in tasks])
+        for wake in wakes:
+            wake()
+
+    def unfinished_tasks(self) -> list[Task]:
+        """Those that wait or are being worked on."""
+        with self._lock:
+            return list(self._unfinished.values())
+
+    def knows(self, task_id: str) -> bool:
+        """Whether this is one of those, or one whose row is still to be written."""
+        return task_id in self._unfinished or task_id in self._unsaved
 
     def unsaved(self, limit: int) -> list[Task]:
         """The oldest finished tasks whose rows are still to be written."""

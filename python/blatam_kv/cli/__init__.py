@@ -164,9 +164,19 @@ def _run(args: argparse.Namespace) -> int:
                 as_json=args.json,
             )
         case "devices":
-            from blatam_kv.cli.devices import devices
+            from blatam_kv.cli import devices
 
-            return devices(as_json=args.json)
+            if args.watch:
+                return devices.watch(
+                    args.url,
+                    _settings(args),
+                    interval=args.interval,
+                    count=args.count,
+                    as_json=args.json,
+                )
+            if args.url is not None:
+                return devices.devices_of(args.url, _settings(args), as_json=args.json)
+            return devices.devices(as_json=args.json)
         case "deploy":
             from blatam_kv.cli.deploy import deploy
 

@@ -207,9 +207,10 @@ map $http_x_prefix_key $blatam_kv_prefix {
 def _upstreams(
     nodes: Sequence[str], gateway: str | None, services: Mapping[str, str], affinity: str
 ) -> str:
-    # Three failures in two seconds: one refusal of a full node must not take it out, and a dead one
-    # is asked again soon. Free nginx has no health checks of its own.
-    servers = "".join(f"    server {node} max_fails=3 fail_timeout=2s;\n" for node in nodes)
+    # No number of failures takes a node out. nginx counts a 503 as one, and while the database is away
+    # every node answers 503 to what is not cached: all would be out, and nobody left for the hits. A
+    # process that is dead refuses at once, and the next node is asked.
+    servers = "".join(f"    server {node} max_fails=0;\n" for node in nodes)
     text = f"""
 upstream blatam_kv_least_busy {{
     zone blatam_kv_least_busy 64k;
@@ -293,7 +294,8 @@ _PROXY = """
     # What is taken off a path before it is passed on; nothing that a client says of it is.
     set $blatam_kv_taken_off "";
     proxy_set_header X-Forwarded-Prefix $blatam_kv_taken_off;
-    proxy_connect_timeout 1s;
+    # A machine that is off costs its callers this, each time.
+    proxy_connect_timeout 500ms;
     # The longest that an answer may be silent: writing one, or the next piece of a stream.
     proxy_read_timeout 630s;
     proxy_send_timeout 30s;
@@ -331,6 +333,13 @@ def _locations(gateway: str | None, services: Mapping[str, str], affinity: str) 
     nodes = "blatam_kv_least_busy" if affinity == "none" else "$blatam_kv_nodes"
     text = f"""
     location / {{
+        proxy_pass http://{nodes};
+    }}
+
+    # These are answered at once, and their streams are never silent for longer: a node that is paused
+    # or cut off takes connections and says nothing, and the next one is asked.
+    location ~ ^/(query|task|tasks|documents|search|stats)(/|$) {{
+        proxy_read_timeout 20s;
         proxy_pass http://{nodes};
     }}
 """

@@ -80,6 +80,9 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="MiB of them in the data directory (8 times the memory, at most half of what is free)",
     )
+    serve.add_argument(
+        "--kv-redis-url", metavar="URL", help="where nodes share them (nowhere); see --redis-url"
+    )
     serve.add_argument("--kv-codec", metavar="NAME", help=f"one of {', '.join(CODECS)} (raw)")
     serve.add_argument("--kv-policy", metavar="NAME", help="what leaves memory first (adaptive)")
     serve.add_argument(
@@ -242,6 +245,12 @@ def make_parser() -> argparse.ArgumentParser:
     _json_flag(bench)
 
     devices = commands.add_parser("devices", help="the GPUs of this machine and what they do")
+    devices.add_argument("--url", help="instead, what the model of a running service runs on")
+    devices.add_argument("--watch", action="store_true", help="a line for each, again and again")
+    devices.add_argument("--interval", type=float, default=2.0, help="seconds between them (2)")
+    devices.add_argument("--count", type=int, metavar="N", help="how often (no end)")
+    _config_flag(devices)
+    _data_dir_flag(devices)
     _json_flag(devices)
 
     doctor = commands.add_parser("doctor", help="report what this machine has and lacks")
@@ -391,6 +400,11 @@ def _model_flags(command: argparse.ArgumentParser) -> None:
     """What writes. The key has no flag: every user of the machine can read command lines."""
     command.add_argument("--model", help=f"what writes, one of {', '.join(MODELS)} (mini)")
     command.add_argument(
+        "--devices",
+        metavar="NAME,...",
+        help="what it runs on if it runs here: auto (every GPU), cuda:0,cuda:1, cpu",
+    )
+    command.add_argument(
         "--local-model", metavar="DIR", help="the folder of --model local, a transformers model"
     )
     command.add_argument("--local-dtype", help=f"one of {', '.join(LOCAL_DTYPES)} (auto)")
@@ -403,8 +417,8 @@ def _model_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--openai-base-url",
         metavar="URL",
-        help="the endpoint of --model openai, for example http://127.0.0.1:8000/v1; its key goes "
-        "into BUL_OPENAI_API_KEY or the file named by BUL_OPENAI_API_KEY_FILE",
+        help="the endpoint of --model openai, for example http://127.0.0.1:8000/v1, or several with "
+        "commas between them; its key goes into BUL_OPENAI_API_KEY or BUL_OPENAI_API_KEY_FILE",
     )
     command.add_argument("--openai-model", metavar="NAME", help="the endpoint's name of the model")
     command.add_argument(

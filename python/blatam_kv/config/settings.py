@@ -41,6 +41,7 @@ class Settings:
     task one level more urgent. task_timeout: seconds that writing one answer may take.
     retry_attempts: how often an answer that failed is tried again, first after retry_delay seconds.
     continuous_mode: False waits for POST /processor/start. drain_seconds: what a stop may take.
+    otel: whether traces are sent, to where OTEL_… say.
 
     redis_url: where nodes share answers; None for nowhere. database_url: None is SQLite in data_dir. max_kept_tasks: finished ones of each tenant, for at
     most keep_days.
@@ -59,11 +60,14 @@ class Settings:
     that is asked for. The newest backup_keep are kept, for at most backup_retention_days.
 
     kv_memory_mb, kv_disk_mb: MiB for keys and values of prompts, in memory and in data_dir; 0 keeps
-    none there, a disk of None is 8 times the memory and at most half of what is free.
+    none there, a disk of None is 8 times the memory and at most half of what is free. kv_redis_url:
+    where nodes share them; None for nowhere.
 
     model: what writes. The ``local_`` and ``openai_`` settings belong to the models of those names.
     local_model is a folder, local_device as torch names it; timeouts are in seconds; context_tokens
-    of None asks the folder or the endpoint.
+    of None asks the folder or the endpoint. devices: those that a model runs on which runs here,
+    "auto" for all GPUs; none is the one of local_device. openai_base_url: several have commas between
+    them.
     """
 
     api_host: str = "127.0.0.1"
@@ -94,6 +98,7 @@ class Settings:
     retry_delay: float = 5.0
     continuous_mode: bool = True
     drain_seconds: float = 15.0
+    otel: bool = False
     database_url: Secret | None = None
     redis_url: Secret | None = None
     max_kept_tasks: int = 10_000
@@ -107,9 +112,11 @@ class Settings:
     callback_allow: tuple[str, ...] = ()
     kv_memory_mb: int = 256
     kv_disk_mb: int | None = None
+    kv_redis_url: Secret | None = None
     kv_codec: str = "raw"
     kv_policy: str = "adaptive"
     model: str = "mini"
+    devices: tuple[str, ...] = ()
     local_model: Path | None = None
     local_dtype: str = "auto"
     local_device: str = "cpu"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from blatam_kv.devices.reading import Reading
@@ -11,15 +11,23 @@ from blatam_kv.errors import DeviceTrouble, DeviceUnavailable, MissingExtra
 
 
 class NvmlMonitor:
-    """Utilisation and memory of this machine's GPUs. A context manager; close() ends it.
+    """Utilisation, memory, temperature and power of this machine's GPUs. A context manager; close()
+    ends it.
 
-    GPUs are named by their number in NVML's order ("0", "1", ...), which is that of nvidia-smi.
-    CUDA orders them alike under CUDA_DEVICE_ORDER=PCI_BUS_ID.
+    uuids: the GPUs to read, a UUID (``GPU-…``) for each name that they are to have here. By default
+    all of them, named by their number in NVML's order ("0", "1", ...), which is that of nvidia-smi;
+    CUDA has another unless CUDA_DEVICE_ORDER=PCI_BUS_ID.
 
     Raises MissingExtra without nvidia-ml-py, DeviceUnavailable without a driver.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic, nvml: Any = None) -> None:
+    def __init__(
+        self,
+        uuids: Mapping[str, str] | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        nvml: Any = None,  # the module pynvml, which is untyped
+    ) -> None:
         if nvml is None:
             try:
                 import pynvml  # type: ignore[import-not-found, import-untyped, unused-ignore]
@@ -28,13 +36,15 @@ class NvmlMonitor:
             nvml = pynvml
         self._clock = clock
         self._nvml = nvml
+        self._uuids = uuids
         try:
             nvml.nvmlInit()
+            names = uuids or range(int(nvml.nvmlDeviceGetCount()))
         except nvml.NVMLError as error:
             raise DeviceUnavailable(
                 DeviceTrouble.NO_DRIVER, f"NVIDIA's driver does not answer: {error}"
             ) from error
-        self._count = int(nvml.nvmlDeviceGetCount())
+        self._names = tuple(map(str, names))
 
     def __enter__(self) -> NvmlMonitor:
         return self
@@ -48,16 +58,20 @@ class NvmlMonitor:
             self._nvml = None
 
     def gpus(self) -> Sequence[str]:
-        return [str(i) for i in range(self._count)]
+        return self._names
 
     def read(self, gpu: str) -> Reading:
         nvml = self._nvml
         if nvml is None:
             raise DeviceUnavailable(DeviceTrouble.FAILED, "the monitor is closed")
         try:
-            handle = nvml.nvmlDeviceGetHandleByIndex(int(gpu))
+            handle = self._handle(gpu)
             memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-            busy = nvml.nvmlDeviceGetUtilizationRates(handle).gpu
+            busy = self._told(lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+            celsius = self._told(
+                lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)
+            )
+            milliwatts = self._told(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
         except nvml.NVMLError as error:
             lost = getattr(nvml, "NVML_ERROR_GPU_IS_LOST", 15)
             reason = (
@@ -67,14 +81,30 @@ class NvmlMonitor:
             )
             raise DeviceUnavailable(reason, f"GPU {gpu} cannot be read: {error}") from error
         return Reading(
-            utilization=min(max(busy / 100, 0.0), 1.0),
+            utilization=None if busy is None else min(max(busy / 100, 0.0), 1.0),
             used_bytes=int(memory.used),
             total_bytes=int(memory.total),
             at=self._clock(),
+            temperature_celsius=celsius,
+            power_watts=None if milliwatts is None else milliwatts / 1000,
         )
 
     def name(self, gpu: str) -> str:
         """The GPU's model."""
-        handle = self._nvml.nvmlDeviceGetHandleByIndex(int(gpu))
-        name = self._nvml.nvmlDeviceGetName(handle)
+        name = self._nvml.nvmlDeviceGetName(self._handle(gpu))
         return name.decode() if isinstance(name, bytes) else str(name)
+
+    def _handle(self, gpu: str) -> Any:
+        if self._uuids is not None:
+            return self._nvml.nvmlDeviceGetHandleByUUID(self._uuids[gpu])
+        return self._nvml.nvmlDeviceGetHandleByIndex(int(gpu))
+
+    def _told(self, ask: Callable[[], Any]) -> float | None:
+        """What a GPU answers, None if it does not tell: a part of one (MIG) has no utilisation."""
+        try:
+            return float(ask())
+        except self._nvml.NVMLError as error:
+            silent = getattr(self._nvml, "NVML_ERROR_NOT_SUPPORTED", 3)
+            if getattr(error, "value", None) == silent:
+                return None
+            raise

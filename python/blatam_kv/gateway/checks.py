@@ -48,9 +48,7 @@ class Checks:
         check = Check(
             at=at, well=well, status=status, seconds=time.monotonic() - start, detail=detail
         )
-        upstream.history.append(check)
-        if well:
-            upstream.breaker.looks_well()
+        upstream.found(check)
         return check
 
     async def _asked(self, upstream: Upstream, seconds: float) -> int:

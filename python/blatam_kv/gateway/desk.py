@@ -287,10 +287,7 @@ class Desk:
 
     def metrics(self, request: Request, caller: Caller, wanted: None) -> Response:
         """What Prometheus scrapes."""
-        self._journal.states = {
-            name: (each.breaker.state, each.pool.in_use, each.pool.idle, each.well)
-            for name, each in list(self._systems.by_name.items())
-        }
+        self._journal.systems = self._systems.by_name
         text, media_type = self._journal.expose()
         return Response(text, media_type=media_type)
 

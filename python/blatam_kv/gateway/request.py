@@ -30,6 +30,8 @@ from blatam_kv.server.gate import Gate
 from blatam_kv.server.hosts import Hosts
 from blatam_kv.server.problem import UNAVAILABLE, Problem
 from blatam_kv.signature import sign
+from blatam_kv.tracing import HEADERS as TRACE_HEADERS
+from blatam_kv.tracing import carried
 
 # One step up leads out of the path that a system has here, so no path may have any.
 _STEPS = re.compile(rb"(?:^|[/\\]|%2f|%5c)(?:\.|%2e){1,2}(?:$|[/\\]|%2f|%5c)", re.IGNORECASE)
@@ -42,6 +44,8 @@ _HANDSHAKE = frozenset(
         b"sec-websocket-protocol",
     )
 )
+# Those of the caller are the gateway's own parent, where it traces, and not the system's.
+_TRACE = tuple(name.encode() for name in TRACE_HEADERS)
 
 
 class Preparation:
@@ -97,6 +101,9 @@ class Preparation:
             kept, address=address, scheme=scheme, host=host, taken_off=upstream.taken_off
         )
         named = host if upstream.system.host == "keep" else upstream.authority
+        if trace := carried():
+            kept = [pair for pair in kept if pair[0] not in _TRACE]
+            kept += [(name.encode(), value.encode()) for name, value in trace.items()]
         kept.append((b"x-request-id", request_id.encode()))
         kept.append((b"via", self.via))
         return [(b"host", named), *kept]

@@ -53,6 +53,7 @@ class Upstream:
             failures=system.failures, seconds=system.open_seconds, clock=time.monotonic
         )
         self.history: deque[Check] = deque(maxlen=_HISTORY)
+        self.checked = self.checked_unwell = 0
         self.key = _key(system.name, system.key_file) if system.credentials == "sign" else None
         self.mount = system.mount.encode()
         # What a system does not see of a path here.
@@ -70,6 +71,14 @@ class Upstream:
     def health_target(self) -> bytes:
         """What a health check asks for."""
         return f"{self.system.base}{self.system.health}".encode()
+
+    def found(self, check: Check) -> None:
+        """Note what a check found."""
+        self.history.append(check)
+        self.checked += 1
+        self.checked_unwell += not check.well
+        if check.well:
+            self.breaker.looks_well()
 
     @property
     def well(self) -> bool | None:

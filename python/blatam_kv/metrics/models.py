@@ -5,10 +5,7 @@ The model is one for the life of a service, so its name may be a label.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
+from blatam_kv.metrics.histograms import Histograms
 
 # The buckets of OpenTelemetry's conventions.
 _DURATION_BUCKETS = tuple(0.01 * 2.0**step for step in range(14))
@@ -25,49 +22,43 @@ _TOKENS_BUCKETS = tuple(4.0**step for step in range(14))
 class ModelMetrics:
     """The calls of one model. Safe from any thread.
 
-    provider: ``mini``, ``local`` or ``openai``. model: the name it goes by.
+    histograms: those of the service. provider: ``mini``, ``local`` or ``openai``. model: the name it
+    goes by.
     """
 
-    def __init__(self, registry: CollectorRegistry, *, provider: str, model: str) -> None:
-        from prometheus_client import Histogram
-
+    def __init__(self, histograms: Histograms, *, provider: str, model: str) -> None:
         labels = {
             "gen_ai_operation_name": "chat",
             "gen_ai_provider_name": provider,
             "gen_ai_request_model": model,
         }
-        took = Histogram(
+        took = histograms.new(
             "gen_ai_server_request_duration_seconds",
             "Time of one call of the model; error_type is empty for one that succeeded.",
+            _DURATION_BUCKETS,
             [*labels, "error_type"],
-            buckets=_DURATION_BUCKETS,
-            registry=registry,
         )
-        self._took = {kind: took.labels(*labels.values(), kind) for kind in ("", "model")}
-        self._first = Histogram(
+        self._took = {kind: took.of(*labels.values(), kind) for kind in ("", "model")}
+        self._first = histograms.new(
             "gen_ai_server_time_to_first_token_seconds",
             "Time until the model's first piece of text, which is what reading the prompt took.",
-            list(labels),
-            buckets=_FIRST_TOKEN_BUCKETS,
-            registry=registry,
-        ).labels(*labels.values())
-        self._each = Histogram(
+            _FIRST_TOKEN_BUCKETS,
+            [*labels],
+        ).of(*labels.values())
+        self._each = histograms.new(
             "gen_ai_server_time_per_output_token_seconds",
             "Time for each further token of an answer.",
-            list(labels),
-            buckets=_TOKEN_SECONDS_BUCKETS,
-            registry=registry,
-        ).labels(*labels.values())
-        usage = Histogram(
+            _TOKEN_SECONDS_BUCKETS,
+            [*labels],
+        ).of(*labels.values())
+        usage = histograms.new(
             "gen_ai_client_token_usage",
             "Tokens of one call; cached_input are those of the input that were not computed again.",
+            _TOKENS_BUCKETS,
             [*labels, "gen_ai_token_type"],
-            buckets=_TOKENS_BUCKETS,
-            registry=registry,
         )
         self._usage = {
-            kind: usage.labels(*labels.values(), kind)
-            for kind in ("input", "output", "cached_input")
+            kind: usage.of(*labels.values(), kind) for kind in ("input", "output", "cached_input")
         }
 
     def wrote(

@@ -5,18 +5,21 @@ Hit rates and quantiles over time are computed in PromQL, never exported as gaug
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from blatam_kv.devices.reading import DeviceSnapshot
 from blatam_kv.errors import MissingExtra
+from blatam_kv.metrics.codecs import BLOCK_SECONDS, bytes_of
 from blatam_kv.metrics.devices import of_gpus
-from blatam_kv.metrics.histograms import Buckets, Histogram
+from blatam_kv.metrics.exposition import Exposition
+from blatam_kv.metrics.histograms import Buckets, Histograms
 from blatam_kv.metrics.policies import learned
 from blatam_kv.metrics.snapshots import BackupsSnapshot, BlocksSnapshot, CacheSnapshot, backed_up
+from blatam_kv.metrics.tiers import SECONDS as TIER_SECONDS
 from blatam_kv.metrics.tiers import TierSnapshot, families
 
 if TYPE_CHECKING:
@@ -26,36 +29,16 @@ _CACHE_BUCKETS = (
     *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005),
     *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
-_WAIT_BUCKETS = (
-    0.001,
-    0.01,
-    0.1,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-    30.0,
-    60.0,
-    120.0,
-    300.0,
-    900.0,
-    3600.0,
-)
+_WAIT_BUCKETS = (0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 120.0, 600.0, 3600.0)
 # A stage takes microseconds or, where it is the model's, seconds.
-_STAGE_BUCKETS = (
-    *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.001, 0.005, 0.025),
-    *(0.1, 0.5, 1.0, 2.5, 10.0),
-)
-# OpenTelemetry's buckets without every third, and finer ones below: a hit takes less than their first.
-_HTTP_BUCKETS = (
-    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
-    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
-)
+_STAGE_BUCKETS = (0.00001, 0.00005, 0.0001, 0.00025, 0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
+_DOCUMENT_BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5)
+# Half of OpenTelemetry's buckets, and finer ones below: a hit takes less than their first.
+_HTTP_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0)
 
 
 # Of an exchange that got no series of its own, the class of its status is what is left.
-_MOST_EXCHANGES = 16
+_MOST_EXCHANGES = 12
 _ERRORS = ("internal", "model", "storage", "timeout")
 
 
@@ -92,7 +75,11 @@ class ServiceMetrics:
         self._queue_depth = queue_depth
         self._unsaved = unsaved
         self._tiers = tiers
-        self.registry = registry = prom.CollectorRegistry()
+        self.registry = prom.CollectorRegistry()
+        self._counted = registry = prom.CollectorRegistry()
+        self._exposition = Exposition()
+        self.histograms = Histograms()
+        histogram = self.histograms.new
         prom.ProcessCollector(registry=registry)
         self._requests = prom.Counter(
             "kv_cache_requests",
@@ -103,19 +90,21 @@ class ServiceMetrics:
         # Counters begin at zero: the first increase is then one.
         self._request_children = {
             (status, tier): self._requests.labels(status, tier)
-            for status, tier in (("hit", "memory"), ("miss", "none"), ("collapsed", "none"))
+            for status, tier in (
+                *(("hit", "memory"), ("hit", "redis"), ("miss", "none")),
+                *(("collapsed", "none"), ("bypass", "none")),
+            )
         }
         errors = prom.Counter(
             "kv_cache_errors", "What went wrong, by its kind.", ["error_type"], registry=registry
         )
         self._errors = {kind: errors.labels(kind) for kind in _ERRORS}
-        latency = Histogram(
+        self._latency = histogram(
             "kv_cache_latency_seconds",
             "Time from a valid request to its answer, cached or computed.",
             _CACHE_BUCKETS,
-        )
-        self._latency = latency.of()
-        self._stages = Histogram(
+        ).of()
+        self._stages = histogram(
             "bul_stage_duration_seconds",
             "Time spent in one stage of the pipeline.",
             _STAGE_BUCKETS,
@@ -127,7 +116,7 @@ class ServiceMetrics:
             ["stage", "reason"],
             registry=registry,
         )
-        self._waits = Histogram(
+        self._waits = histogram(
             "bul_queue_wait_seconds",
             "Time from a request to the first try at writing, by the priority asked for.",
             _WAIT_BUCKETS,
@@ -153,20 +142,39 @@ class ServiceMetrics:
             ["format", "outcome"],
             registry=registry,
         )
-        self._http = Histogram(
+        self._rendering = histogram(
+            "bul_document_duration_seconds",
+            "Time of rendering one document, by format.",
+            _DOCUMENT_BUCKETS,
+            ["format"],
+        )
+        self._tier_times = histogram(
+            "kv_tier_operation_duration_seconds",
+            "Time of a call, of one entry or of many.",
+            TIER_SECONDS,
+            ["store", "tier", "operation"],
+        )
+        self._codec_times = histogram(
+            "kv_codec_duration_seconds",
+            "Time of one block of a prompt, decoded or encoded as a whole.",
+            BLOCK_SECONDS,
+            ["codec", "operation"],
+        )
+        self._http = histogram(
             "http_server_request_duration_seconds",
             "Time from the request's first byte to the answer's last.",
             _HTTP_BUCKETS,
             ["http_request_method", "http_route", "http_response_status_code"],
         )
+        self.exchanges = 0  # under way; changed in the loop's thread only
         self._http_children: dict[tuple[str, str, int], Buckets] = {}
-        self._histograms = (latency, self._stages, self._waits, self._http)
         build = prom.Gauge("bul_build_info", "Always 1.", ["version"], registry=registry)
         build.labels(version).set(1)
-        registry.register(self)
+        self.registry.register(self)
 
     def cache_request(self, status: str, *, tier: str) -> None:
-        """Count one request: status is hit, miss or collapsed; tier is memory or none."""
+        """Count one request: status is hit, miss, collapsed, or bypass for one that did not want to
+        look; tier is memory, redis or none."""
         child = self._request_children.get((status, tier))
         if child is None:
             child = self._requests.labels(status, tier)
@@ -215,9 +223,19 @@ class ServiceMetrics:
         """Count one try: delivered, failed or given_up."""
         self._callbacks.labels(outcome).inc()
 
-    def document(self, format: str, *, ok: bool) -> None:
-        """Count one document."""
-        self._documents.labels(format, "ok" if ok else "error").inc()
+    @contextmanager
+    def document(self, format: str) -> Iterator[None]:
+        """Count and time the rendering in the body of a ``with``."""
+        start = time.perf_counter()
+        outcome = "error"
+        try:
+            yield
+            outcome = "ok"
+        finally:
+            seconds = time.perf_counter() - start
+            self.stage_took("document", seconds)
+            self._rendering.of(format).observe(seconds)
+            self._documents.labels(format, outcome).inc()
 
     def http(self, method: str, route: str, status: int, seconds: float) -> None:
         """Time one HTTP exchange; ``route`` is the template, never the path.
@@ -238,10 +256,15 @@ class ServiceMetrics:
             self.failed("internal")
 
     def collect(self) -> Iterator[Metric]:
-        """Called by the registry at each scrape: the gauges and counters that live elsewhere."""
+        """Everything, for who reads the registry and not the text."""
+        yield from self._counted.collect()
+        yield from self._figures()  # which show the histograms what others count
+        yield from (histogram.family() for histogram in self.histograms)
+
+    def _figures(self) -> Iterator[Metric]:
+        """The gauges and counters that live elsewhere."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-        yield from map(_family, self._histograms)
         now = self._cache()
         for name, text, value in (
             ("kv_cache_entries", "Answers held.", now.entries),
@@ -278,12 +301,18 @@ class ServiceMetrics:
             found = CounterMetricFamily(
                 "kv_blocks_tokens_found", "Prompt tokens not computed again.", labels=["tier"]
             )
-            for tier, count in sorted(blocks.tokens_found.items()):
-                found.add_metric([tier], count)
+            for place, count in sorted(blocks.tokens_found.items()):
+                found.add_metric([place], count)
             yield found
             yield CounterMetricFamily(
                 "kv_blocks_damaged", "Blocks that failed verification.", value=blocks.damaged
             )
+            if "redis" in blocks.tokens_found:
+                yield CounterMetricFamily(
+                    "kv_blocks_recomputed",
+                    "Blocks in Redis that were quicker to compute.",
+                    value=blocks.recomputed,
+                )
             ratio = GaugeMetricFamily(
                 "kv_cache_compression_ratio",
                 "Bytes of keys and values for each byte that holds them.",
@@ -292,7 +321,14 @@ class ServiceMetrics:
             if blocks.memory_bytes:
                 ratio.add_metric([blocks.codec], blocks.raw_bytes / blocks.memory_bytes)
             yield ratio
-        yield from families(self._tiers())
+            for operation, work in blocks.codec_work.items():
+                self._codec_times.show((blocks.codec, operation), work.took)
+            yield from bytes_of(blocks.codec, blocks.codec_work)
+        tiers = list(self._tiers())
+        for tier in tiers:
+            for operation, took in tier.took.items():
+                self._tier_times.show((tier.store, tier.tier, operation), took)
+        yield from families(tiers)
         if devices := self._devices():
             yield from of_gpus(devices)
         if (backups := self._backups()) is not None:
@@ -301,22 +337,15 @@ class ServiceMetrics:
         for priority, waiting in sorted(self._queue_depth().items()):
             depth.add_metric([str(priority)], waiting)
         yield depth
+        text = "Exchanges under way, streams included."
+        yield GaugeMetricFamily("http_server_active_requests", text, value=self.exchanges)
         text = "Finished tasks whose rows are still to be written."
         yield GaugeMetricFamily("bul_unsaved_tasks", text, value=self._unsaved())
 
     def expose(self) -> tuple[bytes, str]:
         """The text Prometheus scrapes, and its media type."""
-        from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+        from prometheus_client import CONTENT_TYPE_LATEST
 
-        return generate_latest(self.registry), CONTENT_TYPE_LATEST
-
-
-def _family(histogram: Histogram) -> Metric:
-    from prometheus_client.core import HistogramMetricFamily
-
-    family = HistogramMetricFamily(histogram.name, histogram.text, labels=histogram.labels)
-    for values, series in histogram.series():
-        pairs, total = series.snapshot()
-        buckets = [("+Inf" if bound == math.inf else str(bound), count) for bound, count in pairs]
-        family.add_metric(values, buckets, total)
-    return family
+        # The figures first: they show the histograms what others count.
+        text = self._exposition.text(chain(self._counted.collect(), self._figures()))
+        return text + self.histograms.exposed(), CONTENT_TYPE_LATEST

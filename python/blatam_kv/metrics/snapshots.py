@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from blatam_kv.metrics.codecs import CodecWork
 from blatam_kv.policy import PolicyReport
 
 if TYPE_CHECKING:
@@ -31,8 +32,9 @@ class CacheSnapshot:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlocksSnapshot:
     """The blocks of prompts at one moment. tokens_asked: of whole blocks that were looked up;
-    tokens_found: how many of them were there, by tier. codec: how they are encoded; raw_bytes: what
-    those in memory would take without it."""
+    tokens_found: how many of them were there, by tier. recomputed: blocks in Redis that were left to
+    the model, which is quicker. codec: how they are encoded; raw_bytes: what those in memory would
+    take without it; codec_work: what ``encode`` and ``decode`` had to do."""
 
     entries: int
     memory_bytes: int
@@ -41,8 +43,10 @@ class BlocksSnapshot:
     tokens_asked: int
     tokens_found: Mapping[str, int]
     damaged: int
+    recomputed: int = 0
     codec: str = "raw"
     raw_bytes: int = 0
+    codec_work: Mapping[str, CodecWork] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from blatam_kv.metrics.histograms import Buckets
+
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
+
+# From a small record in the page cache to a disk that is about to fail.
+SECONDS = (0.00005, 0.00025, 0.001, 0.005, 0.025, 0.1, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +22,8 @@ class TierSnapshot:
     store: what lies there, ``answers`` or ``blocks``. tier: ``memory``, ``disk`` or ``redis``.
     limit_bytes: most bytes it may take, None where others share it. lookups: by ``hit`` and ``miss``.
     damaged: records that failed verification. failures: calls that it did not serve, by reason.
-    failing: whether the last one was such.
+    failing: whether the last one was such. left_alone: whether nothing is tried for a while, None
+    where everything always is. took: calls by operation, of a place that is not memory.
     """
 
     store: str
@@ -30,6 +36,8 @@ class TierSnapshot:
     damaged: int = 0
     failures: Mapping[str, int] = field(default_factory=dict)
     failing: bool = False
+    left_alone: bool | None = None
+    took: Mapping[str, Buckets] = field(default_factory=dict)
 
 
 def families(tiers: Iterable[TierSnapshot]) -> Iterator[Metric]:
@@ -42,6 +50,9 @@ def families(tiers: Iterable[TierSnapshot]) -> Iterator[Metric]:
     limit = GaugeMetricFamily("kv_cache_size_limit_bytes", "Bytes that may.", labels=where)
     failing = GaugeMetricFamily(
         "kv_tier_failing", "1 while what was last asked of it failed.", labels=where
+    )
+    alone = GaugeMetricFamily(
+        "kv_tier_circuit_open", "1 while it is left alone after failures.", labels=where
     )
     lookups = CounterMetricFamily(
         "kv_tier_requests", "Entries looked for there.", labels=[*where, "result"]
@@ -65,10 +76,12 @@ def families(tiers: Iterable[TierSnapshot]) -> Iterator[Metric]:
             if value is not None:
                 gauge.add_metric(place, value)
         failing.add_metric(place, float(tier.failing))
+        if tier.left_alone is not None:
+            alone.add_metric(place, float(tier.left_alone))
         evicted.add_metric(place, tier.evicted)
         damaged.add_metric(place, tier.damaged)
         for result, count in sorted(tier.lookups.items()):
             lookups.add_metric([*place, result], count)
         for reason, count in sorted(tier.failures.items()):
             failures.add_metric([*place, reason], count)
-    yield from (entries, size, limit, failing, lookups, evicted, damaged, failures)
+    yield from (entries, size, limit, failing, alone, lookups, evicted, damaged, failures)

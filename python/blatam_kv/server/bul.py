@@ -21,6 +21,7 @@ from blatam_kv.bul.security.guard import Guard
 from blatam_kv.bul.service import Service
 from blatam_kv.server import (
     batches,
+    devices,
     documents,
     exports,
     letterheads,
@@ -57,6 +58,7 @@ INDEX = {
     **letterheads.INDEX,
     **steering.INDEX,
     **exports.INDEX,
+    **devices.INDEX,
     "POST /v1/chat/completions": "OpenAI's, also as a stream; /v1/completions, /v1/models",
     "GET /agents": "business areas and the documents written for them",
     "GET /agents/{area}": "one of them",
@@ -84,6 +86,7 @@ def doors(service: Service, page: Page | None = None) -> list[Door]:
         documents.DocumentDesk(service),
         letterheads.LetterheadDesk(service),
         exports.ExportDesk(service.metrics, letterhead_of=service.press.letterhead_of),
+        devices.DeviceDesk(service),
         steering.SteeringDesk(service.steering),
         Face(service, page),
     )

@@ -27,7 +27,9 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 class Stopwatch(Protocol):
-    """What is told how long each exchange took."""
+    """What is told how long each exchange took, and how many are under way."""
+
+    exchanges: int
 
     def http(self, method: str, route: str, status: int, seconds: float) -> None: ...
 
@@ -63,6 +65,7 @@ class Envelope:
             await self._life(scope, receive, send)
             return
         start = time.perf_counter()
+        self._metrics.exchanges += 1
         status = 500
         mounted = self._mount != "/" and scope["path"].startswith(self._mount)
         if mounted:
@@ -99,6 +102,7 @@ class Envelope:
                 )
                 await response(scope, receive, send_with_headers)
         finally:
+            self._metrics.exchanges -= 1
             if scope["method"] != WEBSOCKET:  # which lasts as long as it likes
                 method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
                 route = scope.get("template", "unmatched")

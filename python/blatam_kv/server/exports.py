@@ -65,13 +65,8 @@ class ExportDesk:
         document, format = wanted.document, wanted.format
         if wanted.wants_letterhead and format in SHOW_LETTERHEADS:
             document = replace(document, letterhead=self._letterhead_of(caller.tenant))
-        try:
-            with self._metrics.stage("document"):
-                rendered = render(document, format)
-        except Exception:
-            self._metrics.document(format, ok=False)
-            raise
-        self._metrics.document(format, ok=True)
+        with self._metrics.document(format):
+            rendered = render(document, format)
         return sheet_reply(rendered)
 
     def validate(self, request: Request, caller: Caller, wanted: Export) -> Response:

@@ -30,6 +30,7 @@ from blatam_kv.server.once import Once
 from blatam_kv.server.outdated import Outdated
 from blatam_kv.server.problem import Problem
 from blatam_kv.signature import ACCEPT
+from blatam_kv.tracing import current
 
 # What a route makes of its request: checked, cleaned, and of the type its answer expects.
 Read = Callable[[HTTPRequest], Awaitable[Any]]
@@ -123,6 +124,12 @@ class Gate:
                 self._guard.note(caller, method=door.method, path=request.scope["path"])
         except Refusal as refusal:
             raise problem_of(refusal, door, self._guard.window) from None
+        if (span := current()) is not None:
+            allowed = perf_counter()
+            span.past("authenticate", start, authenticated)
+            span.past("limit", authenticated, limited, {"blatam_kv.policy": door.policy})
+            span.past("sanitise", limited, sanitised)
+            span.past("authorise", sanitised, allowed)
         # The limit and the right to enter take less time than noting it would.
         self._metrics.stage_took("authenticate", authenticated - start)
         self._metrics.stage_took("sanitise", sanitised - limited)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import orjson
@@ -162,14 +163,15 @@ class OpenAIFace:
             if asked.stream:
                 heard = [Telling.of(answer).listener() for answer in answers]
                 told = self._told(head, "hit", answers[0])
-                return self._streamed(head, asked, dialect, heard, "hit", told, arrived)
+                return self._streamed(head, asked, dialect, heard, "hit", told)
             return self._whole(head, answers, dialect, "hit", wanted)
         if wishes.only_if_cached:
             raise Problem(504, "the answer is not in the cache, and only-if-cached was asked")
         heard, how = await self._listen(wished, wishes)
+        count = partial(self._count, how if wishes.look else "bypass", arrived, _tier(heard))
         if asked.stream:
             told = self._told(head, how, None)
-            return self._streamed(head, asked, dialect, heard, how, told, arrived)
+            return self._streamed(head, asked, dialect, heard, how, told, count)
         try:
             answers = [await listener.wait() for listener in heard]
         except (ModelError, InvalidRequest) as error:
@@ -177,7 +179,7 @@ class OpenAIFace:
         finally:
             for listener in heard:
                 listener.close()
-        self._count(how, arrived)
+        count()
         return self._whole(head, answers, dialect, how, wanted)
 
     async def _listen(
@@ -248,7 +250,7 @@ class OpenAIFace:
         heard: list[Listener],
         how: CacheResult,
         told: dict[str, str],
-        arrived: float,
+        count: Callable[[], object] = lambda: None,
     ) -> Response:
         base = {
             "id": head.id,
@@ -281,8 +283,7 @@ class OpenAIFace:
                 if with_usage:
                     yield event(choices=[], usage=_usage(answers, how))
                 yield END_OF_STREAM
-                if how != "hit":
-                    self._count(how, arrived)
+                count()
             except (ModelError, InvalidRequest) as error:
                 # The status has been sent; a client tells a broken stream by this and the missing end.
                 problem = {"message": str(error), "type": "server_error", "param": None}
@@ -315,8 +316,8 @@ class OpenAIFace:
 
     # ---- what is told of it ---------------------------------------------------------------------
 
-    def _count(self, how: CacheResult, arrived: float) -> None:
-        self._metrics.cache_request(how, tier="memory" if how == "hit" else "none")
+    def _count(self, how: str, arrived: float, tier: str = "memory") -> None:
+        self._metrics.cache_request(how, tier=tier if how == "hit" else "none")
         self._metrics.answered(time.perf_counter() - arrived)
 
     def _told(self, head: _Head, how: CacheResult, answer: Answer | None) -> dict[str, str]:
@@ -347,6 +348,11 @@ def _usage(answers: Sequence[Answer], how: CacheResult) -> dict[str, object]:
         "prompt_tokens_details": {"cached_tokens": answers[0].usage.cached_tokens},
     }
     return usage | {"cached": True} if how == "hit" else usage
+
+
+def _tier(heard: Sequence[Listener]) -> str:
+    """Where a hit came from: the furthest place that any of its answers did."""
+    return "redis" if any(listener.tier == "redis" for listener in heard) else "memory"
 
 
 def _close(heard: Sequence[Listener]) -> None:

@@ -40,9 +40,10 @@ INDEX = {
 
 log = logging.getLogger("blatam_kv.server")
 
-# Proxies and clients give up on a connection that is silent for longer. Also how often is looked
-# for what another node has done.
+# Proxies and clients give up on a connection that is silent for longer.
 SILENCE_SECONDS = 15.0
+# How often is looked for what another node has done: nobody tells this one.
+_ELSEWHERE_SECONDS = 1.0
 # Not more often than anyone can read.
 _REST_SECONDS = 0.1
 MOST_LISTENERS, MOST_OF_A_TENANT = 1_000, 100
@@ -143,19 +144,23 @@ class ProgressDesk:
         stop = self._service.tasks.watch(ids, wake)
         try:
             last: Body | None = None
+            told = loop.time()
             while True:
                 news.clear()
                 body, over = await run_in_threadpool(describe)
                 if body != last:
-                    last = body
+                    last, told = body, loop.time()
                     yield body
                 if over:
                     return
+                here = any(map(self._service.tasks.knows, ids))
                 try:
-                    async with asyncio.timeout(SILENCE_SECONDS):
+                    async with asyncio.timeout(SILENCE_SECONDS if here else _ELSEWHERE_SECONDS):
                         await news.wait()
                 except TimeoutError:
-                    yield None
+                    if loop.time() - told >= SILENCE_SECONDS:
+                        told = loop.time()
+                        yield None
                 await asyncio.sleep(_REST_SECONDS)
         finally:
             stop()

@@ -63,7 +63,10 @@ def serve(settings: Settings, *, version: str) -> int:
     from blatam_kv.bul.shared import open_redis
     from blatam_kv.bul.storage import open_storage
     from blatam_kv.server.bul import create_app
+    from blatam_kv.server.traced import Traced
+    from blatam_kv.tracing import open_tracing
     from blatam_kv.truthgpt import load
+    from blatam_kv.truthgpt.placement import watched
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -82,6 +85,10 @@ def serve(settings: Settings, *, version: str) -> int:
             threading.Thread(target=service.drain, name="bul-drain", daemon=True).start()
 
     with ExitStack() as opened:
+        tracing = None
+        if settings.otel:
+            tracing = open_tracing("blatam-kv", version=version)
+            opened.callback(tracing.close)
         address = bind_address(settings.api_host)
         hosts = Hosts(address, settings.allowed_hosts)
         keys = open_keys(settings)
@@ -94,7 +101,7 @@ def serve(settings: Settings, *, version: str) -> int:
             opened.enter_context(model)
         # Reads the weights, or asks the endpoint: if there is nothing, say so now.
         _ = model.fingerprint, model.context_tokens
-        blocks = _blocks(model, settings)
+        blocks = _blocks(model, settings, keys.mac_key("redis"))
         if blocks is not None:
             opened.enter_context(blocks)
         redis = open_redis(settings, mac_key=keys.mac_key("redis"))
@@ -106,6 +113,7 @@ def serve(settings: Settings, *, version: str) -> int:
             redis=redis,
             archive=archive,
             salt_of=keys.salt_of,
+            devices=opened.enter_context(watched(model, settings)),
         )
         guard = make_guard(settings, keys, count=service.metrics.rejected, redis=redis)
         courier = Courier(
@@ -118,6 +126,8 @@ def serve(settings: Settings, *, version: str) -> int:
         courier.start()
         try:
             app = create_app(service, guard, hosts=hosts, proxies=settings.trusted_proxies)
+            if tracing is not None:
+                app = Traced(app, tracing)
             with signals_swallowed():
                 Server(uvicorn_config(app, settings)).run(sockets=[listener])
         finally:
@@ -127,15 +137,21 @@ def serve(settings: Settings, *, version: str) -> int:
     return 0
 
 
-def _blocks(model: TruthGPT, settings: Settings) -> KVStore | None:
+def _blocks(model: TruthGPT, settings: Settings, mac_key: bytes) -> KVStore | None:
     """Where prompts' keys and values are kept, for a model that shows them."""
-    from blatam_kv.truthgpt.protocol import KeepsPrefixes
+    from blatam_kv.truthgpt.protocol import KeepsPrefixes, RunsOnDevices
 
-    if not isinstance(model, KeepsPrefixes):
+    models = model.models if isinstance(model, RunsOnDevices) else (model,)
+    keepers = [each for each in models if isinstance(each, KeepsPrefixes)]
+    if not keepers:
         return None
     from blatam_kv.truthgpt.prefixes import open_store
 
-    return open_store(model, settings)
+    store = open_store(keepers[0], settings, mac_key=mac_key)
+    for other in keepers[1:]:  # the blocks are the host's: each device is as near to them
+        if store is not None:
+            other.keep_prefixes(store)
+    return store
 
 
 def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Self
 
@@ -12,6 +12,7 @@ from blatam_kv.errors import ConfigError, TierUnavailable, Unavailable
 from blatam_kv.record import Kind, Record, check, packed_bytes
 from blatam_kv.tiers.lock import abandoned_in_children
 from blatam_kv.tiers.protocol import Tier, borrowed
+from blatam_kv.tiers.took import Took, timed
 
 # What is handed on at once: enough to share the cost of a call, little enough that who waits for
 # one of its keys waits shortly.
@@ -56,6 +57,7 @@ class WriteBehind:
         if queue_bytes < 1:
             raise ConfigError(f"queue_bytes must be at least 1, not {queue_bytes}")
         self._tier = tier
+        self.took = Took()  # by the tier, whatever waits here
         self._most = queue_bytes
         # Guards what follows; never held while the tier works.
         self._lock = threading.Lock()
@@ -80,7 +82,8 @@ class WriteBehind:
         """The record of each key, verified, or None."""
         answers, below = self._answers(keys)
         if below:
-            found = self._tier.get_many([keys[at] for at in below])
+            with timed(self.took.get):
+                found = self._tier.get_many([keys[at] for at in below])
             for at, record in zip(below, found, strict=True):
                 answers[at] = record
         return answers
@@ -156,7 +159,11 @@ class WriteBehind:
         """As ``get_many``, for whoever is done with the answers at the end of the ``with`` block:
         what is below is borrowed from there, if the tier lends."""
         answers, below = self._answers(keys)
-        with borrowed(self._tier, [keys[at] for at in below]) as found:
+        with ExitStack() as stack:
+            found: Sequence[Record | None] = ()
+            if below:
+                with timed(self.took.get):
+                    found = stack.enter_context(borrowed(self._tier, [keys[at] for at in below]))
             for at, record in zip(below, found, strict=True):
                 answers[at] = record
             yield answers
@@ -248,7 +255,8 @@ class WriteBehind:
             self._direct.update(newest)
         stored = False
         try:
-            count = self._tier.put_many(records, durable=True)
+            with timed(self.took.put):
+                count = self._tier.put_many(records, durable=True)
             stored = True
         finally:
             below = [] if stored else self._known_below(newest)
@@ -311,7 +319,8 @@ class WriteBehind:
 
     def _refusal(self, records: Sequence[Record]) -> Unavailable | None:
         try:
-            self._tier.put_many(records)
+            with timed(self.took.put):
+                self._tier.put_many(records)
         except TierUnavailable as error:
             return error.reason
         except (OSError, MemoryError):  # the thread must outlive any tier

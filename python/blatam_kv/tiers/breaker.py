@@ -57,6 +57,12 @@ class Breaker:
             elif self._in_a_row >= self._failures:
                 self._opened = self._clock()
 
+    def like(self) -> Breaker:
+        """Another one that decides alike."""
+        return Breaker(
+            failures=self._failures, pause=self._first, longest=self._longest, clock=self._clock
+        )
+
     @property
     def open(self) -> bool:
         """Whether it is being left alone."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import secrets
 import threading
 from contextlib import suppress
-from functools import partial
 
 from blatam_kv.errors import ConfigError, TierUnavailable
 from blatam_kv.tiers.redis import RedisTier
@@ -38,7 +37,7 @@ class Leases:
         self._tier = tier
         self._seconds = seconds
         self._milliseconds = max(1, int(1000 * seconds))
-        self._renew, self._end = tier.script(_RENEW), tier.script(_END)
+        self._renew, self._end = tier.commands.script(_RENEW), tier.commands.script(_END)
         self._lock = threading.Lock()
         self._held: dict[bytes, str] = {}
         self._stopped = threading.Event()
@@ -63,7 +62,7 @@ class Leases:
             token = self._held.pop(key, None)
         if token is not None:
             with suppress(TierUnavailable):  # counted by the tier
-                self._tier.attempt(partial(self._end, keys=[self._name(key)], args=[token]))
+                self._end(self._name(key), token)
 
     def renew(self) -> int:
         """Renew all that are held; returns how many still were this node's."""
@@ -71,11 +70,8 @@ class Leases:
             held = list(self._held.items())
         kept = 0
         for key, token in held:
-            arguments = [token, self._milliseconds]
             try:
-                kept += self._tier.attempt(
-                    partial(self._renew, keys=[self._name(key)], args=arguments)
-                )
+                kept += self._renew(self._name(key), token, self._milliseconds)
             except TierUnavailable:
                 break  # the next round tries again
         return kept

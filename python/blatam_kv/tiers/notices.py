@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -18,9 +19,11 @@ from blatam_kv.tiers.redis import RedisTier
 log = logging.getLogger("blatam_kv.tiers")
 
 _NODE_BYTES = 8
-# How long the subscription waits at a time: what a close may take. And the pauses between tries to
-# connect again, the first and the longest.
+# How long the subscription waits at a time: what a close may take. How often it asks whether Redis
+# is still there, and how long it takes silence for an answer. And the pauses between tries to connect
+# again, the first and the longest.
 _WAIT_SECONDS = 0.25
+_ASK_SECONDS, _SILENCE_SECONDS = 1.0, 3.0
 _PAUSE_SECONDS, _LONGEST_SECONDS = 0.25, 8.0
 
 
@@ -28,7 +31,8 @@ class Notices:
     """Tells the other nodes, and hears them. Thread-safe; close it when done.
 
     heard: called with kind and key of each notice of another node, by a thread of this object.
-    missed: called by it whenever it listens (again), for what came before was not heard.
+    missed: called by it whenever it listens (again), for what came before was not heard. idle: called by
+    it now and then while it listens.
     """
 
     def __init__(
@@ -37,9 +41,10 @@ class Notices:
         *,
         heard: Callable[[str, bytes], object],
         missed: Callable[[], object],
+        idle: Callable[[], object] = lambda: None,
     ) -> None:
         self._tier = tier
-        self._heard, self._missed = heard, missed
+        self._heard, self._missed, self._idle = heard, missed, idle
         self._channel = tier.channel
         self._node = secrets.token_bytes(_NODE_BYTES)
         self._stopped = threading.Event()
@@ -52,7 +57,7 @@ class Notices:
         if len(kind) != 1 or not kind.isascii():
             raise ConfigError("a kind of notice is one letter")
         with suppress(TierUnavailable):  # counted by the tier
-            self._tier.ask("publish", self._channel, self._node + kind.encode() + key)
+            self._tier.commands.publish(self._node + kind.encode() + key)
 
     def close(self) -> None:
         """Hear nothing more."""
@@ -62,25 +67,39 @@ class Notices:
     def _listen(self) -> None:
         pause = _PAUSE_SECONDS
         while not self._stopped.is_set():
-            subscription = self._tier.listen()
+            subscription = None
             try:
+                subscription = self._tier.commands.listen()
                 subscription.subscribe(self._channel)
+                asked = heard = time.monotonic()
                 while not self._stopped.is_set():
                     message = subscription.get_message(timeout=_WAIT_SECONDS)
-                    # redis-py connects again by itself, and says so by another of these.
-                    if message is not None and message["type"] == "subscribe":
-                        self._call(self._missed)
-                        self.listening.set()
-                        pause = _PAUSE_SECONDS
-                    elif message is not None and message["type"] == "message":
-                        self._take(message["data"])
-            except self._tier.errors:
+                    now = time.monotonic()
+                    if message is not None:
+                        heard = now
+                        if message["type"] == "subscribe":  # redis-py connects again by itself
+                            self._tier.commands.found()
+                            self._call(self._missed)
+                            self.listening.set()
+                            pause = _PAUSE_SECONDS
+                        elif message["type"] == "message":
+                            self._take(message["data"])
+                    else:
+                        self._call(self._idle)
+                    if now - heard > _SILENCE_SECONDS:
+                        raise OSError("Redis is silent")
+                    if now - asked > _ASK_SECONDS:
+                        subscription.ping()
+                        asked = now
+            except self._tier.commands.errors as error:
+                self._tier.commands.lost(error)
                 self.listening.clear()
                 self._stopped.wait(pause)
                 pause = min(2 * pause, _LONGEST_SECONDS)
             finally:
-                with suppress(*self._tier.errors):
-                    subscription.close()
+                if subscription is not None:
+                    with suppress(*self._tier.commands.errors):
+                        subscription.close()
 
     def _take(self, data: bytes) -> None:
         node, kind, key = (

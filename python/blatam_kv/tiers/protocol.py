@@ -62,6 +62,18 @@ class Tier(Protocol):
         ...
 
 
+class SharedTier(Tier, Protocol):
+    """A Tier that several nodes share, over a network. ``RedisTier`` is one."""
+
+    def sizes_many(self, keys: Sequence[bytes]) -> list[int]:
+        """Bytes of each key's record, 0 where there is none, without reading or counting it."""
+        ...
+
+    def delete_tagged(self, tags: bytes | None) -> int:
+        """Forget every record, or every one with these tags; returns how many."""
+        ...
+
+
 @runtime_checkable
 class Lender(Protocol):
     """A Tier that can also show its records where they lie."""

@@ -1,13 +1,16 @@
 """Records in a Redis or Valkey that several nodes share.
 
 One value a record, its bytes as in docs/FORMAT.md under ``NAMESPACE:1:KEY`` (the format's version, the
-key in hexadecimal), so that records are independent and Redis Cluster works unchanged. What comes
+key in hexadecimal), so that records are independent. In a cluster they lie evenly on all servers, and
+a batch is one round trip to each of those that have any of it: tags that keep a prompt's blocks on one
+server would keep a tenant's whole traffic there, for they all begin alike. What comes
 back is verified before it is believed: whoever can write to the server could otherwise put words
 into everybody's mouth, and with a ``mac_key`` cannot even with a checksum that agrees.
 
 A cache must never wait for a server that is away. Timeouts are short, nothing is retried but a kept
 connection that the server had closed, and after three failures in a row nothing is tried for a
-while (``breaker``).
+while (``breaker``). Of a cluster that holds for each server by itself: what the others have is served
+meanwhile.
 """
 
 from __future__ import annotations
@@ -15,23 +18,20 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
 from threading import Lock
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from typing import Any
 
 from blatam_kv.errors import (
     ConfigError,
     CorruptRecord,
-    MissingExtra,
     TierUnavailable,
     Unavailable,
 )
 from blatam_kv.record import (
+    TAGS_AT,
     VERSION,
     Kind,
     Record,
@@ -43,16 +43,13 @@ from blatam_kv.record import (
     unpack_owned,
 )
 from blatam_kv.tiers.breaker import Breaker
+from blatam_kv.tiers.commands import BATCH, Commands
+from blatam_kv.tiers.servers import place_of
+from blatam_kv.tiers.took import Took, timed
 
-if TYPE_CHECKING:
-    from types import ModuleType
-
-T = TypeVar("T")
-
-_SCHEMES = ("redis", "rediss", "unix")
-_NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
-# Keys of one round trip. Larger batches gain nothing and hold up the server's other clients.
-_BATCH = 64
+_NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}(:[a-z]{1,32})?")
+# Keys of one round trip that brings nothing.
+_SIZES = 1024
 # A value above this travels alone: many of them in one pipeline are slower than one after another.
 _ALONE_BYTES = 128 << 10
 
@@ -81,9 +78,9 @@ class RedisTier:
     """A Tier in a Redis or Valkey. Thread-safe: each call takes a connection of its own.
 
     url: ``redis://``, ``rediss://`` (TLS) or ``unix://``, with user, password and database as Redis's
-    own tools read them; options behind ``?`` are those of redis-py, ``ssl_ca_certs=…`` for example.
-    namespace: what all keys begin with, 1 to 64 of ``A-Z a-z 0-9 . _ -``; nodes that share records use
-    the same. ttl: seconds that a record without an end of its own stays, None for ever. timeout:
+    own tools read them, or of a cluster (``servers``); options behind ``?`` are those of redis-py, ``ssl_ca_certs=…`` for example.
+    namespace: what all keys begin with, 1 to 64 of ``A-Z a-z 0-9 . _ -`` and, for a part of its own,
+    a colon and a word; nodes that share records use the same. ttl: seconds that a record without an end of its own stays, None for ever. timeout:
     seconds for a connection and for an answer. mac_key: 16 to 64 bytes; records are signed with it,
     and those that are not are misses. record_bytes: larger records are refused. clock: seconds since
     1970.
@@ -104,43 +101,37 @@ class RedisTier:
         clock: Callable[[], float] = time.time,
     ) -> None:
         if not _NAMESPACE.fullmatch(namespace):
-            raise ConfigError(f"namespace must be 1 to 64 of A-Z a-z 0-9 . _ -, not {namespace!r}")
+            raise ConfigError(
+                "namespace must be 1 to 64 of A-Z a-z 0-9 . _ -, and a colon and a word behind them "
+                f"if you like, not {namespace!r}"
+            )
         if ttl is not None and not 0.001 <= ttl < 1e9:
             raise ConfigError(f"ttl must be seconds from 0.001 on, or None, not {ttl}")
         if not 0.001 <= timeout <= 60:
             raise ConfigError(f"timeout must be from 0.001 to 60 seconds, not {timeout}")
-        self.place = _place(url)
+        self.place = place_of(url)
         self.namespace = namespace
         self.channel = f"{namespace}:notices".encode()  # where nodes tell one another
         self._ttl, self._timeout = ttl, timeout
         self._mac_key = None if mac_key is None else checked_mac_key(mac_key)
         self._record_bytes = record_bytes
-        self._breaker = breaker or Breaker()
         self._clock = clock
         self._prefix = f"{namespace}:{VERSION}:".encode()
         self._lock = Lock()
         self._hits = self._misses = 0
         self._counts: Counter[str] = Counter()
-        self._failures: Counter[str] = Counter()
-        self._failing: Unavailable | None = None
-        self._closed = False
-        self._redis, self._client = _client(url, timeout)
+        self.took = Took()
+        self.commands = Commands(
+            url, self.place, timeout=timeout, channel=self.channel, breaker=breaker or Breaker()
+        )
+        self.ask = self.commands.ask
 
     # ---- the protocol ---------------------------------------------------------------------------
 
     def get_many(self, keys: Sequence[bytes]) -> list[Record | None]:
         """The record of each key, verified, or None. Raises TierUnavailable."""
-        if len(keys) == 1:  # as most calls are
-            value = self.ask("get", self._name(keys[0]))
-            found = [None if value is None else self._read(keys[0], value)]
-        else:
-            found = []
-            for batch in _batches(keys):
-                values = self.ask("mget", [self._name(key) for key in batch])
-                found += [
-                    None if value is None else self._read(key, value)
-                    for key, value in zip(batch, values, strict=True)
-                ]
+        with timed(self.took.get):
+            found = self._get_many(keys)
         misses = found.count(None)
         with self._lock:
             self._hits += len(found) - misses
@@ -152,7 +143,7 @@ class RedisTier:
 
         durable: accepted; whether Redis writes to a disk is for its own configuration to say.
         """
-        stored = 0
+        stored, failed = 0, None
         waiting: list[tuple[bytes, bytes, int | None]] = []
         for record in records:
             if record.kind is Kind.TOMBSTONE:
@@ -160,102 +151,69 @@ class RedisTier:
             check(record)
             left = self._milliseconds_left(record)
             if left is not None and left <= 0:
-                self._send(waiting)
+                failed = self._send(waiting) or failed
                 self.ask("unlink", self._name(record.key))
                 continue
             size = packed_bytes(record, has_mac=self._mac_key is not None)
             if size > self._record_bytes:
                 self._count(refused=1)
-                self._send(waiting)
+                failed = self._send(waiting) or failed
                 self.ask("unlink", self._name(record.key))
                 continue
             value = b"".join(pack(record, mac_key=self._mac_key))
             waiting.append((self._name(record.key), value, left))
             stored += 1
-            if size > _ALONE_BYTES or len(waiting) == _BATCH:
-                self._send(waiting)
-        self._send(waiting)
+            if size > _ALONE_BYTES or len(waiting) == BATCH:
+                failed = self._send(waiting) or failed
+        failed = self._send(waiting) or failed
+        if failed is not None:
+            raise failed
         self._count(puts=stored)
         return stored
 
     def delete_many(self, keys: Sequence[bytes]) -> int:
         """Forget keys; returns how many were known. Raises TierUnavailable."""
-        known = 0
-        for batch in _batches(keys):
-            names = [self._name(key) for key in batch]
-            known += self.ask("unlink", *names)
+        names = [self._name(key) for key in keys]
+        known: int = sum(self.commands.each("unlink", names))
         self._count(deletes=known)
         return known
 
     def contains_many(self, keys: Sequence[bytes]) -> list[bool]:
         """Whether each key is known. Raises TierUnavailable."""
-        found: list[bool] = []
-        for batch in _batches(keys):
-            found += map(
-                bool, self._together([("exists", (self._name(key),), {}) for key in batch])
-            )
-        return found
+        names = [self._name(key) for key in keys]
+        return [found > 0 for found in self.commands.each("exists", names, partly=True, instead=0)]
+
+    def sizes_many(self, keys: Sequence[bytes]) -> list[int]:
+        """Bytes of each key's record, 0 where there is none. Raises TierUnavailable."""
+        names = [self._name(key) for key in keys]
+        return self.commands.each("strlen", names, partly=True, instead=0, size=_SIZES)
 
     def close(self) -> None:
         """Let go of the connections."""
-        self._closed = True
-        self._client.close()
+        self.commands.close()
 
     # ---- beyond it ------------------------------------------------------------------------------
 
     def clear(self) -> int:
         """Forget every record of the namespace; returns how many. Raises TierUnavailable."""
-        cursor, known = 0, 0
-        while True:
-            cursor, names = self.ask("scan", cursor, self._prefix + b"*", count=500)
-            if names:
-                known += self.ask("unlink", *names)
-            if cursor == 0:
-                self._count(deletes=known)
-                return known
+        return self.delete_tagged(None)
 
-    def ask(self, command: str, *arguments: Any, **options: Any) -> Any:
-        """What redis-py's client answers to a command. Raises TierUnavailable, at once where the
-        server is being left alone.
-
-        Any: redis-py types its answers for every protocol and for coroutines at once.
-        """
-        return self.attempt(partial(getattr(self._client, command), *arguments, **options))
-
-    def attempt(self, call: Callable[[], T]) -> T:
-        """What a call that talks to the server returns; raises as ``ask``."""
-        if self._closed:
-            raise TierUnavailable(Unavailable.CLOSED, "the Redis tier is closed")
-        if not self._breaker.allows():
-            raise TierUnavailable(
-                self._failing or Unavailable.UNREACHABLE, f"{self.place} is left alone for a while"
-            )
-        try:
-            answer = call()
-        # The cause may hold the URL with its password. OSError: TLS files that are not there.
-        except (self._redis.exceptions.RedisError, OSError) as error:
-            raise self._failed(error) from None
-        self._breaker.succeeded()
-        self._failing = None
-        return answer
-
-    def script(self, text: str) -> Any:
-        """A Lua script, sent once and called by its digest: ``script(keys=…, args=…)``."""
-        return self._client.register_script(text)
-
-    @property
-    def errors(self) -> tuple[type[Exception], ...]:
-        """What a subscription may raise."""
-        return (self._redis.exceptions.RedisError, OSError, ValueError)
-
-    def listen(self) -> Any:
-        """A subscription of redis-py, on a connection of its own."""
-        return self._client.pubsub()
+    def delete_tagged(self, tags: bytes | None) -> int:
+        """Forget every record of the namespace, or every one with these tags; returns how many. Looks
+        at all of them. Raises TierUnavailable."""
+        known = 0
+        for names in self.commands.scan(self._prefix):
+            if tags is not None:
+                its = self.commands.each("getrange", names, TAGS_AT.start, TAGS_AT.stop - 1)
+                names = [name for name, found in zip(names, its, strict=True) if found == tags]
+            known += sum(self.commands.each("unlink", names))
+        self._count(deletes=known)
+        return known
 
     def stats(self) -> RedisStats:
         """Exact counters."""
         with self._lock:
-            counts, failures = dict(self._counts), dict(self._failures)
+            counts = dict(self._counts)
         return RedisStats(
             hits=self._hits,
             misses=self._misses,
@@ -263,12 +221,22 @@ class RedisTier:
             deletes=counts.get("deletes", 0),
             damaged=counts.get("damaged", 0),
             refused=counts.get("refused", 0),
-            failures=failures,
-            failing=self._failing,
-            left_alone=self._breaker.open,
+            failures=self.commands.failures,
+            failing=self.commands.failing,
+            left_alone=self.commands.left_alone,
         )
 
     # ---- inside ---------------------------------------------------------------------------------
+
+    def _get_many(self, keys: Sequence[bytes]) -> list[Record | None]:
+        names = [self._name(key) for key in keys]
+        if len(keys) == 1:  # as most calls are
+            value = self.ask("get", names[0])
+            return [None if value is None else self._read(keys[0], value)]
+        return [
+            None if value is None else self._read(key, value)
+            for key, value in zip(keys, self.commands.values(names), strict=True)
+        ]
 
     def _name(self, key: bytes) -> bytes:
         return self._prefix + key.hex().encode()
@@ -294,97 +262,31 @@ class RedisTier:
             return int(record.expires_us / 1e3 - self._clock() * 1e3)
         return None if self._ttl is None else int(self._ttl * 1e3)
 
-    def _send(self, waiting: list[tuple[bytes, bytes, int | None]]) -> None:
-        """Store what waits, in one round trip, and empty the list."""
-        if len(waiting) == 1:
-            name, value, left = waiting[0]
-            self.ask("set", name, value, px=left)
-        elif waiting:
-            self._together([("set", (name, value), {"px": left}) for name, value, left in waiting])
+    def _send(self, waiting: list[tuple[bytes, bytes, int | None]]) -> TierUnavailable | None:
+        """Store what waits, in one round trip to each server, and empty the list. Returns why some
+        servers of a cluster did not take theirs; raises it where there is one server."""
+        if not waiting:
+            return None
+        left = {name: (value, px) for name, value, px in waiting}
         waiting.clear()
 
-    def _together(self, commands: Sequence[tuple[str, tuple[Any, ...], dict[str, Any]]]) -> Any:
-        """The answers to some commands, in one round trip."""
+        def put(pipeline: Any, name: bytes) -> None:
+            value, px = left[name]
+            pipeline.set(name, value, px=px)
 
-        def call() -> Any:
-            pipeline = self._client.pipeline(transaction=False)
-            for command, arguments, options in commands:
-                getattr(pipeline, command)(*arguments, **options)
-            return pipeline.execute()
-
-        return self.attempt(call)
-
-    def _failed(self, error: Exception) -> TierUnavailable:
-        reason = _reason(error, self._redis)
-        # A server that says no is there: only silence is worth leaving it alone.
-        if reason in (Unavailable.UNREACHABLE, Unavailable.TIMED_OUT):
-            self._breaker.failed()
-        else:
-            self._breaker.succeeded()
-        with self._lock:
-            self._failures[reason] += 1
-            self._failing = reason
-        return TierUnavailable(reason, f"{self.place}: {reason} ({type(error).__name__})")
+        try:
+            with timed(self.took.put):
+                if len(left) == 1:
+                    ((name, (value, px)),) = left.items()
+                    self.ask("set", name, value, px=px)
+                else:
+                    self.commands.spread(list(left), put)
+        except TierUnavailable as error:
+            if self.commands.one:
+                raise
+            return error
+        return None
 
     def _count(self, **more: int) -> None:
         with self._lock:
             self._counts.update(more)
-
-
-def _batches(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    rest = iter(keys)
-    while batch := list(islice(rest, _BATCH)):
-        yield batch
-
-
-def _place(url: str) -> str:
-    """Where a URL leads, without what it says of users and passwords. Raises ConfigError."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        parts, host, port = urlsplit(""), None, None
-    if parts.scheme not in _SCHEMES or not (host or (parts.scheme == "unix" and parts.path)):
-        raise ConfigError(
-            "the URL of Redis must look like redis://user:password@host:6379/0, rediss://… for TLS, "
-            "or unix:///path/to/socket"
-        )
-    return f"unix://{parts.path}" if parts.scheme == "unix" else f"redis at {host}:{port or 6379}"
-
-
-def _client(url: str, timeout: float) -> tuple[ModuleType, Any]:
-    """redis-py and a client of it; as yet without a connection."""
-    try:
-        import redis
-    except ImportError as error:
-        raise MissingExtra("redis", extra="redis") from error
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-
-    try:
-        client = redis.Redis.from_url(
-            url,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            # One more try where a kept connection was closed; redis-py's default waits for seconds.
-            retry=Retry(NoBackoff(), 1, supported_errors=(redis.exceptions.ConnectionError,)),
-            retry_on_timeout=False,
-            protocol=2,
-        )
-    except (ValueError, TypeError) as error:
-        raise ConfigError("an option of the Redis URL cannot be right") from error
-    return redis, client
-
-
-def _reason(error: Exception, redis: ModuleType) -> Unavailable:
-    exceptions = redis.exceptions
-    for kind, reason in (
-        (exceptions.TimeoutError, Unavailable.TIMED_OUT),
-        (exceptions.OutOfMemoryError, Unavailable.NO_SPACE),
-        (exceptions.ReadOnlyError, Unavailable.READ_ONLY),
-        (exceptions.AuthenticationError, Unavailable.REFUSED),
-        (exceptions.ResponseError, Unavailable.REFUSED),
-    ):
-        if isinstance(error, kind):
-            return reason
-    return Unavailable.UNREACHABLE

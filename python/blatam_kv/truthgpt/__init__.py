@@ -41,23 +41,34 @@ def load(
 
     name: by default the one in ``settings``, or ``mini`` without any. store: keeps keys and values
     of prompts, for models that run here; it must have the model's layout. settings: where an
-    endpoint or a folder is; by default what the environment says.
+    endpoint or a folder is, and which devices; by default what the environment says.
     """
     name = name or (settings.model if settings is not None else "mini")
     if name == "mini":
         from blatam_kv.truthgpt.mini import Mini
 
-        return Mini(store)
+        if settings is None or not settings.devices:
+            return Mini(store)
+        from blatam_kv.truthgpt.placement import on_devices
+
+        return on_devices(settings, lambda device: Mini(store), torch=False)
     if name == "local":
         from blatam_kv.blocks import KVStore
         from blatam_kv.truthgpt.local import from_settings as local_from_settings
 
         if not isinstance(store, KVStore | None):
             raise TypeError(f"the model local needs a KVStore, not a {type(store).__name__}")
-        return local_from_settings(settings or config.load(), store)
-    if name == "openai":
-        from blatam_kv.truthgpt.openai import from_settings
+        chosen, kept = settings or config.load(), store
+        if not chosen.devices:
+            return local_from_settings(chosen, kept)
+        from blatam_kv.truthgpt.placement import on_devices
 
-        return from_settings(settings or config.load())
+        return on_devices(
+            chosen, lambda device: local_from_settings(chosen, kept, device=device), torch=True
+        )
+    if name == "openai":
+        from blatam_kv.truthgpt.placement import at_endpoints
+
+        return at_endpoints(settings or config.load())
     hint = config.did_you_mean(name, MODELS)
     raise ConfigError(f"unknown model {name!r}; known: {', '.join(MODELS)}{hint}")

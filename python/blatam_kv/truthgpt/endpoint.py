@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from blatam_kv.config import Secret
 from blatam_kv.errors import ConfigError, MissingExtra, ModelError
+from blatam_kv.tracing import carried
 from blatam_kv.truthgpt.events import EventParser
 
 try:
@@ -44,6 +45,8 @@ T = TypeVar("T")
 class EndpointUnavailable(ModelError):
     """The endpoint does not answer now; ``retry_after`` is the seconds it asked to wait, if any."""
 
+    elsewhere = True
+
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
@@ -51,6 +54,12 @@ class EndpointUnavailable(ModelError):
 
 class EndpointTimeout(ModelError):
     """The endpoint was silent for too long, or the answer took longer than it may."""
+
+
+class EndpointSilent(EndpointTimeout):
+    """It was silent."""
+
+    elsewhere = True
 
 
 class EndpointRefused(ModelError):
@@ -77,6 +86,8 @@ class MalformedAnswer(ModelError):
 
 class BrokenAnswer(ModelError):
     """The answer broke off after it had begun. What came of it is not an answer."""
+
+    elsewhere = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,7 +254,7 @@ class Endpoint:
             method,
             url,
             content=None if body is None else json.dumps(body).encode(),
-            headers={} if body is None else {"Content-Type": "application/json"},
+            headers={} if body is None else {"Content-Type": "application/json", **carried()},
             timeout=httpx.Timeout(connect=connect, pool=connect, read=read, write=read),
         )
         response = self._client.send(request, stream=True)
@@ -266,7 +277,7 @@ class Endpoint:
                 "and BUL_OPENAI_BASE_URL right?"
             ) from error
         except httpx.TimeoutException as error:
-            raise EndpointTimeout(
+            raise EndpointSilent(
                 f"{self.base_url} was silent for too long; raise BUL_OPENAI_READ_TIMEOUT "
                 f"({self.timeouts.read:g} s) if the model needs longer"
             ) from error

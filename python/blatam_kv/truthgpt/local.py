@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,9 @@ from blatam_kv.errors import (
     Error,
     InvalidRequest,
     MissingExtra,
-    ModelError,
     Unsupported,
 )
+from blatam_kv.truthgpt.faults import failure
 from blatam_kv.truthgpt.protocol import (
     Chunk,
     Completion,
@@ -190,7 +191,7 @@ class Local:
         room = min(sampling.max_tokens, loaded.context_tokens - len(tokens))
         cache, cached = self._recalled(loaded, store, tokens, len(tokens) + room)
         read = tokens.tolist()
-        logits = self._step(loaded, read[cached:], cache)
+        logits = self._step(loaded, read[cached:], cache, store)
         sampler, release = Sampler(sampling), Release(sampling.stop)
         speech = Speech(loaded.wording.text)
         written = 0
@@ -220,17 +221,23 @@ class Local:
             reason = "stop"
         yield Chunk(rest, reason, Usage(len(tokens), written, cached))
 
-    def _step(self, loaded: _Loaded, tokens: list[int], cache: KVCache) -> FloatArray:
-        """Read tokens; the logits that follow the last one."""
+    def _step(
+        self, loaded: _Loaded, tokens: list[int], cache: KVCache, store: KVStore | None = None
+    ) -> FloatArray:
+        """Read tokens; the logits that follow the last one. store: to be told what that took."""
         import torch
 
         from blatam_kv.integrations.transformers import forward
 
         try:
             with self._running, torch.inference_mode():
+                began = time.perf_counter()
                 logits: FloatArray = forward(loaded.model, tokens, cache).float().cpu().numpy()
+                seconds = time.perf_counter() - began
         except (RuntimeError, MemoryError) as error:
-            raise ModelError(f"{self.model_id} failed: {error}") from error
+            raise failure(error, f"{self.model_id} failed: {error}") from error
+        if store is not None:
+            store.observe(len(tokens), seconds)
         return logits
 
     def _recalled(
@@ -314,7 +321,7 @@ class Local:
             )
             model = model.to(self._device).eval()
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"cannot load {self._folder}: {error}") from error
+            raise failure(error, f"cannot load {self._folder}: {error}") from error
         wording = Wording(tokenizer)
         try:
             layout: KVLayout | Unsupported = layout_of(model)
@@ -333,8 +340,11 @@ class Local:
         )
 
 
-def from_settings(settings: Settings, store: KVStore | None = None) -> Local:
-    """The model that the settings describe. Raises ConfigError without a folder."""
+def from_settings(
+    settings: Settings, store: KVStore | None = None, *, device: str | None = None
+) -> Local:
+    """The model that the settings describe, on their device or another. Raises ConfigError without a
+    folder."""
     if settings.local_model is None:
         raise ConfigError(
             "the model local needs a folder: --local-model, BUL_LOCAL_MODEL or bul.local_model"
@@ -343,7 +353,7 @@ def from_settings(settings: Settings, store: KVStore | None = None) -> Local:
         settings.local_model,
         store,
         dtype=settings.local_dtype,
-        device=settings.local_device,
+        device=device or settings.local_device,
         context_tokens=settings.local_context_tokens,
     )
 

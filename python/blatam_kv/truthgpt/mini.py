@@ -7,6 +7,7 @@ Every character of an answer comes from sampling the network: there is no templa
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -166,8 +167,10 @@ class Mini:
         memory = Memory.reserve(self._shape, len(tokens) + room)
         prefixes = self._in_use(salt)
         cached, stored = prefixes.recall(tokens, memory) if prefixes else (0, 0)
+        began = time.perf_counter()
         logits = decoder.prefill(tokens, memory, cached)
         if prefixes:
+            prefixes.computed(len(tokens) - cached, time.perf_counter() - began)
             prefixes.remember(tokens, memory, stored)
 
         sampler, release = Sampler(sampling), Release(sampling.stop)

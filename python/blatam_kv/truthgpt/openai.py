@@ -68,8 +68,9 @@ class OpenAI:
 
     base_url: as OpenAI clients take it, ``http://127.0.0.1:8000/v1``. model: the endpoint's name
     for it. key: sent as a bearer token; a string or a Secret. context_tokens: by default what the
-    endpoint says, else 4,096. clock, sleep, chance: see Endpoint. Raises ConfigError. Nothing is
-    sent before the first use; use it in a ``with`` or close it.
+    endpoint says, else 4,096. replica_of: another base URL with the same model, under which its
+    answers are known. clock, sleep, chance: see Endpoint. Raises ConfigError. Nothing is sent before
+    the first use; use it in a ``with`` or close it.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class OpenAI:
         *,
         key: Secret | str | None = None,
         context_tokens: int | None = None,
+        replica_of: str | None = None,
         timeouts: Timeouts | None = None,
         retries: Retries | None = None,
         connections: int = 64,
@@ -102,6 +104,7 @@ class OpenAI:
             chance=chance,
         )
         self._context_tokens = context_tokens
+        self._known_as = replica_of or self.base_url
         self._lock = threading.Lock()
         self._listing: Listing | None = None
         self._listed_at = 0.0
@@ -131,13 +134,13 @@ class OpenAI:
 
     @property
     def fingerprint(self) -> str:
-        """BLAKE2b-256, in hex, over base URL, model and what ``/models`` says of the model.
+        """BLAKE2b-256, in hex, over base URL (or ``replica_of``), model and what ``/models`` says of the model.
 
         Asks the endpoint at the first use and, when answers are written, once a minute. It tells
         apart what the endpoint tells apart: weights swapped under one name and one listing stay
         unseen. Raises ModelError.
         """
-        return self._known().fingerprint(self.base_url, self.model_id)
+        return self._known().fingerprint(self._known_as, self.model_id)
 
     @property
     def context_tokens(self) -> int:
@@ -340,8 +343,11 @@ class OpenAI:
         )
 
 
-def from_settings(settings: Settings) -> OpenAI:
-    """The model that the settings describe. Raises ConfigError for what is missing."""
+def from_settings(
+    settings: Settings, *, replica_of: str | None = None, attempts: int | None = None
+) -> OpenAI:
+    """The model that the settings describe. attempts: instead of those of the settings. Raises
+    ConfigError for what is missing."""
     for value, name in (
         (settings.openai_base_url, "base_url"),
         (settings.openai_model, "model"),
@@ -358,12 +364,13 @@ def from_settings(settings: Settings) -> OpenAI:
         settings.openai_model,
         key=settings.openai_api_key,
         context_tokens=settings.openai_context_tokens,
+        replica_of=replica_of,
         timeouts=Timeouts(
             connect=settings.openai_connect_timeout,
             read=settings.openai_read_timeout,
             total=settings.openai_total_timeout,
         ),
-        retries=Retries(attempts=settings.openai_attempts),
+        retries=Retries(attempts=attempts or settings.openai_attempts),
     )
 
 

@@ -13,12 +13,18 @@ import threading
 from blatam_kv.blocks import KVLayout, KVStore
 from blatam_kv.config import Settings
 from blatam_kv.errors import Error, TierUnavailable, Unavailable, Unsupported
+from blatam_kv.record import record_bytes
+from blatam_kv.tiers.redis import RedisTier
 from blatam_kv.truthgpt.decoder import CHUNK, Memory
 from blatam_kv.truthgpt.protocol import KeepsPrefixes, PrefixStore, Tokens
 
 log = logging.getLogger("blatam_kv.truthgpt")
 
 FOLDER = "blocks"  # in the data directory
+NAMESPACE = "blatam-kv:blocks"  # in Redis
+# How long a block stays there at most, and how long Redis may be silent: what is waited for is
+# megabytes, and what is saved by it seconds.
+SHARED_SECONDS, SHARED_TIMEOUT = 86400.0, 0.5
 
 
 class Prefixes:
@@ -73,6 +79,11 @@ class Prefixes:
         except Error as error:
             self._failed(error)
 
+    def computed(self, tokens: int, seconds: float) -> None:
+        """Tell the store what reading the rest of a prompt took."""
+        if self._usable:
+            self._store.observe(tokens, seconds)
+
     def _failed(self, error: Error) -> None:
         with self._lock:
             self.failures += 1
@@ -85,9 +96,12 @@ def reusable(tokens: int) -> int:
     return (tokens - 1) // CHUNK * CHUNK
 
 
-def open_store(model: KeepsPrefixes, settings: Settings) -> KVStore | None:
+def open_store(
+    model: KeepsPrefixes, settings: Settings, *, mac_key: bytes | None = None
+) -> KVStore | None:
     """A store for this model as the settings want it, in the model's use; None if they want none or
-    the model's prefixes cannot be kept, which a warning says.
+    the model's prefixes cannot be kept, which a warning says. mac_key: what blocks are signed with
+    that nodes share.
 
     A folder that another process is writing is read beside it, with a warning. Raises ConfigError
     for sizes that do not fit the model, and TierUnavailable for a folder that cannot be used.
@@ -103,6 +117,8 @@ def open_store(model: KeepsPrefixes, settings: Settings) -> KVStore | None:
     path = settings.data_dir / FOLDER if settings.kv_disk_mb != 0 else None
     disk_bytes = settings.kv_disk_mb << 20 if settings.kv_disk_mb else None
 
+    shared = settings.kv_redis_url
+
     def opened(*, read_only: bool) -> KVStore:
         return KVStore(
             layout,
@@ -112,6 +128,7 @@ def open_store(model: KeepsPrefixes, settings: Settings) -> KVStore | None:
             codec=settings.kv_codec,
             model=model.fingerprint,
             policy=settings.kv_policy,
+            shared=None if shared is None else _redis(shared.reveal(), layout, mac_key),
             read_only=read_only,
         )
 
@@ -124,3 +141,17 @@ def open_store(model: KeepsPrefixes, settings: Settings) -> KVStore | None:
         store = opened(read_only=True)
     model.keep_prefixes(store)
     return store
+
+
+def _redis(url: str, layout: KVLayout, mac_key: bytes | None) -> RedisTier:
+    """Where nodes share blocks, apart from answers. Raises ConfigError, MissingExtra."""
+    # No codec takes much more than the values themselves.
+    most = 2 * record_bytes(layout.block_tokens, layout.block_bytes, has_mac=True)
+    return RedisTier(
+        url,
+        namespace=NAMESPACE,
+        ttl=SHARED_SECONDS,
+        timeout=SHARED_TIMEOUT,
+        record_bytes=most,
+        mac_key=mac_key,
+    )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from blatam_kv.blocks import KVStore
+    from blatam_kv.devices import DeviceSnapshot
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length"]
@@ -135,6 +136,18 @@ class Continues(Protocol):
         """
 
 
+@runtime_checkable
+class RunsOnDevices(Protocol):
+    """A model that runs on several devices and spreads its calls over them."""
+
+    @property
+    def models(self) -> tuple[TruthGPT, ...]:
+        """The model on each device."""
+
+    def devices(self) -> Sequence[DeviceSnapshot]:
+        """Every device now."""
+
+
 class PrefixStore(Protocol):
     """What a model needs of a K/V block store; ``KVStore`` implements it.
 
@@ -156,6 +169,9 @@ class PrefixStore(Protocol):
 
     def save_prefix(self, tokens: Tokens, keys: FloatArray, values: FloatArray) -> int:
         """Keep whole blocks; returns the tokens stored."""
+
+    def observe(self, tokens: int, seconds: float) -> None:
+        """Be told how long the model took to read so many tokens that were not loaded."""
 
 
 @dataclass(slots=True)

@@ -16,8 +16,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 from blatam_kv.bul.security.limits import Limiter, Verdict
 from blatam_kv.errors import TierUnavailable
@@ -59,7 +57,7 @@ class SharedLimiter:
         self._limiter = limiter
         self._tier = tier
         self._clock = clock
-        self._spend = tier.script(_SPEND)
+        self._spend = tier.commands.script(_SPEND)
         self._lock = threading.Lock()
         # What was let through and the others do not know of yet, by name, with the name's limit.
         self._unsettled: dict[str, tuple[int, int]] = {}
@@ -93,9 +91,7 @@ class SharedLimiter:
         try:
             for name, (spent, limit) in unsettled.items():
                 interval = self.window / limit
-                arguments: list[Any] = [spent, round(1e6 * interval), ""]
-                call = partial(self._spend, keys=[self._name(name)], args=arguments)
-                ahead = int(self._tier.attempt(call)) / 1e6
+                ahead = int(self._spend(self._name(name), spent, round(1e6 * interval), "")) / 1e6
                 with self._lock:
                     since, _ = self._unsettled.get(name, (0, limit))
                 self._limiter.put_off(name, ahead + since * interval)

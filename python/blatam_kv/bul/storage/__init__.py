@@ -74,10 +74,23 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """A request under the same key. reply: None while it is being answered."""
+    """A request under the same key. reply: None while it is being answered; elsewhere: by another
+    node, so that it may yet be found to be dead."""
 
     request: str
     reply: Reply | None
+    elsewhere: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A key that is this node's, for as long as nobody has claimed it since. began: when that was;
+    whoever claims it again has another moment."""
+
+    tenant: str
+    route: str
+    key: str
+    began: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

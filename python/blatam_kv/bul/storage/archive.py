@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from operator import itemgetter
 from typing import Any
 
@@ -15,11 +15,12 @@ from sqlalchemy import (
     Row,
     Select,
     and_,
+    bindparam,
     delete,
     func,
-    literal_column,
     or_,
     select,
+    update,
 )
 
 from blatam_kv.bul.pipeline import Answer
@@ -27,6 +28,7 @@ from blatam_kv.bul.request import QueryRequest
 from blatam_kv.bul.storage import BatchRow, Callback, Node, Page
 from blatam_kv.bul.storage.callbacks import Callbacks
 from blatam_kv.bul.storage.database import Database
+from blatam_kv.bul.storage.fence import CHUNK, Fence, Held
 from blatam_kv.bul.storage.letterheads import Letterheads
 from blatam_kv.bul.storage.nodes import Nodes
 from blatam_kv.bul.storage.replies import Replies
@@ -42,8 +44,6 @@ _ASKED = ("language", "document_type", "business_area")
 _SHOWN = ("company_name", "target_audience")
 _USAGE = tuple(field.name for field in fields(Usage))
 _WRITTEN = tuple(field.name for field in fields(Answer) if field.name not in ("usage", "ttl"))
-# Below the least number of parameters that a statement may have anywhere.
-_CHUNK = 500
 
 
 class Archive:
@@ -60,27 +60,16 @@ class Archive:
         self.replies = Replies(database, node=node)
         self.callbacks = Callbacks(database, node=node)
         self.letterheads = Letterheads(database)
-        self._nodes = Nodes(database, node=node)
+        self._nodes = Nodes(database, node=node, clock=clock)
+        self._fence = Fence(node=node)
         self._add = database.insert(tasks).on_conflict_do_nothing()
-        upsert = database.insert(tasks)
-        self._save = upsert.on_conflict_do_update(
-            index_elements=[tasks.c.id],
-            set_={
-                name: upsert.excluded[name]
-                for name in ("status", "stored", "request", "document_id", "error", "tries")
-            }
-            | {"finished": upsert.excluded.finished},
-            # How a task first ended is how it ended: a node that was thought dead, and whose work
-            # another has done meanwhile, changes nothing any more. Written out, since rows are the
-            # statement's only parameters.
-            where=tasks.c.status == literal_column("'queued'"),
-        )
-        # Hits make most of these rows. SQLAlchemy's own handling of each row costs as much as SQLite's
+        # Hits make most of the rows. SQLAlchemy's own handling of each row costs as much as SQLite's
         # work, so the driver gets tuples; where parameters go by name it gets the rows as they are.
-        compiled = self._save.compile(dialect=engine.dialect)
-        self._save_sql = str(compiled)
+        named = [column.name for column in tasks.c if column is not tasks.c.fence]
+        compiled = self._add.compile(dialect=engine.dialect, column_keys=named)
+        self._add_sql = str(compiled)
         order = compiled.positiontup
-        self._save_row = itemgetter(*order) if order else None
+        self._add_row = itemgetter(*order) if order else None
         self._add_documents = database.insert(documents).on_conflict_do_nothing()
 
     def close(self) -> None:
@@ -104,27 +93,56 @@ class Archive:
         if callbacks:
             self.callbacks.news.set()
 
-    def save(self, finished: Sequence[Task]) -> None:
+    def save(self, finished: Sequence[Task]) -> list[Task]:
         """Write finished tasks over what they were, and the documents they got where these have no
-        row yet."""
-        rows = [self._row(task) for task in finished]
-        answers = {task.answer.id: task for task in finished if task.answer is not None}
+        row yet. Returns those that are no longer this node's, of which nothing was written."""
+        hits = [task for task in finished if task.cache == "hit"]
+        lost: list[Task] = []
         with self._database.transaction() as connection:
-            missing = set(answers) - self._known_documents(connection, list(answers))
-            if missing:
-                new = [_document_row(answers[key]) for key in sorted(missing)]
-                connection.execute(self._add_documents, new)
-            if self._save_row is None:
-                connection.execute(self._save, rows)
-            else:
-                connection.exec_driver_sql(self._save_sql, list(map(self._save_row, rows)))
+            ended = []
+            for task in finished:
+                if task.cache == "hit":
+                    continue
+                held, row = Held(task.id, task.fence or 1), self._row(task)
+                if not task.fence:  # it ended before its first row was written
+                    begun = replace(task, status="queued", answer=None, error=None, finished=None)
+                    connection.execute(self._add, [self._row(begun)])
+                if self._fence.end(connection, held, row):
+                    ended.append(task)
+                elif not self._fence.has_ended(connection, held, row):
+                    lost.append(task)
+            self._add_answers(connection, [*hits, *ended])
+            if ended:
+                # Only now: a document that is pointed to has a row.
+                points = update(tasks).where(tasks.c.id == bindparam("task"))
+                points = points.values(document_id=bindparam("document"))
+                answers = [
+                    {"task": task.id, "document": task.answer.id}
+                    for task in ended
+                    if task.answer is not None
+                ]
+                if answers:
+                    connection.execute(points, answers)
+            if hits and self._add_row is None:
+                connection.execute(self._add, list(map(self._row, hits)))
+            elif hits and self._add_row is not None:
+                rows = [self._add_row(self._row(task)) for task in hits]
+                connection.exec_driver_sql(self._add_sql, rows)
+        return lost
+
+    def _add_answers(self, connection: Connection, finished: Sequence[Task]) -> None:
+        answers = {task.answer.id: task for task in finished if task.answer is not None}
+        missing = set(answers) - self._known_documents(connection, list(answers))
+        if missing:
+            new = [_document_row(answers[key]) for key in sorted(missing)]
+            connection.execute(self._add_documents, new)
 
     def retain(self, *, newest: int, days: float, now: float | None = None) -> int:
         """Delete finished tasks beyond each tenant's ``newest`` or older than ``days``, and the
         documents that no task has any more; returns how many tasks went."""
         now = time.time() if now is None else now
         gone = 0
-        with self._database.transaction() as connection:
+        with self._database.transaction(patient=True) as connection:
             old = tasks.c.finished < now - days * 86_400
             gone += connection.execute(delete(tasks).where(old)).rowcount
             for tenant in connection.scalars(select(tasks.c.tenant).distinct()).all():
@@ -175,12 +193,6 @@ class Archive:
         query = _with_documents().where(*where).order_by(tasks.c.created, tasks.c.id)
         return [_task(row) for row in self._database.read(query)]
 
-    def unfinished(self) -> list[Task]:
-        """What this node left undone, oldest first, whoever asked for it."""
-        where = (tasks.c.node == self._node, tasks.c.status == "queued")
-        query = _with_documents().where(*where).order_by(tasks.c.created, tasks.c.id)
-        return [_task(row) for row in self._database.read(query)]
-
     @property
     def shared(self) -> bool:
         """Whether other nodes may use it."""
@@ -190,12 +202,46 @@ class Archive:
         """Show that this node lives; see ``Nodes``."""
         return self._nodes.live()
 
+    @property
+    def lives(self) -> int:
+        """How often this node had to show anew that it lives."""
+        return self._nodes.lives
+
+    # Taking.
+
+    def take_up(self, known: Callable[[str], bool] = lambda task_id: False) -> list[Task]:
+        """Take again what this node left undone and does not know of, oldest first, whoever asked
+        for it."""
+        mine = select(tasks.c.id).where(tasks.c.node == self._node, tasks.c.status == "queued")
+        left = [row.id for row in self._database.read(mine) if not known(row.id)]
+        held: list[Held] = []
+        for start in range(0, len(left), CHUNK):
+            ids = left[start : start + CHUNK]
+            with self._database.transaction() as connection:
+                still = and_(tasks.c.id.in_(ids), tasks.c.node == self._node)
+                held += self._fence.take(connection, still)
+        return sorted(self._held(held), key=lambda task: (task.created, task.id))
+
     def adopt(self) -> list[Task]:
-        """What nodes that died left undone, and this one goes on with, oldest first."""
+        """What nodes that died left undone, and this one goes on with, oldest first. Their callbacks
+        are this node's, too."""
+        left = self._nodes.adopt()
+        if left.callbacks:
+            self.callbacks.news.set()
+        return self._held(left.tasks)
+
+    def lost(self, held: Sequence[Task]) -> list[Task]:
+        """Of unfinished tasks of this node, those that another has taken meanwhile."""
+        rows = [Held(task.id, task.fence) for task in held if task.fence]
+        with self._database.connection() as connection:
+            gone = self._fence.lost(connection, rows)
+        return [task for task in held if task.id in gone]
+
+    def _held(self, held: Sequence[Held]) -> list[Task]:
         return [
-            _task(row)
-            for key in self._nodes.adopt()
-            for row in self._database.read(_with_documents().where(tasks.c.id == key))
+            replace(_task(row), fence=each.fence)
+            for each in held
+            for row in self._database.read(_with_documents().where(tasks.c.id == each.id))
         ]
 
     def nodes(self) -> list[Node]:
@@ -259,8 +305,8 @@ class Archive:
 
     def _known_documents(self, connection: Connection, ids: list[str]) -> set[str]:
         known: set[str] = set()
-        for start in range(0, len(ids), _CHUNK):
-            chunk = ids[start : start + _CHUNK]
+        for start in range(0, len(ids), CHUNK):
+            chunk = ids[start : start + CHUNK]
             known |= set(
                 connection.scalars(select(documents.c.id).where(documents.c.id.in_(chunk)))
             )

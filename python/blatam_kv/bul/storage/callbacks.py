@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, delete, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, or_, select, update
 
 from blatam_kv.bul.storage import Callback
 from blatam_kv.bul.storage.database import Database
@@ -80,6 +80,10 @@ class Callbacks:
         query = query.where(callbacks.c.node == self._node, callbacks.c.ended.is_(None)).limit(1)
         return bool(self._database.read(query))
 
+    def mine(self, callback: Callback) -> bool:
+        """Whether it is still this node's to deliver: another may have taken it, and told them."""
+        return bool(self._database.read(select(callbacks.c.id).where(self._held(callback))))
+
     def tried(self, callback: Callback, *, error: str, again: float | None) -> None:
         """It was not delivered. again: Unix time of the next try, None to give up."""
         what: dict[str, object] = {"tries": callback.tries + 1, "error": error}
@@ -92,8 +96,11 @@ class Callbacks:
 
     def _set(self, callback: Callback, what: dict[str, object]) -> None:
         with self._database.transaction() as connection:
-            mine = callbacks.c.id == callback.id
-            connection.execute(update(callbacks).where(mine).values(**what))
+            connection.execute(update(callbacks).where(self._held(callback)).values(**what))
+
+    def _held(self, callback: Callback) -> ColumnElement[bool]:
+        mine = and_(callbacks.c.id == callback.id, callbacks.c.node == self._node)
+        return and_(mine, callbacks.c.ended.is_(None))
 
     def retain(self, connection: Connection, *, before: float) -> None:
         """Delete those that were asked for before then."""

@@ -17,6 +17,8 @@ from blatam_kv.errors import ConfigError, MissingExtra
 
 # Nobody waits longer than this for a connection, a lock or a statement.
 CONNECT_SECONDS, LOCK_SECONDS, STATEMENT_SECONDS = 3, 5, 30
+# Nor for a node that was paused in the middle of a transaction, whose rows nobody could take.
+PAUSE_SECONDS = 10
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 # Any number that no other program is likely to lock in the same database.
@@ -169,10 +171,10 @@ def _postgresql(url: URL) -> Engine:
     except ImportError as error:
         raise MissingExtra("psycopg", extra="postgres") from error
     limits = f"-c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout={LOCK_SECONDS}s"
+    limits += f" -c idle_in_transaction_session_timeout={PAUSE_SECONDS}s"
     theirs = url.query.get("options", "")  # a later one wins, so theirs come last
     return create_engine(
         url.set(drivername="postgresql+psycopg").difference_update_query(["options"]),
-        pool_pre_ping=True,
         pool_timeout=CONNECT_SECONDS,
         connect_args={
             "connect_timeout": CONNECT_SECONDS,

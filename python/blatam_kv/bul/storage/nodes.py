@@ -2,27 +2,41 @@
 
 A node holds an advisory lock under its name on a connection of its own, for as long as it lives.
 When its process ends, however it ends, the server lets go of the lock; so there are no clocks to
-compare and no table of heartbeats to keep. Who finds a lock free takes over a batch of that node's
-tasks, under the lock: a node that comes back meanwhile waits for its name. The connection is called
-after the node, so that the server's own list of connections says who lives, and since when.
+compare and no table of heartbeats to keep. The server also ends a connection that says nothing for
+LIFE_SECONDS, which is how a node that is paused or cut off is thought dead. Who finds a lock free
+takes over a batch of that node's work, under the lock: a node that comes back meanwhile waits for
+its name, and what it still writes stops at the fence (``fence``). The connection is called after the
+node, so that the server's own list of connections says who lives, and since when.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, column, extract, func, select, table, update
+from sqlalchemy import Connection, column, extract, func, select, table, text, union, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from blatam_kv._core import framed_digest
 from blatam_kv.bul.storage import Node
 from blatam_kv.bul.storage.database import Database
-from blatam_kv.bul.storage.schema import tasks
+from blatam_kv.bul.storage.fence import Fence, Held
+from blatam_kv.bul.storage.schema import callbacks, tasks
 
 _PERSON = b"blatamkv-node-v1"
-# Tasks taken over at a time; the rest is left for other nodes, or for the next round.
+# Tasks, and callbacks, taken over at a time; the rest is left for other nodes, or for the next round.
 _BATCH = 100
+# A node that says nothing for so long is dead. An operator's own setting is left alone; a server
+# before PostgreSQL 14 has none, and a paused node lives there for as long as its connection.
+LIFE_SECONDS = 10
+# When the server was away, every node has to take its name again before the others may judge it.
+GRACE_SECONDS = 5.0
+
+_ENDS_WHEN_SILENT = text(
+    "SELECT set_config(name, :ms, false) FROM pg_settings"
+    " WHERE name = 'idle_session_timeout' AND setting = '0'"
+)
 # Before a node's name in the list of connections, whose names the server cuts at 63 bytes.
 _CALLED = "blatam-kv node "
 _LONGEST = 63 - len(_CALLED)
@@ -31,15 +45,32 @@ _connections = table(
 )
 
 
-class Nodes:
-    """This node's life, and its look at the others'. For one thread at a time, but for ``everyone``."""
+@dataclass(slots=True)
+class Left:
+    """What dead nodes left and this one has now: tasks, oldest first, and a number of callbacks."""
 
-    def __init__(self, database: Database, *, node: str) -> None:
+    tasks: list[Held] = field(default_factory=list)
+    callbacks: int = 0
+
+
+class Nodes:
+    """This node's life, and its look at the others'. For one thread at a time, but for ``everyone``.
+
+    lives: how often the name was taken; what happened between two lives is not known.
+    """
+
+    def __init__(
+        self, database: Database, *, node: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.lives = 0
+        self.shared = database.engine.dialect.name == "postgresql"
         self._database = database
         self._node = node
+        self._fence = Fence(node=node)
+        self._clock = clock
         self._life: Connection | None = None
+        self._judges_from = 0.0
         self._began = time.time()
-        self.shared = database.engine.dialect.name == "postgresql"
 
     def live(self) -> bool:
         """Hold this node's lock, or hold it again after the connection was lost; False while
@@ -48,8 +79,9 @@ class Nodes:
             return True
         if self._life is not None:
             try:
-                self._life.execute(select(1))
-                self._life.commit()
+                with self._database.watched(self._life):
+                    self._life.execute(select(1))
+                    self._life.commit()
                 return True
             except SQLAlchemyError:
                 self.close()
@@ -57,38 +89,47 @@ class Nodes:
             pass
         life = self._database.engine.connect()
         try:
-            held = select(func.pg_try_advisory_lock(_lock_of(self._node)))
-            alive = bool(life.execute(held).scalar_one())
-            if alive:
-                called = func.set_config("application_name", _CALLED + self._node, False)
-                life.execute(select(called))
-            life.commit()
+            with self._database.watched(life):
+                life.execute(_ENDS_WHEN_SILENT, {"ms": str(1000 * LIFE_SECONDS)})
+                held = select(func.pg_try_advisory_lock(lock_of(self._node)))
+                alive = bool(life.execute(held).scalar_one())
+                if alive:
+                    called = func.set_config("application_name", _CALLED + self._node, False)
+                    life.execute(select(called))
+                life.commit()
         except SQLAlchemyError:
             life.invalidate()
             raise
         if alive:
             self._life = life
+            if self.lives:
+                self._judges_from = self._clock() + GRACE_SECONDS
+            self.lives += 1
         else:
+            life.invalidate()  # its setting is not for others
             life.close()
         return alive
 
-    def adopt(self) -> list[str]:
-        """Take over unfinished tasks of nodes that are dead; returns their ids, oldest first. Raises
-        StorageUnavailable."""
-        if not self.shared:
-            return []
-        others = select(tasks.c.node).distinct()
-        others = others.where(tasks.c.status == "queued", tasks.c.node != self._node)
-        adopted: list[str] = []
+    def adopt(self) -> Left:
+        """Take over the unfinished tasks of nodes that are dead, and the callbacks they have not
+        delivered. Raises StorageUnavailable."""
+        left = Left()
+        if not self.shared or self._clock() < self._judges_from:
+            return left
+        unfinished = select(tasks.c.node).where(tasks.c.status == "queued")
+        untold = select(callbacks.c.node).where(callbacks.c.ended.is_(None))
+        others = union(
+            unfinished.where(tasks.c.node != self._node),
+            untold.where(callbacks.c.node != self._node),
+        )
         for row in self._database.read(others):
-            adopted += self._adopt_from(row.node)
-        return adopted
+            self._adopt_from(row.node, left)
+        return left
 
-    def _adopt_from(self, node: str) -> Sequence[str]:
+    def _adopt_from(self, node: str, found: Left) -> None:
         with self._database.transaction() as connection:
-            free = select(func.pg_try_advisory_xact_lock(_lock_of(node)))
-            if not connection.execute(free).scalar_one():
-                return ()
+            if not is_dead(connection, node):
+                return
             # Rows that somebody is just writing are passed over, not waited for.
             left = (
                 select(tasks.c.id)
@@ -97,9 +138,18 @@ class Nodes:
                 .limit(_BATCH)
                 .with_for_update(skip_locked=True)
             )
-            taken = update(tasks).where(tasks.c.id.in_(left)).values(node=self._node)
-            rows = connection.execute(taken.returning(tasks.c.id, tasks.c.created)).all()
-            return [row.id for row in sorted(rows, key=lambda row: (row.created, row.id))]
+            held = self._fence.take(connection, tasks.c.id.in_(left))
+            untold = (
+                select(callbacks.c.id)
+                .where(callbacks.c.node == node, callbacks.c.ended.is_(None))
+                .order_by(callbacks.c.due, callbacks.c.id)
+                .limit(_BATCH)
+                .with_for_update(skip_locked=True)
+            )
+            taken = update(callbacks).where(callbacks.c.id.in_(untold)).values(node=self._node)
+            told = connection.execute(taken).rowcount
+        found.tasks += held
+        found.callbacks += told
 
     def everyone(self) -> list[Node]:
         """The nodes that live, the oldest first, then those that are gone and have left work. From any
@@ -151,7 +201,12 @@ class Nodes:
             self._life = None
 
 
-def _lock_of(node: str) -> int:
+def is_dead(connection: Connection, node: str) -> bool:
+    """Whether a node is; until the transaction ends it cannot come back."""
+    return bool(connection.execute(select(func.pg_try_advisory_xact_lock(lock_of(node)))).scalar())
+
+
+def lock_of(node: str) -> int:
     """The number that stands for a node's name among the server's locks."""
     digest = framed_digest([node.encode()], person=_PERSON)
     return int.from_bytes(digest[:8], "big", signed=True)

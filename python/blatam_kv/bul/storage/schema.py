@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 # The newest migration, and the schema below.
-REVISION = "0003"
+REVISION = "0004"
 
 metadata = MetaData()
 
@@ -78,6 +78,8 @@ tasks = Table(
     Column("finished", Double),
     Column("deadline", Double),
     Column("look", Text),  # JSON, where it is not the usual one
+    # Grows each time that a node takes the task; see fence.py. The node that began it has 1.
+    Column("fence", Integer, nullable=False, server_default="1"),
     Index("tasks_by_tenant", "tenant", "created", "id"),
     Index("tasks_by_document", "document_id"),
     Index(
