@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from bul_fakes import Scripted
 from server_browser import Browser, browsing
+
+from blatam_kv.server import live
 
 EVENTS = "/api/v1/events"
 
@@ -57,6 +60,20 @@ def test_later_events_have_what_changed(browser: Browser) -> None:
     assert only["unfinished"] == 0
     assert len(first[1]["samples"]) > 50
     assert all(name.startswith("process_") for name in second[1]["samples"])
+
+
+def test_a_stream_that_goes_on_tells_every_other_second(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(live, "asyncio", SimpleNamespace(sleep=sleep))
+    told = events(browser.get(f"{EVENTS}?count=23").text)
+    assert [name for name, _ in told].count("figures") == 23
+    assert slept == [1.0] * 19 + [2.0] * 3
 
 
 def test_figures_are_open_to_this_machine_and_else_to_those_who_may(browser: Browser) -> None:

@@ -10,9 +10,8 @@ const page = document.documentElement;
 const by = (id) => document.getElementById(id);
 const set = (id, text) => { const place = by(id); if (place.textContent !== text) place.textContent = text; };
 const figures = new Figures();
-let events = null, about = {}, others = null, passed = 0, beats = 0;
-// So many figures are drawn each as they come; then every other one: what a frame costs is not what is in
-// it but that there is one.
+let events = null, about = {}, others = null, passed = 0;
+// So many figures come a second apart, then two: what a look costs is the frame, not what is in it.
 const FEW = 20;
 
 const charts = {
@@ -126,8 +125,7 @@ function connect() {
   events.addEventListener("figures", ({ data }) => {
     figures.take(JSON.parse(data));
     state("live", true);
-    beats += 1;
-    if (passed < FEW || beats % 2 === 0) draw();
+    draw();
   });
   events.addEventListener("error", () => state("lost", false));
 }
