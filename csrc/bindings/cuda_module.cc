@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "bindings/chain_job.h"
 #include "bindings/paged_job.h"
 
 namespace py = pybind11;
@@ -19,6 +20,16 @@ int run_cuda(bool store, int device, uintptr_t stream, uint8_t scheme, uint8_t e
   const py::gil_scoped_release released;
   return (store ? cuda::blatam_cuda_store : cuda::blatam_cuda_fetch)(
       &job, device, reinterpret_cast<void*>(stream));
+}
+
+int run_chains(int device, uintptr_t stream, const py::bytes& state, uint64_t counter,
+               const std::array<uint8_t, 2>& types, const std::array<uint64_t, 6>& memory,
+               uint64_t ids_count, const std::array<uint64_t, 2>& rows, uint32_t sequences,
+               uint32_t block_tokens, const py::bytes& parent, uint64_t room) {
+  const cuda::ChainJob job = chain_job(state, counter, types, memory, ids_count, rows, sequences,
+                                       block_tokens, parent, room);
+  const py::gil_scoped_release released;
+  return cuda::blatam_cuda_chains_run(&job, device, reinterpret_cast<void*>(stream));
 }
 
 py::tuple versions() {
@@ -49,6 +60,10 @@ PYBIND11_MODULE(_cuda, module, py::mod_gil_not_used()) {
              py::arg("strides"), py::arg("seed"), py::arg("blocks"), py::arg("tensors"),
              py::arg("memory"), py::arg("block_stride"), py::arg("payload_room"),
              "Queues a job on a stream of a device; a code.");
+  module.def("run_chains", run_chains, py::arg("device"), py::arg("stream"), py::arg("state"),
+             py::arg("counter"), py::arg("types"), py::arg("memory"), py::arg("ids_count"),
+             py::arg("rows"), py::arg("sequences"), py::arg("block_tokens"), py::arg("parent"),
+             py::arg("room"), "Queues chains of digests on a stream of a device; a code.");
 }
 
 }  // namespace blatam::python

@@ -36,8 +36,9 @@ enum class Scheme : uint8_t {
 };
 
 // What a cache holds. A cache of fp8 counts as the bfloat16 numbers that it means: its payloads are
-// bfloat16's. Fetching into one rounds to the nearest, at most 448, as the codec fp8_e4m3 does.
-enum class Element : uint8_t { bf16, fp16, fp8_e4m3 };
+// bfloat16's. Fetching into one rounds to the nearest, finite values to at most the greatest that
+// it has (448, as the codec fp8_e4m3 does, or 57344); e5m2 keeps infinities.
+enum class Element : uint8_t { bf16, fp16, fp8_e4m3, fp8_e5m2 };
 
 constexpr uint32_t kMostTensors = 128;  // of one launch: they travel with it, by value
 constexpr uint32_t kPayloadAlign = 16;
@@ -110,6 +111,11 @@ uint64_t blatam_paged_most_bytes(const Job* job);
 
 int blatam_paged_store(const Job* job);
 int blatam_paged_fetch(const Job* job);
+
+// How a value is read and written: what each of the 256 bytes of an fp8 cache counts as, and the
+// byte that each of the 65,536 bfloat16 becomes. For code that takes a cache apart by other means.
+// false for an element that is not fp8.
+bool blatam_paged_fp8(Element element, uint16_t* patterns, uint8_t* bytes);
 
 // ---- in the library that needs nvcc -------------------------------------------------------------
 

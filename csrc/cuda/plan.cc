@@ -15,7 +15,9 @@ constexpr uint32_t kLaneValues = 8;
 
 uint64_t ceil_div(uint64_t a, uint64_t b) { return (a + b - 1) / b; }
 
-uint64_t element_bytes(Element element) { return element == Element::fp8_e4m3 ? 1 : 2; }
+uint64_t element_bytes(Element element) {
+  return element == Element::fp8_e4m3 || element == Element::fp8_e5m2 ? 1 : 2;
+}
 
 // Chunks of eight channels in the heads of `tokens` tokens, 32 to a warp.
 uint32_t raw_items(const Job& job, uint64_t tokens) {

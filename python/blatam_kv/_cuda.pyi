@@ -24,3 +24,17 @@ def run(
     block_stride: int,
     payload_room: int,
 ) -> int: ...
+def run_chains(
+    device: int,
+    stream: int,
+    state: bytes,
+    counter: int,
+    types: tuple[int, int],
+    memory: tuple[int, int, int, int, int, int],
+    ids_count: int,
+    rows: tuple[int, int],
+    sequences: int,
+    block_tokens: int,
+    parent: bytes,
+    room: int,
+) -> int: ...

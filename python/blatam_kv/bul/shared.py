@@ -155,6 +155,14 @@ class Shared:
         """How long the tier takes."""
         return self._tier.took
 
+    def listening(self) -> int | None:
+        """How many nodes hear one another, this one included; None while Redis is away."""
+        try:
+            ((_, count),) = self._tier.ask("pubsub_numsub", self._tier.channel)
+        except TierUnavailable:
+            return None
+        return int(count)
+
     def stats(self) -> RedisStats:
         """Of the tier."""
         return self._tier.stats()

@@ -18,6 +18,7 @@ from pathlib import Path
 from blatam_kv import __version__, _core
 from blatam_kv.cli.report import show
 from blatam_kv.config import Secret, Settings, did_you_mean
+from blatam_kv.devices import DeviceSnapshot
 from blatam_kv.errors import Error
 
 
@@ -198,6 +199,7 @@ def _database(url: Secret) -> dict[str, object]:
 def _model(settings: Settings) -> dict[str, object]:
     """Whether the model that the settings choose loads, or its endpoint answers and has it."""
     from blatam_kv.truthgpt import load
+    from blatam_kv.truthgpt.protocol import RunsOnDevices
 
     report: dict[str, object] = {"model": None, "fingerprint": None, "reason": None}
     with ExitStack() as opened:
@@ -212,7 +214,13 @@ def _model(settings: Settings) -> dict[str, object]:
                 report["folder"] = str(settings.local_model)
             report["fingerprint"] = model.fingerprint
             report["context_tokens"] = model.context_tokens
-            offered = getattr(model, "offered", ())
+            asked: object = model
+            if isinstance(model, RunsOnDevices):
+                devices = model.devices()
+                report["devices"] = {each.gpu: _told(each) for each in devices}
+                well = zip(model.models, devices, strict=True)
+                asked = next((one for one, each in well if each.in_rotation), model)
+            offered = getattr(asked, "offered", ())
             if offered and model.model_id not in offered:
                 hint = did_you_mean(model.model_id, offered)
                 report["reason"] = (
@@ -222,3 +230,7 @@ def _model(settings: Settings) -> dict[str, object]:
         except Error as error:
             report["reason"] = str(error)
     return report
+
+
+def _told(device: DeviceSnapshot) -> str:
+    return "in the rotation" if device.in_rotation else "left out: it cannot be asked"

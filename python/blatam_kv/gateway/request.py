@@ -97,18 +97,16 @@ class Preparation:
         if upstream.system.credentials != "keep":
             kept = without_ours(kept)
         scheme = "https" if scope["scheme"] in ("https", "wss") else "http"
-        kept = forwarded_for(kept, address=address, scheme=scheme, host=host)
+        kept = forwarded_for(
+            kept, address=address, scheme=scheme, host=host, taken_off=upstream.taken_off
+        )
         named = host if upstream.system.host == "keep" else upstream.authority
-        trace = [(name.encode(), value.encode()) for name, value in carried().items()]
-        made_here = {b"host", b"content-length", b"x-request-id", *(_TRACE if trace else ())}
-        left = [pair for pair in kept if pair[0] not in made_here]
-        return [
-            (b"host", named),
-            *left,
-            *trace,
-            (b"x-request-id", request_id.encode()),
-            (b"via", self.via),
-        ]
+        if trace := carried():
+            kept = [pair for pair in kept if pair[0] not in _TRACE]
+            kept += [(name.encode(), value.encode()) for name, value in trace.items()]
+        kept.append((b"x-request-id", request_id.encode()))
+        kept.append((b"via", self.via))
+        return [(b"host", named), *kept]
 
     async def outgoing(
         self, upstream: Upstream, path: bytes, scope: Scope, receive: Receive, request_id: str

@@ -66,6 +66,7 @@ def serve(settings: Settings, *, version: str) -> int:
     from blatam_kv.server.traced import Traced
     from blatam_kv.tracing import open_tracing
     from blatam_kv.truthgpt import load
+    from blatam_kv.truthgpt.placement import watched
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -112,6 +113,7 @@ def serve(settings: Settings, *, version: str) -> int:
             redis=redis,
             archive=archive,
             salt_of=keys.salt_of,
+            devices=opened.enter_context(watched(model, settings)),
         )
         guard = make_guard(settings, keys, count=service.metrics.rejected, redis=redis)
         courier = Courier(
