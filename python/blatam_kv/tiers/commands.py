@@ -30,7 +30,7 @@ BATCH = 64
 
 
 class Commands:
-    """Commands to the servers that a URL leads to. Thread-safe: each call takes a connection of its own.
+    """Commands to the servers that a URL leads to. Thread-safe: each call has a connection of its own.
 
     place: what the URL is called in messages. timeout: seconds for a connection and for an answer.
     channel: where nodes tell one another. breaker: what each server's is like.
