@@ -230,10 +230,10 @@ class RedisTier:
     # ---- inside ---------------------------------------------------------------------------------
 
     def _get_many(self, keys: Sequence[bytes]) -> list[Record | None]:
-        names = [self._name(key) for key in keys]
         if len(keys) == 1:  # as most calls are
-            value = self.ask("get", names[0])
+            value = self.ask("get", self._name(keys[0]))
             return [None if value is None else self._read(keys[0], value)]
+        names = [self._name(key) for key in keys]
         return [
             None if value is None else self._read(key, value)
             for key, value in zip(keys, self.commands.values(names), strict=True)
