@@ -13,7 +13,8 @@ from blatam_kv.tiers import DiskStats
 class FarStats:
     """Of one process, at one moment. hits and misses are blocks that were fetched, or were not there
     any more; written those that were handed on, dropped those that were not: for lack of room on
-    the way, or because the tier failed; failures its calls that failed. What was measured is None until it was."""
+    the way, or because the tier failed; failures its calls that failed. What was measured is None
+    until it was."""
 
     hits: int
     misses: int
@@ -35,8 +36,8 @@ class KVStoreStats:
     calls of ``load_prefix``, tokens_asked the tokens of their whole blocks, and where those came
     from: tokens_from_memory, tokens_from_tier, and of the latter tokens_from_far: from the shared
     tier. recomputed counts blocks there that were left to the model, which is quicker. saved counts
-    blocks that were encoded and stored somewhere, spilled those that went to the tier when memory was needed, promoted those that came
-    back, evicted all that left memory for lack of room, refused those for which pins left none.
+    blocks that were encoded and stored somewhere, spilled those that went to the tier when memory was
+    needed, promoted those that came back, evicted all that left memory for lack of room, refused those for which pins left none.
     damaged counts blocks that failed verification and were thrown away, foreign records under one
     of our names that were not ours, tier_failures calls that the tier could not serve,
     listener_failures what listeners raised. queued_bytes are on their way to the tier, holds the forks

@@ -51,10 +51,10 @@ class KVStore:
     eighth of that, at most 64 MiB; a save that finds no room waits. 0: a save returns when they are
     written. durable: when they would survive a power cut. read_only: open the folder beside its
     writer and leave it as it is; what is saved stays in memory. tier: another Tier in place of a
-    folder; closed with the store. shared: below both, a tier that other nodes have too, a RedisTier; what is
-    saved here is theirs a moment later, and fetched where that is quicker than computing (``observe``).
-    It is used once the store has a model, and closed with it. policy: what leaves memory first, as in ``Cache``. threads: for encoding
-    and decoding one tensor. clock, wall_clock: seconds that never go back, and seconds since 1970 for
+    folder; closed with the store. shared: below both, a tier that other nodes have too, a RedisTier;
+    what is saved here is theirs a moment later, and fetched where that is quicker than computing
+    (``observe``). It is used once the store has a model, and closed with it. policy: what leaves
+    memory first, as in ``Cache``. threads: for encoding and decoding one tensor. clock, wall_clock: seconds that never go back, and seconds since 1970 for
     pins that outlive the process; for tests.
 
     model, tokenizer, lora, rope, salt: tags. All calls use them, and a block saved under other tags

@@ -30,7 +30,7 @@ BATCH = 64
 
 
 class Commands:
-    """Commands to the servers that a URL leads to. Thread-safe: each call takes a connection of its own.
+    """Commands to the servers that a URL leads to. Thread-safe: each call has a connection of its own.
 
     place: what the URL is called in messages. timeout: seconds for a connection and for an answer.
     channel: where nodes tell one another. breaker: what each server's is like.
@@ -41,6 +41,7 @@ class Commands:
     ) -> None:
         self._place, self._channel = place, channel
         self._redis, self._servers = servers_of(url, timeout, breaker, place=place)
+        self._only = self._servers.of(b"") if self._servers.one else None
         self._errors = (self._redis.exceptions.RedisError, OSError)
         self._lock = threading.Lock()  # guards the failures
         self._failures: Counter[str] = Counter()
@@ -58,7 +59,7 @@ class Commands:
         def call(client: Any) -> Any:
             return getattr(client, command)(name, *arguments, **options)
 
-        return self._attempt(name, call)
+        return self._attempt(name, call) if self._only is None else self._try(self._only, call)
 
     def found(self) -> None:
         """Who listens has just seen that the server is there: ask it again, whatever was."""
@@ -217,6 +218,8 @@ class Commands:
 
     def _attempt(self, name: bytes, call: Callable[[Any], T]) -> T:
         """What a call to the client of the server that has a name returns."""
+        if self._only is not None:
+            return self._try(self._only, call)
         moved = self._redis.exceptions.MovedError
         server = self._located(partial(self._servers.of, name))
         try:

@@ -78,11 +78,12 @@ class RedisTier:
     """A Tier in a Redis or Valkey. Thread-safe: each call takes a connection of its own.
 
     url: ``redis://``, ``rediss://`` (TLS) or ``unix://``, with user, password and database as Redis's
-    own tools read them, or of a cluster (``servers``); options behind ``?`` are those of redis-py, ``ssl_ca_certs=…`` for example.
-    namespace: what all keys begin with, 1 to 64 of ``A-Z a-z 0-9 . _ -`` and, for a part of its own,
-    a colon and a word; nodes that share records use the same. ttl: seconds that a record without an end of its own stays, None for ever. timeout:
-    seconds for a connection and for an answer. mac_key: 16 to 64 bytes; records are signed with it,
-    and those that are not are misses. record_bytes: larger records are refused. clock: seconds since
+    own tools read them, or of a cluster (``servers``); options behind ``?`` are those of redis-py,
+    ``ssl_ca_certs=…`` for example. namespace: what all keys begin with, 1 to 64 of
+    ``A-Z a-z 0-9 . _ -`` and, for a part of its own, a colon and a word; nodes that share records use
+    the same. ttl: seconds that a record without an end of its own stays, None for ever. timeout:
+    seconds for a connection and for an answer. mac_key: 16 to 64 bytes; records are signed with it, and
+    those that are not are misses. record_bytes: larger records are refused. clock: seconds since
     1970.
 
     Opening it does not connect. Raises ConfigError for what cannot be right, MissingExtra.
@@ -229,10 +230,10 @@ class RedisTier:
     # ---- inside ---------------------------------------------------------------------------------
 
     def _get_many(self, keys: Sequence[bytes]) -> list[Record | None]:
-        names = [self._name(key) for key in keys]
         if len(keys) == 1:  # as most calls are
-            value = self.ask("get", names[0])
+            value = self.ask("get", self._name(keys[0]))
             return [None if value is None else self._read(keys[0], value)]
+        names = [self._name(key) for key in keys]
         return [
             None if value is None else self._read(key, value)
             for key, value in zip(keys, self.commands.values(names), strict=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from time import perf_counter
 
 from blatam_kv.metrics.histograms import Buckets
@@ -23,11 +21,16 @@ class Took:
         return {"get": self.get, "put": self.put}
 
 
-@contextmanager
-def timed(series: Buckets) -> Iterator[None]:
+class timed:  # it reads as a verb of ``with``; a generator takes three times as long
     """Count the body of a ``with``, also when it raises."""
-    start = perf_counter()
-    try:
-        yield
-    finally:
-        series.observe(perf_counter() - start)
+
+    __slots__ = ("_series", "_start")
+
+    def __init__(self, series: Buckets) -> None:
+        self._series = series
+
+    def __enter__(self) -> None:
+        self._start = perf_counter()
+
+    def __exit__(self, *exc: object) -> None:
+        self._series.observe(perf_counter() - self._start)
