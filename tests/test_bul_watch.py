@@ -75,3 +75,11 @@ def test_a_paused_server_is_unavailable_and_comes_back(monkeypatch: pytest.Monke
 
         until(back)
         assert len(one.take_up()) >= 1
+
+
+def test_an_archive_may_be_closed_again() -> None:
+    with postgres() as server:
+        archive = open_storage(server.database(), node="one")
+        assert archive.live()
+        archive.close()
+        archive.close()

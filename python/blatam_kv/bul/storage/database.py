@@ -51,10 +51,9 @@ class Database:
             event.listen(engine, "checkout", self._greet)
 
     def close(self) -> None:
-        """Let the database go."""
+        """Let the database go. May be called again."""
         self.engine.dispose()
         if self._watch is not None:
-            event.remove(self.engine, "checkout", self._greet)
             self._watch.close()
 
     @property

@@ -48,7 +48,7 @@ class Watch:
                 os.close(mine)
 
     def close(self) -> None:
-        """Watch no more."""
+        """Watch no more. May be called again."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
