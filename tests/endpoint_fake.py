@@ -63,6 +63,7 @@ class Fake:
 class Connection(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     fake: Fake
+    body: Any = None  # JSON, of this request
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -75,6 +76,7 @@ class Connection(BaseHTTPRequestHandler):
 
     def _serve(self, body: Any) -> None:
         fake = self.fake
+        self.body = body
         fake.requests.append(Asked(self.command, self.path, dict(self.headers), body))
         if self.path in fake.others:
             fake.others[self.path](self)

@@ -2,9 +2,11 @@
 
 #include <pybind11/stl.h>
 
+#include "bindings/bus.h"
 #include "bindings/chain_job.h"
 #include "bindings/paged_job.h"
 #include "core/digest.h"
+#include "cuda/host_runtime.h"
 
 namespace py = pybind11;
 
@@ -36,6 +38,15 @@ py::tuple sizes(uint8_t scheme, uint8_t element, const std::array<uint32_t, 3>& 
   job.block_tokens = 1;
   job.run = shape[2];
   return py::make_tuple(cuda::blatam_paged_fixed_bytes(&job), cuda::blatam_paged_most_bytes(&job));
+}
+
+py::tuple open_host_bus(uint64_t pool_bytes, uint32_t buffers, uint64_t buffer_bytes, bool lazy) {
+  using cuda::HostRuntime;
+  return opened_bus([&](std::shared_ptr<cuda::Bus>* bus) {
+    const auto order = lazy ? HostRuntime::Order::lazy : HostRuntime::Order::threads;
+    return cuda::Bus::open(std::make_unique<HostRuntime>(order),
+                           {pool_bytes, buffers, buffer_bytes}, bus);
+  });
 }
 
 py::tuple fp8_tables(uint8_t element) {
@@ -71,6 +82,11 @@ py::tuple digest_state(const py::bytes& key) {
 }  // namespace
 
 void add_paged(py::module_& module) {
+  add_bus(module);
+  module.def("open_host_bus", open_host_bus, py::arg("pool_bytes"), py::arg("buffers"),
+             py::arg("buffer_bytes"), py::arg("lazy"),
+             "A bus on the host; a code, and the bus or None. lazy: nothing is done before it is\n"
+             "waited for.");
   module.def("run_paged", run_paged, py::arg("store"), py::arg("scheme"), py::arg("element"),
              py::arg("shape"), py::arg("cache"), py::arg("strides"), py::arg("seed"),
              py::arg("blocks"), py::arg("tensors"), py::arg("memory"), py::arg("block_stride"),

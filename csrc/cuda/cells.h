@@ -105,6 +105,7 @@ BLATAM_LANES const Tensor& tensor_of(const Plan& plan, uint32_t payload) {
   return plan.job.tensor[payload % plan.job.tensors];
 }
 BLATAM_LANES uint8_t* payload_at(const Plan& plan, uint32_t payload) {
+  if (plan.job.places != nullptr) return plan.job.payloads + plan.job.places[payload];
   return plan.job.payloads + block_of(plan, payload) * plan.job.block_stride +
          tensor_of(plan, payload).payload;
 }

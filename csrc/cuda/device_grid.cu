@@ -80,6 +80,8 @@ int check_memory(const Job& job, int device) {
        {static_cast<const void*>(job.payloads), static_cast<const void*>(job.bytes),
         static_cast<const void*>(job.faults)})
     if (const int code = check_memory(pointer, device); code != kOk) return code;
+  if (job.places != nullptr)
+    if (const int code = check_memory(job.places, device); code != kOk) return code;
   return job.tokens == 0 ? kOk : check_memory(job.slots, device);
 }
 

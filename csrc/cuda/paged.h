@@ -84,6 +84,9 @@ struct Job {
   uint64_t payload_room;  // of each payload; at least fixed_bytes()
   uint64_t* bytes;        // [blocks][tensors], of each payload: written by store, read by fetch
   uint32_t* faults;       // [blocks][tensors], written by both; 0 is well
+  // [blocks][tensors], how far from `payloads` each one begins, a multiple of 16; null: where
+  // stride and offset say. For fetching only.
+  const uint64_t* places;
   Tensor tensor[kMostTensors];
 };
 
@@ -97,6 +100,12 @@ enum Code : int {
   kUnsupported = 5,  // this scheme, for this shape
   kOverlap = 6,      // payloads of a block overlap
   kElsewhere = 7,    // memory that is not the device's
+  // Of bus.h and what it is made of.
+  kNotYet = 20,       // it is still under way
+  kFull = 21,         // the pool has no room now
+  kTooSmall = 22,     // a size to open with
+  kOutOfMemory = 23,  // of the host
+  kOutside = 24,      // beyond the end of a piece
   kCudaError = 1000,
 };
 

@@ -2,6 +2,10 @@ from typing import Any
 
 import numpy.typing as npt
 
+from blatam_kv._core import Bus as Bus
+from blatam_kv._core import DevicePiece as DevicePiece
+from blatam_kv._core import Mark as Mark
+
 architectures: str
 CUDA_ERROR: int
 
@@ -38,3 +42,6 @@ def run_chains(
     parent: bytes,
     room: int,
 ) -> int: ...
+def open_bus(
+    device: int, pool_bytes: int, buffers: int, buffer_bytes: int
+) -> tuple[int, Bus | None]: ...

@@ -207,9 +207,10 @@ map $http_x_prefix_key $blatam_kv_prefix {
 def _upstreams(
     nodes: Sequence[str], gateway: str | None, services: Mapping[str, str], affinity: str
 ) -> str:
-    # Three failures in two seconds: one refusal of a full node must not take it out, and a dead one
-    # is asked again soon. Free nginx has no health checks of its own.
-    servers = "".join(f"    server {node} max_fails=3 fail_timeout=2s;\n" for node in nodes)
+    # No number of failures takes a node out. nginx counts a 503 as one, and while the database is away
+    # every node answers 503 to what is not cached: all would be out, and nobody left for the hits. A
+    # process that is dead refuses at once, and the next node is asked.
+    servers = "".join(f"    server {node} max_fails=0;\n" for node in nodes)
     text = f"""
 upstream blatam_kv_least_busy {{
     zone blatam_kv_least_busy 64k;
@@ -290,7 +291,11 @@ _PROXY = """
     proxy_set_header X-Request-ID $blatam_kv_request_id;
     proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
     proxy_set_header X-Forwarded-Proto $scheme;
-    proxy_connect_timeout 1s;
+    # What is taken off a path before it is passed on; nothing that a client says of it is.
+    set $blatam_kv_taken_off "";
+    proxy_set_header X-Forwarded-Prefix $blatam_kv_taken_off;
+    # A machine that is off costs its callers this, each time.
+    proxy_connect_timeout 500ms;
     # The longest that an answer may be silent: writing one, or the next piece of a stream.
     proxy_read_timeout 630s;
     proxy_send_timeout 30s;
@@ -350,6 +355,7 @@ def _locations(gateway: str | None, services: Mapping[str, str], affinity: str) 
     for name in services:
         text += f"""
     location /{name}/ {{
+        set $blatam_kv_taken_off /{name};
         proxy_pass http://blatam_kv_service_{name}/;
     }}
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from blatam_kv import _core
@@ -115,6 +115,29 @@ class PagedCache:
                     field="tensors",
                 )
         return first.cache(found, kind, owners)
+
+    @classmethod
+    def paired(cls, keys: PagedCache, values: PagedCache) -> PagedCache:
+        """One of keys and one of values as one, layer by layer, for engines that keep them apart.
+
+        Raises InvalidRequest unless they are alike in everything but what they hold.
+        """
+        if set(keys.kinds) != {"key"} or set(values.kinds) != {"value"}:
+            raise InvalidRequest("the first must hold keys, the second values", field="tensors")
+        swapped = replace(keys, bases=values.bases, kinds=values.kinds, owners=values.owners)
+        if swapped != values or len(keys.bases) != len(values.bases):
+            raise InvalidRequest(
+                "keys and values differ in shape, strides, element or device; pass like with like",
+                field="tensors",
+            )
+        pairs = zip(keys.bases, values.bases, strict=True)
+        halves: tuple[Kind, Kind] = ("key", "value")
+        return replace(
+            keys,
+            bases=tuple(base for pair in pairs for base in pair),
+            kinds=halves * len(keys.bases),
+            owners=(*keys.owners, *values.owners),
+        )
 
 
 def _axes(layout: str) -> tuple[str, ...]:
