@@ -63,6 +63,13 @@ struct alignas(16) Chunk {
   BLATAM_MEMBER uint16_t get(unsigned i) const {
     return static_cast<uint16_t>(words[i / 2] >> (16 * (i % 2)));
   }
+  // The same where i is not known when it is compiled: no word is indexed, so all stay in
+  // registers.
+  BLATAM_MEMBER uint16_t any(unsigned i) const {
+    const uint64_t low = words[0] | static_cast<uint64_t>(words[1]) << 32;
+    const uint64_t high = words[2] | static_cast<uint64_t>(words[3]) << 32;
+    return static_cast<uint16_t>((i < 4 ? low : high) >> (16 * (i % 4)));
+  }
   // Requires zeros there.
   BLATAM_MEMBER void put(unsigned i, uint16_t bits) {
     words[i / 2] |= static_cast<uint32_t>(bits) << (16 * (i % 2));
@@ -182,10 +189,9 @@ BLATAM_LANES void store_chunk(const Plan& plan, const Stretch& at, const Chunk& 
   }
   uint32_t head = at.head;
   uint32_t dim = at.dim;
-  BLATAM_UNROLL
-  for (uint32_t i = 0; i < kLaneValues; ++i) {
-    if (i >= at.count) break;
-    aligned_store<Bits>(value_at(plan, at.token, head, dim, kBytes), Cell::bits(chunk.get(i)));
+  BLATAM_ROLL  // nothing waits for a store, and eight copies of this were half of the code
+      for (uint32_t i = 0; i < at.count; ++i) {
+    aligned_store<Bits>(value_at(plan, at.token, head, dim, kBytes), Cell::bits(chunk.any(i)));
     if (++dim == plan.job.head_dim) dim = 0, ++head;
   }
 }

@@ -5,8 +5,8 @@
 // nothing throws, nothing is allocated, nothing waits.
 //
 // The same algorithms run in two places. `blatam_paged_*` runs them on the calling thread over
-// memory of the host, lane by lane: the reference that is tested without a GPU, and what serves
-// caches that lie in host memory. `blatam_cuda_*`, in the library that nvcc compiles, queues them
+// memory of the host, lane by lane: what is tested without a GPU, against the codecs that serve
+// caches of the host. `blatam_cuda_*`, in the library that nvcc compiles, queues them
 // on a stream of a device; all pointers of the job are then the device's, must stay valid
 // until the work is done, and the answer says only that it was queued. Calls are safe from any
 // thread.
