@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -133,10 +133,10 @@ class Cluster:
     """All of them, and a key for each tenant."""
 
     def __init__(
-        self, nodes: list[Node], store: Redis, server: Postgres, model: Model, url: str
+        self, nodes: list[Node], store: Redis, server: Postgres, model: Model, folder: Path
     ) -> None:
         self.nodes, self.redis, self.postgres = nodes, store, server
-        self.model, self.url = model, url
+        self.model, self.folder, self.url = model, folder, ""
         self.keys: dict[str, str] = {}
         self.judge: Archive
 
@@ -198,6 +198,13 @@ class Cluster:
                 {"high": high, "low": low},
             )
 
+    def unfinished_of(self, node: Node) -> int:
+        """Tasks that are a node's to do."""
+        name = (node.folder / "node").read_text().strip()
+        query = text("SELECT count(*) FROM tasks WHERE node = :node AND status = 'queued'")
+        with self.judge._database.connection() as connection:
+            return int(connection.execute(query, {"node": name}).scalar_one())
+
     def documents_of_nobody(self) -> int:
         """Documents that no task points to: what a node wrote that had lost its task."""
         with self.judge._database.connection() as connection:
@@ -209,7 +216,7 @@ class Cluster:
 
 
 @contextmanager
-def cluster(*, nodes: int = 3) -> Iterator[Cluster]:
+def cluster(*, nodes: int = 3, tenants: Sequence[str] = TENANTS) -> Iterator[Cluster]:
     """One for the body of a ``with``."""
     with ExitStack() as opened:
         folder = Path(tempfile.mkdtemp(prefix="blatam-cluster-"))
@@ -231,7 +238,7 @@ def cluster(*, nodes: int = 3) -> Iterator[Cluster]:
                 "BUL_RATE_LIMIT_ENABLED": "false",
                 "BUL_REDIS_URL": f"redis://127.0.0.1:{lines[0].port}",
                 "BUL_DATABASE_URL": f"postgresql://postgres:x@127.0.0.1:{lines[1].port}/{name}",
-                "BUL_MAX_CONCURRENT_TASKS": "4",
+                "BUL_MAX_CONCURRENT_TASKS": "8",
                 "BUL_MODEL": "openai",
                 "BUL_OPENAI_BASE_URL": model.url,
                 "BUL_OPENAI_MODEL": MODEL,
@@ -244,7 +251,7 @@ def cluster(*, nodes: int = 3) -> Iterator[Cluster]:
                 shutil.copy(made[0].folder / FILE, data / FILE)
             else:
                 ring = KeyRing(data, Master(bytes.fromhex(SECRET)))
-                keys = {tenant: ring.create(tenant, role="writer").api_key for tenant in TENANTS}
+                keys = {tenant: ring.create(tenant, role="writer").api_key for tenant in tenants}
             made.append(Node(data, environ, lines))
         for node in made:
             node.start()
@@ -256,8 +263,8 @@ def cluster(*, nodes: int = 3) -> Iterator[Cluster]:
         places = [node.url.removeprefix("http://") for node in made]
         site = configuration(places, listen=f"127.0.0.1:{port}", rate=0)
         opened.enter_context(nginx(folder, site, port=port))
-        running = Cluster(made, store, server, model, f"http://127.0.0.1:{port}")
-        running.keys = keys
+        running = Cluster(made, store, server, model, folder)
+        running.keys, running.url = keys, f"http://127.0.0.1:{port}"
         running.judge = open_storage(database, node="judge")
         opened.callback(running.judge.close)
         yield running

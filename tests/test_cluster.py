@@ -13,7 +13,6 @@ from http.client import HTTPConnection, IncompleteRead
 import pytest
 from cluster_load import Load, chat, check_all_done, heard_more, load
 from cluster_servers import Cluster, cluster, eventually
-from sqlalchemy import text
 
 # How many answers are heard while something is broken.
 LONG = 40 if "BLATAM_KV_SOAK" in os.environ else 1
@@ -113,18 +112,11 @@ def test_a_node_is_paused_is_thought_dead_and_comes_back(whole: Cluster) -> None
         if LONG == 1:  # else the ten seconds are waited for
             whole.think_dead(victim)
         heard_more(heard, 10)  # of the tenants of the others
-        name = (victim.folder / "node").read_text().strip()
-        eventually(lambda: not left_of(whole, name), "its tasks are not taken over")
+        eventually(lambda: not whole.unfinished_of(victim), "its tasks are not taken over")
         victim.signal(signal.SIGCONT)
         heard_more(heard, 10)
     only_refused(heard)
     check_all_done(whole, heard)
-
-
-def left_of(whole: Cluster, node: str) -> int:
-    query = text("SELECT count(*) FROM tasks WHERE node = :node AND status = 'queued'")
-    with whole.judge._database.connection() as connection:
-        return int(connection.execute(query, {"node": node}).scalar_one())
 
 
 @pytest.mark.parametrize("kind", ["slow", "narrow", "silent", "cut"])

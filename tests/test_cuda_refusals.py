@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from test_cuda import engine, memory
 
+import blatam_kv as kv
 from blatam_kv import _core, cuda
 from blatam_kv.cuda import probe
-from blatam_kv.errors import DeviceTrouble, InvalidRequest, Unsupported
+from blatam_kv.errors import CorruptBlob, DeviceTrouble, InvalidRequest, Unsupported
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKENS, BLOCKS = 4, 2
@@ -77,6 +78,8 @@ OK, SHAPE, TOO_LARGE, MISALIGNED, ROOM, UNSUPPORTED, OVERLAP = range(7)
         ({"payload_room": 0}, ROOM),
         ({"block_stride": 1024}, OVERLAP),
         ({"payload": 2**63}, OVERLAP),
+        ({"payload": 2**64 - 16}, OVERLAP),
+        ({"payload": 2**64 - 16, "blocks": 1}, OVERLAP),
         ({"tensors": np.array([[0, 0], [0, 64]], np.uint64)}, OVERLAP),
         # kinds
         ({"scheme": 9}, UNSUPPORTED),
@@ -109,6 +112,10 @@ FOR_GOOD = {
 }  # fmt: skip
 
 
+# What queues kernels.
+KERNEL_FILES = ("device.cu", "device_chains.cu", "device_grid.cu", "on_device.h")
+
+
 class Numbers:
     CUDA_ERROR = 1000
     text = staticmethod(lambda code: f"text of {code}")
@@ -124,9 +131,9 @@ def test_every_error_of_cuda_is_device_unavailable_with_a_reason() -> None:
 
 
 def test_no_answer_of_the_runtime_is_dropped() -> None:
-    """A statement of csrc/cuda that is a call of the runtime and nothing else says (void)."""
+    """A statement that is a call of the runtime and nothing else says (void)."""
     dropped = []
-    for path in sorted((ROOT / "csrc" / "cuda").glob("*.*")):
+    for path in (ROOT / "csrc" / "cuda" / name for name in KERNEL_FILES):
         code = re.sub(r"//.*", "", path.read_text())
         for statement in re.split(r"[;{}]", code):
             if re.match(r"\s*(if \([^()]*\)\s*)?cuda[A-Z]\w*\(", statement):
@@ -165,3 +172,50 @@ def test_memory_that_does_not_fit_is_refused_whoever_does_the_work(
     for work in (cuda.store, cuda.fetch):
         with pytest.raises(InvalidRequest, match=message):
             work(plan, given["slots"], payloads=given["payloads"], report=given["report"], by=by)
+
+
+@pytest.mark.parametrize("by", [cuda.Route.LANES, cuda.Route.CODECS])
+@pytest.mark.parametrize("codec", ["int8", "exp4"])
+@pytest.mark.parametrize("size", [0, 1, "less", "more", 2**63, 2**64 - 1])
+def test_a_size_that_no_payload_has_is_damage(size: int | str, codec: str, by: cuda.Route) -> None:
+    tensors, cache = engine("sglang_paged", "bfloat16", 1)
+    for tensor in tensors:
+        tensor &= 0xBFFF
+    plan = cuda.Arrangement.of(cache, codec=codec, tokens=TOKENS)
+    slots = np.arange(4)[None]
+    payloads, report = memory(plan.bytes_for(1)), memory(plan.report_bytes(1))
+    cuda.store(plan, slots, payloads=payloads, report=report, by=by)
+    ((launch, sizes, _),) = plan.parts(report, 1)
+    real = int(sizes[0, 1])
+    sizes[0, 1] = {"less": real - 1, "more": launch.room + 1}.get(str(size), size)
+    cuda.fetch(plan, slots, payloads=payloads, report=report, by=by)
+    assert plan.parts(report, 1)[0][2].tolist() == [[0, 2]]
+    with pytest.raises(CorruptBlob):
+        plan.check_fetched(report, blocks=1)
+
+
+@pytest.mark.parametrize("by", [cuda.Route.LANES, cuda.Route.CODECS])
+def test_a_payload_that_reaches_beyond_its_room_is_damage_even_if_it_is_whole(
+    by: cuda.Route,
+) -> None:
+    x = np.zeros((8, 2, 64), np.uint16)
+    x[0, 0, 0] = 0x7FC0
+    cache = cuda.PagedCache.of([x], "slot head dim", kind="value", element="bfloat16")
+    plan = cuda.Arrangement.of(cache, codec="int8", tokens=TOKENS, spare=0)
+    payloads, report = memory(plan.bytes_for(2)), memory(plan.report_bytes(2))
+    blob = kv.quantize(x[:4], codec="int8", dtype="bfloat16")
+    payloads[: len(blob)] = blob
+    ((_, sizes, faults),) = plan.parts(report, 2)
+    sizes[0, 0] = len(blob) - 64
+    cuda.fetch(plan, np.arange(8).reshape(2, 4), payloads=payloads, report=report, by=by)
+    assert faults[0, 0] == 2
+
+
+def test_a_tensor_that_cannot_show_its_memory_is_refused_with_its_reason() -> None:
+    rows = np.ndarray((2, 8), np.int32, bytes(100), strides=(34, 4))
+    with pytest.raises(InvalidRequest, match="does not show its memory: BufferError"):
+        cuda.PagedCache.of([rows], "slot dim", kind="key", element="bfloat16")
+    torch = pytest.importorskip("torch")
+    sparse = torch.zeros((2, 2)).to_sparse()
+    with pytest.raises(InvalidRequest, match="does not show its memory"):
+        cuda.PagedCache.of([sparse], "slot dim", kind="key")

@@ -14,6 +14,7 @@ from bul_fakes import Faulty, Scripted, until
 from postgres_server import Postgres, postgres
 from server_browser import Browser, browsing
 from starlette.responses import Response, StreamingResponse
+from test_bul_fence import is_known_dead
 from test_server_bul import check_problem
 
 from blatam_kv.bul.storage import Claim, Earlier, Reply, StorageUnavailable, open_storage
@@ -333,6 +334,7 @@ def test_what_a_dead_node_was_answering_is_the_next_ones_to_answer(server: Postg
     for others in (("other", "POST /query", "k"), ("acme", "POST /x", "k")):
         assert isinstance(two.replies.claim(*others, "r", now=2.0), Claim)  # theirs is another key
     assert two.replies.claim(*named, "other", now=2.0) == Earlier("r", None, elsewhere=True)
+    until(lambda: is_known_dead(two, "one"))
     taken = two.replies.claim(*named, "r", now=2.0)
     assert taken == Claim(*named, 2.0)
     assert one.live()

@@ -51,6 +51,10 @@ py::tuple described(const dlpack::Tensor& tensor, bool read_only) {
                         py::tuple(py::cast(shape)), py::tuple(py::cast(strides)), read_only);
 }
 
+Refused unreadable(const std::string& why) {
+  return {"a tensor does not show its memory: " + why, "tensor"};
+}
+
 // What __dlpack__ gives: with DLPack 1 read-only memory too, which older versions cannot describe.
 // The stream -1 asks for no synchronisation; the caller orders work by the stream that is passed.
 py::object unsynchronised_capsule(const py::object& object) {
@@ -59,10 +63,14 @@ py::object unsynchronised_capsule(const py::object& object) {
   if (device[0].cast<int>() == dlpack::kCuda) options["stream"] = -1;
   const py::object dlpack = object.attr("__dlpack__");
   try {
-    return dlpack(**options, py::arg("max_version") = py::make_tuple(1, 1));
+    try {
+      return dlpack(**options, py::arg("max_version") = py::make_tuple(1, 1));
+    } catch (py::error_already_set& error) {
+      if (!error.matches(PyExc_TypeError)) throw;
+      return dlpack(**options);
+    }
   } catch (py::error_already_set& error) {
-    if (!error.matches(PyExc_TypeError)) throw;
-    return dlpack(**options);
+    throw unreadable(error.what());
   }
 }
 
@@ -72,7 +80,7 @@ py::tuple describe_memory(const py::object& object) {
   if (const dlpack::ExchangeApi* table = exchange_table(Py_TYPE(object.ptr()))) {
     dlpack::Tensor tensor{};
     if (table->dltensor_from_py_object_no_sync(object.ptr(), &tensor) != 0)
-      throw py::error_already_set();
+      throw unreadable(py::error_already_set().what());
     return described(tensor, false);
   }
   if (py::hasattr(object, "__dlpack__")) {

@@ -147,9 +147,11 @@ int check(const Job& job) {
   return kOk;
 }
 
-// Payloads of one block that overlap would be written by two threads at once.
+// Payloads of one block that overlap would be written by two threads at once. One that ends beyond
+// 2^64 would begin before `payloads`.
 bool overlap(const Job& job) {
   for (uint32_t a = 0; a < job.tensors; ++a) {
+    if (job.tensor[a].payload > UINT64_MAX - job.payload_room) return true;
     if (job.blocks > 1 && job.tensor[a].payload + job.payload_room > job.block_stride) return true;
     for (uint32_t b = 0; b < a; ++b) {
       const uint64_t low = job.tensor[a].payload < job.tensor[b].payload ? a : b;

@@ -57,7 +57,7 @@ class Hands(Protocol):
 class Adopter:
     """A thread that shows this node's life and takes over. Close it when done.
 
-    go_on: called with tasks that are this node's from now on.
+    go_on: called with tasks that are this node's from now on. taken: told how many were a dead node's.
     """
 
     def __init__(
@@ -67,12 +67,14 @@ class Adopter:
         *,
         go_on: Callable[[Sequence[Task]], object],
         failed: Callable[[str], object],
+        taken: Callable[[int], object] = lambda count: None,
         seconds: float = LOOK_SECONDS,
     ) -> None:
         self._estate = estate
         self._hands = hands
         self._go_on = go_on
         self._failed = failed
+        self._taken = taken
         self._seconds = seconds
         self._sure_of = -1  # the life since which nothing can have been missed
         self._stopped = threading.Event()
@@ -103,6 +105,7 @@ class Adopter:
             return
         if adopted:
             log.warning("%d unfinished tasks of a node that is gone go on here", len(adopted))
+            self._taken(len(adopted))
             self._go_on(adopted)
 
     def _settle(self) -> None:

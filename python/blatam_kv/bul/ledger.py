@@ -185,6 +185,7 @@ class Ledger:
 
     def let_go(self, tasks: Sequence[Task]) -> None:
         """Another node has taken them: what is written of them here is for nobody."""
+        self._metrics.taken("another", len(tasks))
         with self._lock:
             for task in tasks:
                 self._leave(task.id)
@@ -368,6 +369,7 @@ class Ledger:
             else:
                 if lost:  # this node was thought dead; what another one writes is what holds
                     log.warning("%d finished tasks are other nodes' by now", len(lost))
+                    self._metrics.taken("another", len(lost))
                     self._book.drop(lost)
                     ended = [task for task in ended if task not in lost]
         # Counted before they are shown: who sees a task finished finds it in the totals.

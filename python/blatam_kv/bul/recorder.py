@@ -40,7 +40,8 @@ class Rows(Protocol):
 class Recorder:
     """The thread and its two chores: to write what the book has not saved, to delete what is old.
 
-    newest, days: see ``Archive.retain``. failed: called with the operation at each failure.
+    newest, days: see ``Archive.retain``. failed: called with the operation at each failure. lost: told
+    how many tasks were another node's by then.
     """
 
     def __init__(
@@ -51,11 +52,13 @@ class Recorder:
         newest: int,
         days: float,
         failed: Callable[[str], None],
+        lost: Callable[[int], object] = lambda count: None,
     ) -> None:
         self._book = book
         self._rows = rows
         self._newest, self._days = newest, days
         self._failed = failed
+        self._lost = lost
         self._stop = threading.Event()
         self._flushing = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="bul-recorder", daemon=True)
@@ -83,7 +86,10 @@ class Recorder:
                     self._failed("save")
                     log.warning("%d finished tasks are not recorded yet: %s", len(batch), error)
                     return False
-                self._book.drop(lost)
+                if lost:
+                    log.warning("%d finished tasks are other nodes' by now", len(lost))
+                    self._lost(len(lost))
+                    self._book.drop(lost)
                 self._book.saved([task for task in batch if task not in lost])
             return True
 

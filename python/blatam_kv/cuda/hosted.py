@@ -249,12 +249,18 @@ class _TorchTokens:
         import torch
 
         self._torch = torch
-        owner = cache.owners[tensor * len(cache.owners) // len(cache.bases)]
         kind = torch.uint8 if cache.element.startswith("fp8") else torch.int16
-        cell = kind.itemsize
-        offset = owner.storage_offset() + (cache.bases[tensor] - owner.data_ptr()) // cell
+        base, cell = cache.bases[tensor], kind.itemsize
+        # Several tensors may lie in one owner, and owners in any order.
+        owner, begin = next(
+            (owner, begin)
+            for owner in cache.owners
+            if (begin := owner.untyped_storage().data_ptr()) <= base
+            and base < begin + owner.untyped_storage().nbytes()
+        )
         strides = [stride // cell for stride in _strides(cache, cell)]
-        self._cells = torch.as_strided(owner.detach().view(kind), _shape(cache), strides, offset)
+        cells = owner.detach().view(kind)
+        self._cells = torch.as_strided(cells, _shape(cache), strides, (base - begin) // cell)
         self._block_tokens = cache.block_tokens
 
     def _place(self, slots: Slots) -> tuple[Any, Any]:

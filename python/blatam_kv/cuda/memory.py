@@ -51,10 +51,10 @@ def place(
         raise InvalidRequest(f"{name} are {dtype}; they must be {' or '.join(dtypes)}", field=name)
     if written and read_only:
         raise InvalidRequest(f"{name} are read-only; pass memory that may be written", field=name)
-    item = step = _item_bytes(dtype)
+    step = _item_bytes(dtype)
     row_bytes = 0
     for axis in reversed(range(len(shape))):
-        if rows and axis == 0 and len(shape) == 2 and strides[0] >= step and not strides[0] % item:
+        if rows and axis == 0 and len(shape) == 2 and strides[0] >= step:
             row_bytes = strides[0]
             step = row_bytes * (shape[0] - 1) + step if shape[0] else 0
             continue
