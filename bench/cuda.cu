@@ -3,16 +3,26 @@
 // bytes read and written, as the copy's are; the target is 75 % of it, 50 % where a row is turned.
 // Each kernel's payloads are first compared with those of the same code on the host, and what it
 // fetches with what the host fetches.
+//
+// Then digests of token blocks, for few and for many sequences, beside one thread of the host that
+// runs the same code over ids that it already has: a chain cannot be cut, so what a device gains is
+// the number of sequences.
+//
+// --json prints all of it as one object. Exits with 1 where bits differ, not where a target is
+// missed.
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <numeric>
 #include <random>
 #include <vector>
 
+#include "cuda/chains.h"
 #include "cuda/paged.h"
 
 namespace {
@@ -134,11 +144,206 @@ void point(Job* job, uint8_t* cache, const int64_t* slots, uint8_t* payloads, ui
   job->faults = faults;
 }
 
+struct Speed {
+  const char* name;
+  double copy;  // bytes a second
+  double store;
+  double fetch;
+  double target;  // of the copy's
+
+  bool reached() const { return std::min(store, fetch) >= target * copy; }
+};
+
+struct Machine {
+  cudaStream_t stream;
+  std::vector<uint8_t> cache;
+  std::vector<int64_t> slots;
+  Device<uint8_t> device_cache;
+  Device<uint8_t> device_copy;
+  Device<int64_t> device_slots;
+};
+
+std::vector<uint8_t> normal_values(std::mt19937_64& random) {
+  std::normal_distribution<float> normal;
+  std::vector<uint8_t> cache(kTensors * kTensorBytes);
+  for (size_t i = 0; i < cache.size(); i += 2) {
+    const float value = normal(random);
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    cache[i] = static_cast<uint8_t>(bits >> 16);
+    cache[i + 1] = static_cast<uint8_t>(bits >> 24);
+  }
+  return cache;
+}
+
+[[noreturn]] void differ(const char* name, const char* what) {
+  std::fprintf(stderr, "%s: %s\n", name, what);
+  std::exit(1);
+}
+
+Speed measure(Machine& machine, const Named& named) {
+  Job job = job_for(named.scheme);
+  Job host_job = job;
+  const size_t payload_bytes = job.block_stride * kBlocks;
+  std::vector<uint8_t> payloads(payload_bytes + 16);
+  uint8_t* const aligned =
+      payloads.data() + (16 - reinterpret_cast<uintptr_t>(payloads.data()) % 16) % 16;
+  std::vector<uint64_t> bytes(kBlocks * kTensors);
+  std::vector<uint32_t> faults(kBlocks * kTensors);
+  const Device<uint8_t> device_payloads(payload_bytes);
+  const Device<uint64_t> device_bytes(bytes.size());
+  const Device<uint32_t> device_faults(faults.size());
+  point(&host_job, machine.cache.data(), machine.slots.data(), aligned, bytes.data(),
+        faults.data());
+  point(&job, machine.device_cache.data(), machine.device_slots.data(), device_payloads.data(),
+        device_bytes.data(), device_faults.data());
+
+  check(cudaMemset(device_payloads.data(), 0, device_payloads.bytes()));
+  check(blatam_paged_store(&host_job));
+  check(blatam_cuda_store(&job, 0, machine.stream));
+  check(cudaStreamSynchronize(machine.stream));
+  if (!std::equal(aligned, aligned + payload_bytes, device_payloads.host().begin()) ||
+      device_bytes.host() != bytes || device_faults.host() != faults)
+    differ(named.name, "the device's payloads are not the host's");
+  const std::vector<uint8_t> before = machine.cache;
+  check(blatam_paged_fetch(&host_job));
+  check(blatam_cuda_fetch(&job, 0, machine.stream));
+  check(cudaStreamSynchronize(machine.stream));
+  if (machine.device_cache.host() != machine.cache)
+    differ(named.name, "the device fetches something else than the host");
+  machine.cache = before;
+  check(cudaMemcpy(machine.device_cache.data(), machine.cache.data(), machine.cache.size(),
+                   cudaMemcpyHostToDevice));
+
+  Timer timer;
+  std::vector<double> copy;
+  std::vector<double> store;
+  std::vector<double> fetch;
+  for (int turn = 0; turn < kTurns; ++turn) {
+    copy.push_back(timer.seconds(machine.stream, [&] {
+      check(cudaMemcpyAsync(machine.device_copy.data(), machine.device_cache.data(),
+                            machine.cache.size(), cudaMemcpyDeviceToDevice, machine.stream));
+    }));
+    store.push_back(
+        timer.seconds(machine.stream, [&] { check(blatam_cuda_store(&job, 0, machine.stream)); }));
+    fetch.push_back(
+        timer.seconds(machine.stream, [&] { check(blatam_cuda_fetch(&job, 0, machine.stream)); }));
+  }
+  const double moved = static_cast<double>(machine.cache.size()) +
+                       static_cast<double>(blatam_paged_fixed_bytes(&job)) * kBlocks * kTensors;
+  return {named.name, 2.0 * static_cast<double>(machine.cache.size()) / median(copy),
+          moved / median(store), moved / median(fetch), named.target};
+}
+
+// ---- digests ------------------------------------------------------------------------------------
+
+constexpr uint32_t kChainTokens = 4096;  // of a sequence
+constexpr uint32_t kChainBlock = 16;
+constexpr uint32_t kSequences[] = {1, 32, 1024, 16384};
+
+struct ChainSpeed {
+  uint32_t sequences;
+  double device;  // blocks a second
+  double host;
+};
+
+ChainSpeed measure_chains(cudaStream_t stream, uint32_t sequences, std::mt19937_64& random) {
+  constexpr uint32_t kRoom = kChainTokens / kChainBlock;
+  std::vector<int32_t> ids(size_t{sequences} * kChainTokens);
+  for (int32_t& id : ids) id = static_cast<int32_t>(random() % 128000);
+  std::vector<uint8_t> digests(size_t{sequences} * kRoom * 32);
+  std::vector<int64_t> counts(sequences);
+  const Device<int32_t> device_ids(ids);
+  const Device<uint8_t> device_digests(digests.size());
+  const Device<int64_t> device_counts(counts.size());
+  ChainJob job = {};
+  for (uint64_t& word : job.state) word = random();
+  job.counter = 128;
+  job.id_type = Integer::int32;
+  job.bound_type = Integer::int64;
+  job.ids = ids.data();
+  job.ids_count = ids.size();
+  job.row_ids = job.row_stride = kChainTokens;
+  job.sequences = sequences;
+  job.block_tokens = kChainBlock;
+  job.digests = digests.data();
+  job.room = kRoom;
+  job.counts = counts.data();
+  ChainJob there = job;
+  there.ids = device_ids.data();
+  there.digests = device_digests.data();
+  there.counts = device_counts.data();
+  const auto begin = std::chrono::steady_clock::now();
+  check(blatam_chains_run(&job));
+  const std::chrono::duration<double> host = std::chrono::steady_clock::now() - begin;
+  check(blatam_cuda_chains_run(&there, 0, stream));
+  check(cudaStreamSynchronize(stream));
+  if (device_digests.host() != digests || device_counts.host() != counts)
+    differ("digests", "the device's are not the host's");
+  Timer timer;
+  std::vector<double> device;
+  for (int turn = 0; turn < kTurns; ++turn)
+    device.push_back(
+        timer.seconds(stream, [&] { check(blatam_cuda_chains_run(&there, 0, stream)); }));
+  const double blocks = static_cast<double>(sequences) * kRoom;
+  return {sequences, blocks / median(device), blocks / host.count()};
+}
+
+// ---- what is printed ----------------------------------------------------------------------------
+
+void print_table(const char* device, const std::vector<Speed>& speeds,
+                 const std::vector<ChainSpeed>& chains) {
+  std::printf("%s, %.0f MiB of bfloat16, median of %d\n", device,
+              kTensors * kTensorBytes / 1048576.0, kTurns);
+  std::printf("%-14s %10s %10s %8s %10s %8s %7s\n", "", "copy GB/s", "store GB/s", "of copy",
+              "fetch GB/s", "of copy", "target");
+  for (const Speed& s : speeds)
+    std::printf("%-14s %10.0f %10.0f %8.2f %10.0f %8.2f %7.2f\n", s.name, s.copy / 1e9,
+                s.store / 1e9, s.store / s.copy, s.fetch / 1e9, s.fetch / s.copy, s.target);
+  const bool reached =
+      std::all_of(speeds.begin(), speeds.end(), [](const Speed& s) { return s.reached(); });
+  std::printf(reached ? "every target is reached\n" : "not every target is reached\n");
+  std::printf("\ndigests of blocks of %u tokens, sequences of %u\n%-14s %14s %14s %8s\n",
+              kChainBlock, kChainTokens, "sequences", "blocks/s", "host thread", "ratio");
+  for (const ChainSpeed& c : chains)
+    std::printf("%-14u %14.0f %14.0f %8.2f\n", c.sequences, c.device, c.host, c.device / c.host);
+}
+
+void print_json(const char* device, const std::vector<Speed>& speeds,
+                const std::vector<ChainSpeed>& chains) {
+  std::printf("{\"device\": \"%s\", \"bytes\": %llu, \"turns\": %d, \"kernels\": [", device,
+              static_cast<unsigned long long>(kTensors * kTensorBytes), kTurns);
+  const char* comma = "";
+  for (const Speed& s : speeds) {
+    std::printf(
+        "%s{\"codec\": \"%s\", \"copy\": %.0f, \"store\": %.0f, \"store_ratio\": %.3f, "
+        "\"fetch\": %.0f, \"fetch_ratio\": %.3f, \"target\": %.2f, \"reached\": %s}",
+        comma, s.name, s.copy, s.store, s.store / s.copy, s.fetch, s.fetch / s.copy, s.target,
+        s.reached() ? "true" : "false");
+    comma = ", ";
+  }
+  std::printf("], \"digests\": [");
+  comma = "";
+  for (const ChainSpeed& c : chains) {
+    std::printf(
+        "%s{\"sequences\": %u, \"block_tokens\": %u, \"tokens\": %u, "
+        "\"blocks_per_second\": %.0f, \"host_blocks_per_second\": %.0f}",
+        comma, c.sequences, kChainBlock, kChainTokens, c.device, c.host);
+    comma = ", ";
+  }
+  std::printf("]}\n");
+}
+
 }  // namespace
 
-int main() {
-  int count = 0;
-  if (blatam_cuda_device_count(&count) != kOk || count == 0) {
+int main(int count, char** arguments) {
+  const bool json = count == 2 && std::strcmp(arguments[1], "--json") == 0;
+  if (count > 1 && !json) {
+    std::fprintf(stderr, "usage: cuda_bench [--json]\n");
+    return 2;
+  }
+  int devices = 0;
+  if (blatam_cuda_device_count(&devices) != kOk || devices == 0) {
     std::fprintf(stderr, "there is no GPU to measure on\n");
     return 1;
   }
@@ -148,86 +353,21 @@ int main() {
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
 
   std::mt19937_64 random(1);
-  std::normal_distribution<float> normal;
-  std::vector<uint8_t> cache(kTensors * kTensorBytes);
-  for (size_t i = 0; i < cache.size(); i += 2) {
-    union {
-      float value;
-      uint32_t bits;
-    } x = {normal(random)};
-    cache[i] = static_cast<uint8_t>(x.bits >> 16);
-    cache[i + 1] = static_cast<uint8_t>(x.bits >> 24);
-  }
+  std::vector<uint8_t> cache = normal_values(random);
   std::vector<int64_t> slots(size_t{kBlocks} * kTokens);
   std::iota(slots.begin(), slots.end(), 0);
   std::shuffle(slots.begin(), slots.end(), random);
-  const Device<uint8_t> device_cache(cache);
-  const Device<uint8_t> device_copy(cache.size());
-  const Device<int64_t> device_slots(slots);
-
-  std::printf("%s, %.0f MiB of bfloat16, median of %d\n", device.name, cache.size() / 1048576.0,
-              kTurns);
-  std::printf("%-14s %10s %10s %8s %10s %8s %7s\n", "", "copy GB/s", "store GB/s", "of copy",
-              "fetch GB/s", "of copy", "target");
-  bool reached = true;
-  for (const Named& named : kSchemes) {
-    Job job = job_for(named.scheme);
-    Job host_job = job;
-    const size_t payload_bytes = job.block_stride * kBlocks;
-    std::vector<uint8_t> payloads(payload_bytes + 16);
-    uint8_t* const aligned =
-        payloads.data() + (16 - reinterpret_cast<uintptr_t>(payloads.data()) % 16) % 16;
-    std::vector<uint64_t> bytes(kBlocks * kTensors);
-    std::vector<uint32_t> faults(kBlocks * kTensors);
-    const Device<uint8_t> device_payloads(payload_bytes);
-    const Device<uint64_t> device_bytes(bytes.size());
-    const Device<uint32_t> device_faults(faults.size());
-    point(&host_job, cache.data(), slots.data(), aligned, bytes.data(), faults.data());
-    point(&job, device_cache.data(), device_slots.data(), device_payloads.data(),
-          device_bytes.data(), device_faults.data());
-
-    check(cudaMemset(device_payloads.data(), 0, device_payloads.bytes()));
-    check(blatam_paged_store(&host_job));
-    check(blatam_cuda_store(&job, 0, stream));
-    check(cudaStreamSynchronize(stream));
-    if (!std::equal(aligned, aligned + payload_bytes, device_payloads.host().begin()) ||
-        device_bytes.host() != bytes || device_faults.host() != faults) {
-      std::fprintf(stderr, "%s: the device's payloads are not the host's\n", named.name);
-      return 1;
-    }
-    const std::vector<uint8_t> before = cache;
-    check(blatam_paged_fetch(&host_job));
-    check(blatam_cuda_fetch(&job, 0, stream));
-    check(cudaStreamSynchronize(stream));
-    if (device_cache.host() != cache) {
-      std::fprintf(stderr, "%s: the device fetches something else than the host\n", named.name);
-      return 1;
-    }
-    cache = before;
-    check(cudaMemcpy(device_cache.data(), cache.data(), cache.size(), cudaMemcpyHostToDevice));
-
-    Timer timer;
-    std::vector<double> copy;
-    std::vector<double> store;
-    std::vector<double> fetch;
-    for (int turn = 0; turn < kTurns; ++turn) {
-      copy.push_back(timer.seconds(stream, [&] {
-        check(cudaMemcpyAsync(device_copy.data(), device_cache.data(), cache.size(),
-                              cudaMemcpyDeviceToDevice, stream));
-      }));
-      store.push_back(timer.seconds(stream, [&] { check(blatam_cuda_store(&job, 0, stream)); }));
-      fetch.push_back(timer.seconds(stream, [&] { check(blatam_cuda_fetch(&job, 0, stream)); }));
-    }
-    const double moved = static_cast<double>(cache.size()) +
-                         static_cast<double>(blatam_paged_fixed_bytes(&job)) * kBlocks * kTensors;
-    const double copy_speed = 2.0 * static_cast<double>(cache.size()) / median(copy);
-    const double store_speed = moved / median(store);
-    const double fetch_speed = moved / median(fetch);
-    reached = reached && std::min(store_speed, fetch_speed) >= named.target * copy_speed;
-    std::printf("%-14s %10.0f %10.0f %8.2f %10.0f %8.2f %7.2f\n", named.name, copy_speed / 1e9,
-                store_speed / 1e9, store_speed / copy_speed, fetch_speed / 1e9,
-                fetch_speed / copy_speed, named.target);
-  }
-  std::printf(reached ? "every target is reached\n" : "not every target is reached\n");
+  Machine machine = {stream,
+                     cache,
+                     slots,
+                     Device<uint8_t>(cache),
+                     Device<uint8_t>(cache.size()),
+                     Device<int64_t>(slots)};
+  std::vector<Speed> speeds;
+  for (const Named& named : kSchemes) speeds.push_back(measure(machine, named));
+  std::vector<ChainSpeed> chains;
+  for (const uint32_t sequences : kSequences)
+    chains.push_back(measure_chains(stream, sequences, random));
+  (json ? print_json : print_table)(device.name, speeds, chains);
   return 0;
 }

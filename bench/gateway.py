@@ -11,7 +11,6 @@ and through the gateway.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import shutil
 import socket
@@ -26,6 +25,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from _served import BODY, Crowd, running
+
+from blatam_kv.cli.nginx import write_alone
 
 ROUNDS, REQUESTS = 9, 2000
 PATH = "/api/v1/gamma/answer"
@@ -62,21 +63,16 @@ config = uvicorn.Config(app, port=0, loop="uvloop", http="httptools", access_log
                         lifespan="off", log_level="error")
 Server(config).run()
 """
-NGINX = """
-daemon off; pid {folder}/pid; worker_processes 1; {user}
-events {{ worker_connections 512; }}
-http {{
-  access_log off; client_body_temp_path {folder}/a; proxy_temp_path {folder}/b;
-  fastcgi_temp_path {folder}/c; uwsgi_temp_path {folder}/d; scgi_temp_path {folder}/e;
-  keepalive_requests 1000000;
-  upstream system {{ server {system}; keepalive 64; keepalive_requests 1000000; }}
-  server {{
-    listen 127.0.0.1:{port};
-    location /api/v1/gamma/ {{
-      proxy_pass http://system/; proxy_http_version 1.1; proxy_set_header Connection "";
-      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-      proxy_set_header X-Request-ID $request_id; proxy_buffering off;
-    }}
+# The same hop and no more: none of what `deploy nginx` has beside it.
+SITE = """
+keepalive_requests 1000000;
+upstream system {{ server {system}; keepalive 64; keepalive_requests 1000000; }}
+server {{
+  listen 127.0.0.1:{port};
+  location /api/v1/gamma/ {{
+    proxy_pass http://system/; proxy_http_version 1.1; proxy_set_header Connection "";
+    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+    proxy_set_header X-Request-ID $request_id; proxy_buffering off;
   }}
 }}
 """
@@ -89,10 +85,8 @@ def nginx(system: str) -> Iterator[tuple[int, str]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         free.close()
-        user = "user root;" if os.geteuid() == 0 else ""
-        text = NGINX.format(folder=folder, system=urlsplit(system).netloc, port=port, user=user)
-        Path(folder, "conf").write_text(text)
-        command = ["nginx", "-p", folder, "-c", "conf", "-e", f"{folder}/error.log"]
+        write_alone(Path(folder), SITE.format(system=urlsplit(system).netloc, port=port))
+        command = ["nginx", "-p", folder, "-c", "nginx.conf", "-e", f"{folder}/error.log"]
         with subprocess.Popen(command) as server:
             try:
                 children = Path(f"/proc/{server.pid}/task/{server.pid}/children")

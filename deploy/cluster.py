@@ -108,7 +108,7 @@ class Cluster:
             str(place),
         ]
         command += ["--save", "", "--appendonly", "no", "--dir", str(self._folder)]
-        command += ["--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lfu"]
+        command += ["--maxmemory", "64mb", "--maxmemory-policy", "volatile-lfu"]
         self._run("redis", command)
         self._until(place.is_socket, "redis")
         print(f"Redis       unix://{place}", flush=True)

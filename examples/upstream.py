@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import signal
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -186,6 +187,8 @@ def main() -> None:
             ws="websockets-sansio",
             timeout_graceful_shutdown=1,
         )
+        # uvicorn raises the signal once more when it has ended: it has ended well.
+        signal.signal(signal.SIGTERM, lambda *_: None)
         uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -53,6 +53,7 @@ class DictStore:
         self.blocks: dict[tuple[int, ...], tuple[FloatArray, FloatArray]] = {}
         self.saves: list[int] = []
         self.loads: list[int] = []
+        self.computed: list[int] = []
         self.lose_after_match = False
         self.tenants: dict[bytes, DictStore] = {}
 
@@ -63,7 +64,8 @@ class DictStore:
         return True
 
     def observe(self, tokens: int, seconds: float) -> None:
-        pass
+        assert seconds > 0
+        self.computed.append(tokens)
 
     def match_prefix(self, tokens: Tokens) -> int:
         found = 0

@@ -143,6 +143,22 @@ class ReferenceCache:
         self.policy.set_capacity(capacity)
         self.make_room(0, 0, self.pinned(), None)
 
+    def change_policy(self, name: str) -> None:
+        old, self.policy_name, self.options = self.policy, name, {}
+        if not self.capacity and self.entries:
+            old.set_capacity(len(self.entries))
+        self.policy = self.slots.policy = REFERENCES[name]()
+        if self.slots.slots:
+            self.policy.grow(self.slots.slots)
+        self.policy.set_capacity_bytes(self.capacity_bytes or 0)
+        self.policy.set_capacity(self.capacity)
+        uses = {key: min(old.uses(key), 16) for key in self.entries}
+        while (key := old.evict(set(), None)) is not None:
+            self.policy.insert(key, self.entries[key].size, self.entries[key].cost)
+            for _ in range(uses[key] - 1):
+                self.policy.hit(key)
+        self.policy.unlearn()
+
     def clear(self) -> None:
         for key in list(self.entries):
             self.take(key, "cleared")

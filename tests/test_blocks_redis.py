@@ -169,6 +169,33 @@ def test_every_damage_there_is_a_miss_and_the_block_is_mended(server: Redis) -> 
             assert client.exists(name)
 
 
+def test_a_record_that_is_whole_and_holds_another_block_is_thrown_away_there(
+    server: Redis,
+) -> None:
+    client: Any = Client.from_url(server.url)
+    with node(server) as one:
+        save(one, PROMPT)
+        one.flush()
+    tier = RedisTier(server.url, namespace="blatam-kv:blocks", timeout=10.0)
+    names = client.keys("*")
+    keys = [bytes.fromhex(name.decode().rpartition(":")[2]) for name in names]
+    records = [record for record in tier.get_many(keys) if record is not None]
+    spoilt = bytearray(records[0].payload)
+    spoilt[100] ^= 1
+    for bad in (
+        replace(records[0], payload=bytes(spoilt)),  # its blobs have checksums of their own
+        replace(records[0], tags=bytes(32)),
+        replace(records[0], tokens=bytes(4 * 16)),
+        replace(records[0], codec="int8"),
+    ):
+        tier.put_many([*records[1:], bad])
+        with node(server) as two:
+            assert load(two, PROMPT) < len(PROMPT)
+            assert two.stats().damaged + two.stats().foreign == 1
+            assert client.exists(f"blatam-kv:blocks:1:{bad.key.hex()}") == 0
+    tier.close()
+
+
 def test_with_a_mac_key_who_has_it_not_puts_nothing_into_prompts(server: Redis) -> None:
     with node(server, mac_key=b"x" * 32) as forger:
         save(forger, PROMPT)

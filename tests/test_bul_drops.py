@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from redis import Redis as Client
 from redis_server import Redis, redis
 from tcp_proxy import Proxy, proxy
 from test_bul_shared import QUERY, asked, eventually, finished
+from tier_fakes import record_of
 
 from blatam_kv.bul import drops
 from blatam_kv.bul.drops import Drops
 from blatam_kv.bul.request import parse_request
 from blatam_kv.bul.service import Service
+from blatam_kv.bul.shared import open_redis
+from blatam_kv.config import Secret, Settings
 from blatam_kv.errors import TierUnavailable
 from blatam_kv.tiers.breaker import Breaker
 from blatam_kv.tiers.redis import RedisTier
@@ -33,8 +37,9 @@ def server() -> Iterator[Redis]:
         yield started
 
 
-def tier(url: str, timeout: float = 10.0) -> RedisTier:
-    return RedisTier(url, timeout=timeout, breaker=Breaker(pause=0.02, longest=0.05))
+def tier(url: str, timeout: float = 10.0, breaker: Breaker | None = None) -> RedisTier:
+    breaker = breaker or Breaker(pause=0.02, longest=0.05)
+    return RedisTier(url, timeout=timeout, breaker=breaker.like())
 
 
 class Node:
@@ -174,14 +179,16 @@ def test_of_too_many_that_could_not_be_told_everything_is(
 
 
 @contextmanager
-def pair(server: Redis, **settings: Any) -> Iterator[tuple[Service, Service, Proxy]]:
+def pair(
+    server: Redis, *, breaker: Breaker | None = None, **settings: Any
+) -> Iterator[tuple[Service, Service, Proxy]]:
     """Two services with the same answer, the second one behind a network of its own."""
     path = server.url.removeprefix("unix://")
     with ExitStack() as opened:
         between = opened.enter_context(proxy(path))
         urls = (server.url, f"redis://127.0.0.1:{between.port}")
         one, two = (
-            opened.enter_context(running(Scripted(), redis=tier(url, 0.2), **settings))
+            opened.enter_context(running(Scripted(), redis=tier(url, 0.2, breaker), **settings))
             for url in urls
         )
         for service in (one, two):
@@ -208,6 +215,55 @@ def test_a_node_that_was_cut_off_forgets_what_was_dropped_meanwhile(server: Redi
         assert asked(two).cache == "hit"  # it cannot know
         between.mend()
         eventually(lambda: not holds(two))
+
+
+@pytest.mark.parametrize("dropper", ["itself", "another"])
+def test_an_answer_that_is_dropped_while_it_is_fetched_is_not_kept(
+    server: Redis, dropper: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pair(server) as (one, two, _):
+        two.pipeline.cache.clear()
+        assert two.shared is not None
+        fetch = two.shared.fetch
+
+        def slow(wanted: Any) -> Any:
+            found = fetch(wanted)
+            before = two.pipeline.dropped
+            drop(one if dropper == "another" else two)
+            eventually(lambda: two.pipeline.dropped != before)
+            return found
+
+        monkeypatch.setattr(two.shared, "fetch", slow)
+        assert asked(two).cache == "hit"  # it was there when it was asked for
+        assert not holds(two)
+
+
+def test_who_is_back_reads_on_at_once_though_redis_was_to_be_left_alone(server: Redis) -> None:
+    breaker = Breaker(failures=1, pause=3600.0, longest=3600.0)
+    with pair(server, breaker=breaker) as (one, two, between):
+        assert two.shared is not None
+        between.cut()
+        two.shared.fetch([(KEYS[0], b"")])
+        assert two.shared.stats().left_alone
+        drop(one)
+        between.mend()
+        eventually(lambda: not holds(two))
+
+
+def test_what_has_no_end_gets_one_in_redis_so_that_drops_are_not_evicted_for_it() -> None:
+    options = ("--maxmemory", "3mb", "--maxmemory-policy", "volatile-lfu")
+    with redis(*options) as full:
+        settings = replace(Settings(), redis_url=Secret(full.url), cache_ttl=None)
+        shared = open_redis(settings, mac_key=b"k" * 32)
+        assert shared is not None
+        follower = Node(full.url)
+        follower.drops.follow()
+        for number in range(200):
+            shared.put_many([record_of(number, bytes(50_000))])
+        client: Any = Client.from_url(full.url)
+        assert client.info("stats")["evicted_keys"] > 100
+        follower.drops.follow()
+        assert follower.has == set(KEYS)  # its place was still there
 
 
 def test_a_node_that_was_cut_off_while_redis_lost_its_memory_forgets_it_too(server: Redis) -> None:

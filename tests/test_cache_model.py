@@ -35,16 +35,22 @@ class CacheMachine(RuleBasedStateMachine):
         )
         self.value = 0
 
-    @rule(key=KEYS, size=st.none() | st.integers(0, 34), ttl=st.none() | st.integers(1, 9))
-    def put(self, key: object, size: int | None, ttl: int | None) -> None:
+    @rule(
+        key=KEYS,
+        size=st.none() | st.integers(0, 34),
+        ttl=st.none() | st.integers(1, 9),
+        cost=st.none() | st.integers(0, 9),
+    )
+    def put(self, key: object, size: int | None, ttl: int | None, cost: int | None) -> None:
         self.value += 1
-        answer = self.model.put(key, self.value, 1 if size is None else size, ttl)
+        of_model = 1.0 if cost is None else float(cost)
+        answer = self.model.put(key, self.value, 1 if size is None else size, ttl, of_model)
         if answer == "stored":
-            self.cache.put(key, self.value, size=size, ttl=ttl)
+            self.cache.put(key, self.value, size=size, ttl=ttl, cost=cost)
         else:
             expected = kv.EntryTooLarge if answer == "too large" else kv.NoRoom
             with pytest.raises(expected):
-                self.cache.put(key, self.value, size=size, ttl=ttl)
+                self.cache.put(key, self.value, size=size, ttl=ttl, cost=cost)
 
     @rule(key=KEYS)
     def get(self, key: object) -> None:
@@ -107,6 +113,11 @@ class CacheMachine(RuleBasedStateMachine):
         self.cache.resize(capacity)
         self.model.resize(capacity)
 
+    @rule(policy=st.sampled_from(policies()))
+    def change_policy(self, policy: str) -> None:
+        self.cache.change_policy(policy)
+        self.model.change_policy(policy)
+
     @rule(seconds=st.integers(1, 5))
     def time_passes(self, seconds: int) -> None:
         self.model.now += seconds
@@ -135,7 +146,9 @@ class CacheMachine(RuleBasedStateMachine):
         assert (stats.hits, stats.misses) == (model.hits, model.misses)
         assert stats.entries == len(model.entries)
         assert stats.bytes == model.bytes()
-        assert stats.pinned == sum(bool(e.pins) for e in model.entries.values())
+        pinned = [entry.size for entry in model.entries.values() if entry.pins]
+        assert (stats.pinned, stats.pinned_bytes) == (len(pinned), sum(pinned))
+        assert stats.policy == model.policy_name
         assert sum(stats.evictions.values()) == len(model.removed)
 
 

@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPMessage
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -23,7 +24,9 @@ from test_server_process import serving
 
 import blatam_kv
 from blatam_kv import cli
-from blatam_kv.cli import bench, demo, started
+from blatam_kv.cli import bench, demo, passage, started
+from blatam_kv.cli.started import DemoFailed
+from blatam_kv.client import Client, Reply
 from blatam_kv.signature import Claim, Parts, content_digest, keyed
 
 Captured = pytest.CaptureFixture[str]
@@ -288,6 +291,10 @@ def test_the_demo_writes_every_document_twice_the_same_and_ends_with_0(tmp_path:
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert summary["documents"] == len(demo.QUERIES) >= 10
+    assert list(summary["gateway"]["systems_ms"]) == list(passage.OTHERS)
+    assert summary["gateway"]["absent_system"].startswith(
+        "502: the system nobody cannot be reached"
+    )
     assert summary["hit_rate_second_round"] == 1.0
     assert summary["hit_rate"] == 0.5
     assert summary["seconds_saved"] > 0
@@ -350,6 +357,24 @@ def test_a_file_is_replaced_whole_or_not_at_all(
         demo.write_whole(target, b"new")
     assert target.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.md"]
+
+
+def test_a_system_that_answers_to_another_s_name_ends_the_demo() -> None:
+    class Confused:
+        def request(self, method: str, path: str, wanted: dict[str, str]) -> Reply:
+            said = {"name": "gamma", "path": wanted["endpoint"]}
+            return Reply(200, HTTPMessage(), json.dumps(said).encode())
+
+    assert len(passage._asked(Confused(), "gamma")) > 1  # type: ignore[arg-type]  # all that is asked
+    with pytest.raises(DemoFailed, match="export-ia was asked by its name, and gamma answered"):
+        passage._asked(Confused(), "export-ia")  # type: ignore[arg-type]
+
+
+def test_the_sample_system_ends_well_when_it_is_told_to() -> None:
+    with started.sample("gamma") as url, Client(url) as client:
+        assert client.request("GET", "/health").json("name")["name"] == "gamma"
+    passed = passage.Passed(1.0, 2.0, {}, "502: gone")
+    assert "in examples/ of the source" in passage.table(passed)
 
 
 def test_a_demo_whose_second_round_misses_fails(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Paged caches to blobs and back: what ``store`` makes is what ``quantize`` makes of the same tokens.
 
-All of this runs on the host, by the code that runs on a GPU. test_cuda_gpu.py does it on one.
+All of this runs on the host, by the code that runs on a GPU. test_cuda_gpu.py does it on one,
+test_cuda_routes.py by the host's codecs.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from blatam_kv import cuda
 from blatam_kv.errors import CorruptBlob, InvalidRequest, Unsupported
 
 Array = npt.NDArray[Any]
+LANES = cuda.Route.LANES
+ELEMENTS = ("bfloat16", "float16", "fp8_e4m3", "fp8_e5m2")
 SIZES = {"kv": 2, "layer": 3, "block": 9, "token": 16, "slot": 144, "head": 2, "dim": 64}
 
 
@@ -39,7 +42,7 @@ def engine(
     axes = cuda.LAYOUTS.get(layout, layout).split()
     sizes = {**SIZES, "run": 8, "part": 8, **(sizes or {})}
     shape = tuple(sizes[axis] for axis in axes)
-    kind = np.uint8 if element == "fp8_e4m3" else np.uint16
+    kind = np.uint8 if element.startswith("fp8") else np.uint16
     tensors = [
         random.integers(0, np.iinfo(kind).max + 1, shape, kind)
         for _ in range(1 if "layer" in axes else 2)
@@ -65,16 +68,65 @@ def tokens_of(tensor: Array, layout: str, slots: Array, layer: int, half: int) -
     return np.ascontiguousarray(flat[slots])
 
 
-def as_bfloat16(x: Array) -> Array:
-    """The bits of bfloat16 for those of fp8 e4m3, by float64."""
+# Bits of the exponent and of the mantissa, and the bias.
+FP8 = {"fp8_e4m3": (4, 3, 7), "fp8_e5m2": (5, 2, 15)}
+
+
+def as_bfloat16(x: Array, element: str) -> Array:
+    """The bits of bfloat16 for those of fp8, by float64."""
+    _, wide, bias = FP8[element]
     sign = np.where(x & 0x80, -1.0, 1.0)
-    exponent, mantissa = (x >> 3 & 15).astype(int), (x & 7).astype(float)
-    magnitude = np.where(
-        exponent == 0, mantissa * 2.0**-9, (8 + mantissa) * 2.0 ** (exponent - 10.0)
+    magnitude = (x & 0x7F).astype(int)
+    exponent, mantissa = magnitude >> wide, (magnitude & ((1 << wide) - 1)).astype(float)
+    step = 2.0 ** (np.maximum(exponent, 1) - bias - wide)
+    number = sign * (mantissa + np.where(exponent > 0, 1 << wide, 0)) * step
+    bits = (number.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    signs = (x & 0x80).astype(np.uint16) << 8
+    if element == "fp8_e4m3":  # one NaN, no infinity
+        return np.where(magnitude == 0x7F, 0x7FC0 | signs, bits).astype(np.uint16)
+    special = 0x7F80 | signs | (x & 3).astype(np.uint16) << 5
+    return np.where(magnitude >= 0x7C, special, bits).astype(np.uint16)
+
+
+def nearest_fp8(x: Array, element: str) -> Array:
+    """The fp8 nearest to finite bfloat16 numbers, ties to even, by looking at all of them."""
+    codes = np.arange(0x7F if element == "fp8_e4m3" else 0x7C, dtype=np.uint8)
+    numbers = values_of(as_bfloat16(codes, element))
+    magnitudes = np.minimum(np.abs(values_of(x)), numbers[-1])
+    distance = np.abs(magnitudes[:, None] - numbers[None])
+    tied = distance == distance.min(axis=1)[:, None]
+    even = np.where(tied, codes & 1, 2).argmin(axis=1)
+    found: Array = (codes[even] | (x >> 8 & 0x80)).astype(np.uint8)
+    return found
+
+
+def values_of(x: Array) -> Array:
+    """bfloat16 as float64."""
+    numbers: Array = (x.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    return numbers
+
+
+@pytest.mark.parametrize("element", FP8)
+def test_what_fp8_counts_as_and_what_becomes_of_it(element: str) -> None:
+    patterns, cells = (
+        np.frombuffer(table, kind)
+        for table, kind in zip(
+            kv._core.fp8_tables(ELEMENTS.index(element)), (np.uint16, np.uint8), strict=True
+        )
     )
-    bits = ((sign * magnitude).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
-    nan = (x & 0x7F) == 0x7F
-    return np.where(nan, 0x7FC0 | (x & 0x80).astype(np.uint16) << 8, bits).astype(np.uint16)
+    every = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(patterns, as_bfloat16(every, element))
+    np.testing.assert_array_equal(cells[patterns], every)
+    numbers = np.arange(65536, dtype=np.uint16)
+    finite = (numbers & 0x7F80) != 0x7F80
+    np.testing.assert_array_equal(cells[finite], nearest_fp8(numbers[finite], element))
+    nan = (numbers & 0x7FFF) > 0x7F80
+    greatest = 0x7F if element == "fp8_e4m3" else 0x7D
+    assert ((cells[nan] & 0x7F) >= greatest).all()
+    assert ((cells[nan] ^ (numbers[nan] >> 8)) & 0x80 == 0).all()
+    infinite = np.array([0x7F80, 0xFF80])
+    kept = [0x7E, 0xFE] if element == "fp8_e4m3" else [0x7C, 0xFC]
+    assert cells[infinite].tolist() == kept
 
 
 def stored(
@@ -82,20 +134,20 @@ def stored(
 ) -> tuple[cuda.Arrangement, Array, Array, list[list[Any]]]:
     plan = cuda.Arrangement.of(cache, codec=codec, tokens=slots.shape[1], seed=seed, spare=spare)
     payloads, report = memory(plan.bytes_for(len(slots))), memory(plan.report_bytes(len(slots)))
-    cuda.store(plan, slots, payloads=payloads, report=report)
+    cuda.store(plan, slots, payloads=payloads, report=report, by=LANES)
     return plan, payloads, report, plan.seal(payloads, report, blocks=len(slots))
 
 
 def expected_blob(x: Array, element: str, codec: str, kind: Any, seed: int) -> bytes:
     dtype = "float16" if element == "float16" else "bfloat16"
-    x = as_bfloat16(x) if element == "fp8_e4m3" else x
+    x = as_bfloat16(x, element) if element in FP8 else x
     return kv.quantize(x, codec=codec, kind=kind, dtype=dtype, seed=seed).tobytes()
 
 
 @pytest.mark.parametrize("codec", cuda.CODECS)
 @pytest.mark.parametrize("layout", cuda.LAYOUTS)
 def test_blobs_are_those_of_quantize_in_every_layout(layout: str, codec: str) -> None:
-    for element in ("bfloat16", "float16", "fp8_e4m3"):
+    for element in ELEMENTS:
         tensors, cache = engine(layout, element, 1)
         slots = np.random.default_rng(2).permutation(144)[:140].reshape(2, 70)
         _, _, _, blobs = stored(cache, slots, codec, seed=5)
@@ -153,7 +205,7 @@ def test_what_was_stored_is_fetched_and_nothing_else_changes(
     there = cuda.PagedCache.of([target], "sglang_paged", kind="key", element=element)
     plan = cuda.Arrangement.of(there, codec=codec, tokens=tokens, seed=seed, spare=1 << 16)
     plan.unseal(blobs, payloads, report)
-    cuda.fetch(plan, slots, payloads=payloads, report=report)
+    cuda.fetch(plan, slots, payloads=payloads, report=report, by=LANES)
     plan.check_fetched(report, blocks=blocks)
     flat, expected = target.reshape(-1, heads, dim), np.full_like(x, 0x1234).reshape(-1, heads, dim)
     for i, row in enumerate(slots):
@@ -177,7 +229,7 @@ def simple(codec: str = "int8", tokens: int = 4, **options: Any) -> SimpleNamesp
 
 
 def run_store(s: SimpleNamespace) -> list[list[Any]]:
-    cuda.store(s.plan, s.slots, payloads=s.payloads, report=s.report)
+    cuda.store(s.plan, s.slots, payloads=s.payloads, report=s.report, by=LANES)
     blobs: list[list[Any]] = s.plan.seal(s.payloads, s.report, blocks=2)
     return blobs
 
@@ -193,7 +245,7 @@ def test_a_slot_out_of_range_is_refused_and_never_read(slot: int) -> None:
     before = [tensor.copy() for tensor in s.tensors]
     s.plan.unseal(blobs, s.payloads, s.report)
     s.slots[1, 2] = slot
-    cuda.fetch(s.plan, s.slots, payloads=s.payloads, report=s.report)
+    cuda.fetch(s.plan, s.slots, payloads=s.payloads, report=s.report, by=LANES)
     with pytest.raises(InvalidRequest, match="below 144"):
         s.plan.check_fetched(s.report, blocks=2)
     for tensor, old in zip(s.tensors, before, strict=True):
@@ -236,7 +288,7 @@ def test_no_tokens_and_no_blocks_are_no_work() -> None:
     s.slots = np.zeros((2, 0), np.int64)
     assert [len(blob) for row in run_store(s) for blob in row] == [64] * 4
     s.slots = np.zeros((0, 0), np.int64)
-    cuda.store(s.plan, s.slots, payloads=s.payloads, report=s.report)
+    cuda.store(s.plan, s.slots, payloads=s.payloads, report=s.report, by=LANES)
     assert s.plan.seal(s.payloads, s.report, blocks=0) == []
 
 
@@ -252,13 +304,10 @@ def test_sizes_beyond_what_an_index_holds_are_refused_by_name() -> None:
         cuda.Arrangement.of(cache, codec="int8", tokens=1, seed=2**64)
 
 
-def test_a_codec_without_a_kernel_is_named_with_those_that_have_one() -> None:
+def test_a_codec_that_does_not_exist_is_named_with_those_that_do() -> None:
     _, cache = engine("sglang_paged", "bfloat16", 1)
-    with pytest.raises(Unsupported, match=r"'q8_0' has no kernel.*int8_kc.*run on the CPU"):
-        cuda.Arrangement.of(cache, codec="q8_0", tokens=4)
-    _, wide = engine("sglang_paged", "bfloat16", 1, {"block": 1, "token": 1, "dim": 1024})
-    with pytest.raises(Unsupported, match="heads of 1024"):
-        cuda.Arrangement.of(wide, codec="int4_rot", tokens=4)
+    with pytest.raises(Unsupported, match=r"no codec is called 'int5'; .*int8_kc"):
+        cuda.Arrangement.of(cache, codec="int5", tokens=4)
 
 
 @pytest.mark.parametrize("codec", cuda.CODECS)
@@ -297,12 +346,12 @@ def sections(n: int, values_held: int) -> st.SearchStrategy[bytes]:
 def test_a_section_of_escapes_is_read_as_the_cpu_reads_it(codec: str, data: st.DataObject) -> None:
     s = simple(codec, tokens=65, spare=2048)
     s.slots = s.slots[:1]
-    cuda.store(s.plan, s.slots, payloads=s.payloads, report=s.report)
+    cuda.store(s.plan, s.slots, payloads=s.payloads, report=s.report, by=LANES)
     (blobs,) = s.plan.seal(s.payloads, s.report, blocks=1)
     forged = np.frombuffer(blobs[0].tobytes() + data.draw(sections(130, 700)), np.uint8).copy()
     kv._core.seal_blob(forged, codec, True, "bfloat16", 65, 2, 64, 0, True)
     s.plan.unseal([[forged, blobs[1]]], s.payloads, s.report)
-    cuda.fetch(s.plan, s.slots, payloads=s.payloads, report=s.report)
+    cuda.fetch(s.plan, s.slots, payloads=s.payloads, report=s.report, by=LANES)
     try:
         expected = kv.dequantize(forged)
     except CorruptBlob:
@@ -329,7 +378,7 @@ def test_a_changed_exp4_payload_is_read_as_the_cpu_reads_it(
     plan = cuda.Arrangement.of(cache, codec="exp4", tokens=20)
     payloads, report = memory(plan.bytes_for(1)), memory(plan.report_bytes(1))
     plan.unseal([[blob]], payloads, report)
-    cuda.fetch(plan, np.arange(20)[None], payloads=payloads, report=report)
+    cuda.fetch(plan, np.arange(20)[None], payloads=payloads, report=report, by=LANES)
     try:
         expected = kv.dequantize(blob)
     except CorruptBlob:

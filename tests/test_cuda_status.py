@@ -16,7 +16,7 @@ import cuda_report
 import numpy as np
 import pytest
 
-from blatam_kv import _core, cuda
+from blatam_kv import _core, codecs, cuda
 from blatam_kv.cuda import probe
 from blatam_kv.errors import (
     DeviceTrouble,
@@ -163,7 +163,7 @@ def test_work_for_a_device_is_queued_on_the_callers_stream_and_its_errors_are_ty
     tensor = OnDevice(np.zeros((4, 16, 2, 64), np.uint16))
     cache = cuda.PagedCache.of([tensor], "sglang_paged", kind="key", element="bfloat16")
     plan = cuda.Arrangement.of(cache, codec="int8", tokens=4)
-    memory = {
+    memory: dict[str, Any] = {
         "payloads": OnDevice(np.zeros(plan.bytes_for(2), np.uint8)),
         "report": OnDevice(np.zeros(plan.report_bytes(2), np.uint8)),
     }
@@ -258,6 +258,16 @@ def test_the_pages_example_runs() -> None:
     assert names["keys"].shape == (64, 8, 128)
     assert len(names["blobs"]) == 2
     assert len(names["blobs"][0]) == 8
+    chains = re.search(r"```python\n(ids = .*?)```", PAGE, re.DOTALL)
+    assert chains
+    exec(chains[1], names)
+    assert names["counts"].tolist() == [7, 5]
+
+
+def test_the_page_says_what_has_no_kernel() -> None:
+    without = sorted(set(codecs.NAMES) - set(cuda.CODECS))
+    said = PAGE.partition("Without a kernel: ")[2].partition("rotated")[0]
+    assert sorted(re.findall(r"`(\w+)`", said)) == without
 
 
 def test_the_page_lists_every_codec_and_layout() -> None:

@@ -21,6 +21,7 @@ EXTRAS: Mapping[str, list[str]] = PROJECT["optional-dependencies"]
 INSTALLED_AS = {
     "docx": "python-docx",
     "markdown_it": "markdown-it-py",
+    "opentelemetry": "opentelemetry-sdk",
     "prometheus_client": "prometheus-client",
     "pynvml": "nvidia-ml-py",
     "yaml": "pyyaml",

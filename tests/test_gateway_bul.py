@@ -11,10 +11,12 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from gateway_servers import Gateway, gateway, system
+from nginx_server import free_port, nginx
 from test_server_process import serving
 
 from blatam_kv.bul.security import open_keys
 from blatam_kv.bul.security.keys import NewKey
+from blatam_kv.cli.nginx import nginx as configuration
 from blatam_kv.client import Client
 from blatam_kv.config import Settings
 from blatam_kv.signature import sign
@@ -24,16 +26,20 @@ QUERY = json.dumps({"query": "Plan de negocio", "max_length": 40}).encode()
 
 
 @pytest.fixture(scope="module")
-def bul(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    with serving(data_dir=tmp_path_factory.mktemp("gateway") / "data") as (_, client):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gateway")
+
+
+@pytest.fixture(scope="module")
+def bul(folder: Path) -> Iterator[Client]:
+    with serving(data_dir=folder / "data", BUL_TRUSTED_PROXIES="127.0.0.1") as (_, client):
         yield client
 
 
 @pytest.fixture(scope="module")
-def gate(bul: Client, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def gate(bul: Client, folder: Path) -> Iterator[Gateway]:
     """A gateway with the data directory of BUL, so with its keys; "signed" is the same BUL, asked
     with the gateway's own key."""
-    folder = next(tmp_path_factory.getbasetemp().glob("gateway*"))
     keys = open_keys(Settings(data_dir=folder / "data"))
     own = keys.create("gateway")
     file = folder / "own.key"
@@ -46,7 +52,12 @@ def gate(bul: Client, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate
         "path": "/signed",
     }
     with system(folder, "gamma") as gamma:
-        systems = {"bul": {"url": bul.url}, "signed": signed, "gamma": {"url": gamma}}
+        systems = {
+            "bul": {"url": bul.url},
+            "bare": {"url": bul.url, "path": "/bare", "credentials": "keep"},
+            "signed": signed,
+            "gamma": {"url": gamma},
+        }
         with gateway(folder, systems) as found:
             yield found
 
@@ -232,12 +243,12 @@ def test_the_original_s_endpoints_answer(gate: Gateway) -> None:
     route(gate, {"target_system": "gamma", "endpoint": "/echo"})
     for base in ("", "/api/v1/gateway"):
         names = [each["name"] for each in gate.get(f"{base}/systems").json()["systems"]]
-        assert names == ["bul", "signed", "gamma"]
+        assert names == ["bul", "bare", "signed", "gamma"]
         checked = gate.client.post(f"{base}/systems/gamma/health-check", headers=gate.key).json()
         assert (checked["system"], checked["status"]) == ("gamma", "healthy")
         everything = gate.client.post(f"{base}/systems/health-check-all", headers=gate.key).json()
         states = {name: each["status"] for name, each in everything["systems"].items()}
-        assert states == {"bul": "healthy", "signed": "healthy", "gamma": "healthy"}
+        assert states == dict.fromkeys(names, "healthy")
         history = gate.get(f"{base}/systems/gamma").json()["checks"]
         assert len(history) >= 2
         assert history[0]["at"] >= history[-1]["at"]
@@ -300,3 +311,60 @@ def test_a_key_file_that_is_no_key_stops_the_gateway(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "systems.x.key_file" in done.stderr
+
+
+# ---- where links lead ---------------------------------------------------------------------------
+
+
+def followed(client: httpx.Client, key: NewKey, base: str) -> set[str]:
+    """Every link and Location that a document leads to, followed as it is; what they begin with."""
+    headers = {"X-API-Key": key.api_key, "X-Forwarded-Prefix": "/evil"}
+    kind = {"Content-Type": "application/json"}
+    asked = client.post(f"{base}/query", content=QUERY, headers=headers | kind)
+    assert asked.status_code in (200, 202), asked.text
+    found = [asked.headers["location"], *asked.json()["links"].values()]
+    while (task := client.get(found[0], headers=headers).json())["status"] != "completed":
+        assert "task_id" in task, task
+    found.append(task["documents"][0]["href"])
+    for link in found:
+        answer = client.get(link, headers=headers)
+        assert answer.status_code == 200, (link, answer.text)
+    assert client.get(found[-1], headers=headers).headers["content-disposition"]
+    return {link.partition("/task/")[0] for link in found}
+
+
+@pytest.mark.parametrize("base", [BUL, "/bare"])
+def test_links_lead_through_the_gateway_whatever_a_client_says(
+    gate: Gateway, writer: NewKey, base: str
+) -> None:
+    """BUL sees its own path of the first, and is told of the second that it was taken off."""
+    assert followed(gate.client, writer, base) == {base}
+
+
+def test_links_lead_through_an_nginx_in_front_of_the_gateway(
+    bul: Client, gate: Gateway, writer: NewKey, tmp_path: Path
+) -> None:
+    systems = {
+        "bul": {"url": bul.url},
+        "bare": {"url": bul.url, "path": "/bare", "credentials": "keep"},
+    }
+    (tmp_path / "inner").mkdir()
+    with gateway(tmp_path / "inner", systems, trusted_proxies=["127.0.0.1"]) as inner:
+        port = free_port()
+        place = urlsplit(inner.url).netloc
+        site = configuration([place], services={"outer": place}, listen=f"127.0.0.1:{port}", rate=0)
+        url = f"http://127.0.0.1:{port}"
+        with (
+            nginx(tmp_path, site, port=port),
+            httpx.Client(base_url=url, trust_env=False, timeout=30) as client,
+        ):
+            for base in (BUL, "/bare"):
+                assert followed(client, writer, f"/outer{base}") == {f"/outer{base}"}
+
+
+def test_our_own_client_follows_them(bul: Client, gate: Gateway, writer: NewKey) -> None:
+    asked = {"query": "Plan de negocio", "max_length": 40}
+    with Client(f"{gate.url}{BUL}", api_key=writer.api_key) as client:
+        text = client.document(asked)
+    with Client(bul.url, api_key=writer.api_key) as client:
+        assert client.document(asked) == text

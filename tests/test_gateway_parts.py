@@ -70,10 +70,23 @@ def test_a_claim_of_a_tenant_is_never_passed_on() -> None:
 
 
 def test_whom_a_request_is_for_is_believed_of_trusted_proxies_only() -> None:
-    headers = [(b"x-forwarded-for", b"6.6.6.6"), (b"forwarded", b"for=6.6.6.6")]
+    headers = [
+        (b"x-forwarded-for", b"6.6.6.6"),
+        (b"forwarded", b"for=6.6.6.6"),
+        (b"x-forwarded-prefix", b"/outer/"),
+    ]
     assert to_system(headers, believed=False) == []
     assert to_system(headers, believed=True) == headers
-    told = dict(forwarded_for(headers, address="2001:db8::1", scheme="https", host=b"gate.example"))
+    told = dict(
+        forwarded_for(
+            headers,
+            address="2001:db8::1",
+            scheme="https",
+            host=b"gate.example",
+            taken_off=b"/api/v1/gamma",
+        )
+    )
+    assert told[b"x-forwarded-prefix"] == b"/outer/api/v1/gamma"
     assert told[b"x-forwarded-for"] == b"6.6.6.6, 2001:db8::1"
     assert told[b"forwarded"] == (
         b'for=6.6.6.6, for="[2001:db8::1]";host="gate.example";proto=https'
@@ -121,6 +134,8 @@ def test_a_system_cannot_set_the_page_s_cookie_nor_one_for_others() -> None:
         ("next", "next"),
         ("?page=2", "?page=2"),
         ("mailto:a@b", "mailto:a@b"),
+        ("/api/v1/gamma/x", "/api/v1/gamma/x"),
+        ("/api/v1/gamma2/x", "/api/v1/gamma/api/v1/gamma2/x"),
     ],
 )
 def test_a_redirect_into_a_system_leads_through_the_gateway(location: str, seen: str) -> None:

@@ -165,7 +165,7 @@ def test_every_curve_of_every_panel_has_data(tmp_path: Path) -> None:
     environ = {"BUL_BACKUP_ENABLED": "true"}
     with ExitStack() as opened:
         _, client = opened.enter_context(serving(*flags, data_dir=tmp_path / "data", **environ))
-        systems = {
+        systems: dict[str, dict[str, object]] = {
             "bul": {"url": client.url},
             "gamma": {"url": opened.enter_context(system(tmp_path, "gamma"))},
             "export-ia": {"url": f"http://127.0.0.1:{nobody()}", "failures": 1_000_000},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 
 import prometheus_client
@@ -22,11 +21,10 @@ def test_the_counts_are_those_of_the_library(durations: list[float]) -> None:
     for seconds in durations:
         ours.observe(seconds)
         theirs.observe(seconds)
-    pairs, total = ours.snapshot()
+    counts, total = ours.snapshot()
     (family,) = theirs.collect()
     expected = [sample.value for sample in family.samples if sample.name == "x_bucket"]
-    assert [count for _, count in pairs] == expected
-    assert [bound for bound, _ in pairs] == [*BOUNDS, math.inf]
+    assert counts == expected
     (sum_there,) = [sample.value for sample in family.samples if sample.name == "x_sum"]
     assert total == pytest.approx(sum_there)
 
@@ -52,5 +50,5 @@ def test_nothing_is_lost_between_threads() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    pairs, _ = buckets.snapshot()
-    assert pairs[-1][1] == 40_000
+    counts, _ = buckets.snapshot()
+    assert counts[-1] == 40_000

@@ -42,7 +42,7 @@ FLOORS: tuple[frozenset[str], ...] = (
                 "pages",
                 "parameters",
             ),
-            *("policy", "probe", "record", "tensors", "traces"),
+            *("policy", "probe", "record", "tensors", "traces", "tracing"),
         }
     ),
     frozenset({"tiers"}),
@@ -71,6 +71,7 @@ HEAVY = frozenset({
 # at the top; the door, its __init__, keeps the common rule.
 BEHIND_DOORS: Mapping[str, frozenset[str]] = {
     "bul.storage": frozenset({"sqlalchemy", "alembic", "psycopg"}),
+    "tracing": frozenset({"opentelemetry"}),
 }
 
 # An adapter subclasses what it adapts, so it names that at module level. Who imports an adapter does

@@ -292,6 +292,16 @@ def test_a_second_process_begins_where_the_first_one_was(folder: Path, tmp_path:
     assert [run["cached"] for run in runs] == [0, prompt // 64 * 64]
 
 
+def test_the_store_is_told_how_quickly_a_prompt_is_read(folder: Path, model: Local) -> None:
+    with store_of(model) as store:
+        told: list[int] = []
+        store.observe = lambda tokens, seconds: told.append(tokens)  # type: ignore[method-assign]
+        Local(folder, store).generate(MESSAGES, sampling=GREEDY)
+        assert told == [model.count_tokens(MESSAGES)]
+        again = Local(folder, store).generate(MESSAGES, sampling=GREEDY)
+        assert told[1:] == [again.usage.prompt_tokens - again.usage.cached_tokens]
+
+
 def test_a_store_that_does_not_fit_costs_nothing_but_a_warning(
     folder: Path, model: Local, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -236,6 +236,7 @@ def test_a_stored_prompt_is_not_computed_again_and_the_answer_is_the_same(
     assert second.text == answer.text
     assert second.usage.cached_tokens == (prompt - 1) // 64 * 64
     assert store.saves == [prompt // 64 * 64]  # nothing new, so nothing is stored again
+    assert store.computed == [prompt, prompt - prompt // 64 * 64]
 
 
 def test_only_whole_blocks_of_the_prompt_are_stored(tiny: Mini, tmp_path: Path) -> None:

@@ -248,10 +248,11 @@ def test_a_node_hears_what_a_signature_covers_and_who_asked(tmp_path: Path) -> N
         assert seen["headers"]["signature"] == "sig1=:a:"
         assert seen["headers"]["x-request-id"] == "abc-1"
         assert seen["headers"]["x-forwarded-for"] == "127.0.0.1"
-        forged = {"X-Request-ID": "a b", "X-Forwarded-For": "6.6.6.6"}
+        forged = {"X-Request-ID": "a b", "X-Forwarded-For": "6.6.6.6", "X-Forwarded-Prefix": "/e"}
         seen = json.loads(here.ask("/", headers=forged)[2])
         assert re.fullmatch("[0-9a-f]{32}", seen["headers"]["x-request-id"])
         assert seen["headers"]["x-forwarded-for"] == "6.6.6.6, 127.0.0.1"
+        assert "x-forwarded-prefix" not in seen["headers"]
 
 
 def test_a_websocket_is_asked_for_as_one_and_nothing_else_is_upgraded(tmp_path: Path) -> None:
@@ -315,7 +316,10 @@ def test_a_gateway_and_services_have_their_paths_and_metrics_none(tmp_path: Path
             assert here.ask("/query", "{}")[2] == b"node"
             assert here.ask("/api/v1/gateway/health")[2] == b"gateway"
             assert here.ask("/api/v1/kv-cache/stats")[2] == b"node"
-            assert json.loads(here.ask("/content/a?b=c")[2])["path"] == "/a?b=c"
+            forged = {"X-Forwarded-Prefix": "/evil"}
+            seen = json.loads(here.ask("/content/a?b=c", headers=forged)[2])
+            assert seen["path"] == "/a?b=c"
+            assert seen["headers"]["x-forwarded-prefix"] == "/content"
             assert here.ask("/metrics")[0] == 404
 
 

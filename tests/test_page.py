@@ -184,6 +184,40 @@ def test_it_is_small_and_allows_nothing_inline(bul: Client, browser: Browser) ->
         assert not visit.page.locator("[style], [onclick], script:not([src])").count()
 
 
+NODES = """async ([nodes, redis, listening]) => {
+  const { draw } = await import("/page/places.js");
+  const figures = { at: 100_000, all: () => [], value: () => 0 };
+  draw(figures, { version: "1", writers: 2 }, { nodes, database: true, redis, listening });
+  const rows = [...document.querySelectorAll("#nodes tr")];
+  return [rows.map((row) => [...row.cells].map((cell) => cell.textContent)), document.querySelector("#nodes-shared").textContent];
+}"""
+
+
+def test_all_nodes_are_shown_with_state_and_age(bul: Client, browser: Browser) -> None:
+    nodes = [
+        {"name": "0123456789", "since": 100_000 - 90_000, "unfinished": 0, "this": False},
+        {"name": "fedcba9876", "since": 100_000 - 7_300, "unfinished": 12, "this": True},
+        {"name": "deadbeef00", "since": None, "unfinished": 3, "this": False},
+    ]
+    with visiting(browser, bul.url) as visit:
+        visit.figures(1)
+        page = visit.page
+        page.locator("#nodes tr", has_text="this node").locator(".good").wait_for()
+        page.locator("#nodes-shared", has_text="shares neither").wait_for()
+        assert page.evaluate(NODES, [nodes, True, 2]) == [
+            [
+                ["01234567", "well", "1 d", "0"],
+                ["this node", "well", "2 h", "12"],
+                ["deadbeef", "gone", "–", "3"],
+            ],
+            "2 nodes hear one another through Redis.",
+        ]
+        assert page.evaluate(NODES, [None, True, None]) == [
+            [["The database does not answer."]],
+            "Redis does not answer: each node works alone.",
+        ]
+
+
 # ---- documents ----------------------------------------------------------------------------------
 
 
@@ -285,6 +319,43 @@ def test_an_administrator_clears_pauses_and_backs_up(
         page.locator("#admin-state", has_text="Backup made.").wait_for()
 
 
+def test_an_administrator_pins_answers_and_changes_the_policy(
+    bul: Client, browser: Browser, keys: KeyRing
+) -> None:
+    made = keys.create("steering", role="admin")
+    with Client(bul.url, api_key=made.api_key) as client:
+        wait_for(client, ask(client, "Plan de fijación"))
+        with visiting(browser, bul.url) as visit:
+            page = visit.page
+            visit.sign_in(made.api_key)
+            page.locator("#pinned-sum", has_text="0 · 0 B of 128 MiB").wait_for()
+            page.locator("#recent [data-pin]", has_text="Pin").click()
+            page.locator("#admin-state", has_text="will not be evicted").wait_for()
+            page.locator("#pinned-sum", has_text=re.compile(r"^1 · [\d.]+ (KiB|B) of")).wait_for()
+            shown = client.request("GET", "/cache/pins").json()
+            assert page.locator("#pinned .title").inner_text() == shown["pins"][0]["title"]
+            page.locator("#recent [data-pin]", has_text="Unpin").wait_for()
+            page.click("#lang-es")
+            page.locator("#admin-state", has_text="no saldrá de la caché").wait_for()
+            page.locator("#pinned button", has_text="Soltar").click()
+            page.locator("#pinned-sum", has_text="0 · 0 B de").wait_for()
+            assert client.request("GET", "/cache/pins").json()["pinned"] == 0
+            page.click("#lang-en")
+            assert page.locator("#policy option").count() == 12
+            assert page.input_value("#policy") == "adaptive"
+            page.select_option("#policy", "lfu")
+            page.click("#steer [type=submit]")
+            page.locator("#admin-state", has_text="lfu decides now.").wait_for()
+            assert client.request("GET", "/api/v1/kv-cache/policy").json()["policy"] == "lfu"
+            page.locator("#v-leader", has_text="lfu").wait_for()
+            page.reload()  # the session goes on
+            page.locator("#policy option").first.wait_for(state="attached")
+            assert page.input_value("#policy") == "lfu"
+            page.select_option("#policy", "adaptive")
+            page.click("#steer [type=submit]")
+            page.locator("#admin-state", has_text="adaptive decides now.").wait_for()
+
+
 def test_a_bad_key_is_answered_in_words(bul: Client, browser: Browser) -> None:
     with visiting(browser, bul.url) as visit:
         visit.page.fill("#key", "bkv_wrong")
@@ -341,7 +412,7 @@ def test_the_keyboard_alone_reaches_everything(
             page.keyboard.press("Tab")
             reached.add(page.evaluate("document.activeElement.id || document.activeElement.name"))
         wanted = {"lang-es", "theme", "sign-out", "query", "company_name", "language", "style"}
-        assert wanted | {"priority", "pause", "backup", "clear"} <= reached
+        assert wanted | {"priority", "pause", "backup", "clear", "policy"} <= reached
 
 
 def test_it_speaks_both_languages_and_remembers_which(bul: Client, browser: Browser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,14 +17,17 @@ from device_fakes import nvml
 from endpoint_fake import MODEL, Fake, endpoint, hang_up, sent, whole
 from transformers_models import save_model
 
+from blatam_kv import cli
 from blatam_kv.config import Settings
 from blatam_kv.errors import ConfigError, DeviceFailed, DeviceTrouble, ModelError
+from blatam_kv.metrics.devices import of_gpus
 from blatam_kv.server.serve import _blocks
 from blatam_kv.truthgpt import Message, Sampling, load
 from blatam_kv.truthgpt.faults import failure, trouble_of
 from blatam_kv.truthgpt.local import Local
 from blatam_kv.truthgpt.mini import Mini
 from blatam_kv.truthgpt.openai import OpenAI
+from blatam_kv.truthgpt.placement import watched
 from blatam_kv.truthgpt.protocol import Continues, RunsOnDevices
 from blatam_kv.truthgpt.replicas import Replicas
 
@@ -89,7 +93,7 @@ def test_a_model_of_the_machine_answers_alike_on_each_device_from_one_store(
     assert names(model) == ["cpu", "cpu/2"]
     assert model.fingerprint == alone.fingerprint
     expected = alone.generate(MESSAGES, sampling=GREEDY)
-    store = _blocks(model, settings)
+    store = _blocks(model, settings, bytes(32))
     assert store is not None
     with store:
         one, other = model.models
@@ -121,6 +125,37 @@ def test_auto_is_every_gpu_that_torch_sees_or_the_cpu(
     assert [each.utilization for each in model.devices()] == [0.30, 0.31]
     with pytest.raises(ConfigError, match="no cuda:2; torch sees 2"):
         load(settings=Settings(model="local", local_model=folder, devices=("cuda:0", "cuda:2")))
+
+
+@pytest.mark.parametrize("settings", [{"local_device": "cuda:1"}, {"devices": ("cuda:1",)}])
+def test_a_single_gpu_is_read_and_has_nothing_to_do_that_anyone_knew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda name: SimpleNamespace(uuid=name[-1])
+    )
+    module = nvml()
+    monkeypatch.setitem(sys.modules, "pynvml", module)
+    chosen = Settings(model="local", local_model=folder, **settings)
+    model = load(settings=chosen)
+    assert isinstance(model, Local)
+    with watched(model, chosen) as devices:
+        (seen,) = devices()
+        assert (seen.gpu, seen.utilization, seen.balanced) == ("cuda:1", 0.31, False)
+        told = {
+            sample.name.removeprefix("kv_cache_gpu_")
+            for family in of_gpus(devices())
+            for sample in family.samples
+        }
+        assert {"utilization_ratio", "power_watts", "in_rotation", "failures_total"} <= told
+        assert not told & {"in_flight", "queued_tokens", "routed_total"}
+    assert module.calls == ["init", "shutdown"]
+
+
+def test_of_a_cpu_nothing_is_read() -> None:
+    with watched(Mini(), Settings()) as devices:
+        assert devices() == ()
 
 
 def test_without_a_driver_gpus_are_balanced_all_the_same(
@@ -209,12 +244,20 @@ def test_several_endpoints_are_one_model_known_by_the_first() -> None:
 def test_an_endpoint_that_dies_before_a_word_costs_a_request_nothing() -> None:
     with endpoints(2) as (fakes, model):
         assert model.fingerprint
-        for fake in fakes:
-            fake.turns.append(hang_up)
-            break
+        fakes[0].turns.append(hang_up)
         for _ in range(3):
             assert model.generate(MESSAGES, sampling=GREEDY).text.startswith("# Plan")
-        assert sum(each.failures for each in model.devices()) <= 1
+        assert [each.failures for each in model.devices()] == [1, 0]
+
+
+def test_a_conversation_goes_to_the_endpoint_that_has_its_beginning() -> None:
+    with endpoints(3) as (fakes, model):
+        said = "Una panadería con obrador propio, en su barrio. " * 24
+        for turn in range(4):
+            said += f"Así lo dice la carta número {turn}. " * 24
+            model.generate([Message("user", said)], sampling=GREEDY)
+        assert sorted(len(fake.chats) for fake in fakes) == [0, 0, 4]
+        assert sum(each.saved_tokens for each in model.devices()) > 500
 
 
 def test_an_endpoint_that_breaks_off_has_said_something_and_is_left_out() -> None:
@@ -248,3 +291,18 @@ def test_an_endpoint_that_is_not_there_at_the_start_is_left_out() -> None:
             assert model.fingerprint
             assert [each.in_rotation for each in model.devices()] == [True, False]
             assert model.generate(MESSAGES, sampling=GREEDY).text.startswith("# Plan")
+
+
+def test_the_doctor_names_each_device_and_what_an_endpoint_does_not_list(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BUL_OPENAI_ATTEMPTS", "1")
+    with endpoint() as fake:
+        urls = f"http://127.0.0.1:9/v1,{fake.url}"
+        flags = ["doctor", "--json", "--data-dir", str(tmp_path), "--model", "openai"]
+        for name, listed in ((MODEL, True), ("acme/other", False)):
+            cli.main([*flags, "--openai-base-url", urls, "--openai-model", name])
+            told = json.loads(capsys.readouterr().out)["openai"]
+            assert told["devices"]["127.0.0.1:9"].startswith("left out")
+            assert told["devices"][fake.url.split("/")[2]] == "in the rotation"
+            assert (told["reason"] is None) == listed

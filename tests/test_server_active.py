@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -35,14 +34,17 @@ def asked(host: str, fails: bool) -> tuple[Noted, list[int]]:
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body"})
 
-    async def nothing(*_: Any) -> Message:
+    async def receive() -> Message:
         return {"type": "http.request"}
 
+    async def send(message: Message) -> None:
+        """Nobody listens."""
+
     envelope = Envelope(app, life=app, metrics=noted, hosts=Hosts("127.0.0.1"))
-    scope: Scope = {"type": "http", "method": "GET", "path": "/", "raw_path": b"/"}
-    scope |= {"headers": [(b"host", host.encode())], "query_string": b""}
+    scope: Scope = {"type": "http", "method": "GET", "path": "/", "query_string": b""}
+    scope["headers"] = [(b"host", host.encode())]
     with suppress(RuntimeError):
-        asyncio.run(envelope(scope, nothing, nothing))
+        asyncio.run(envelope(scope, receive, send))
     return noted, meanwhile
 
 

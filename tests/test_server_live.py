@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from bul_fakes import Scripted
 from server_browser import Browser, browsing
+
+from blatam_kv.server import live
 
 EVENTS = "/api/v1/events"
 
@@ -35,8 +38,8 @@ def samples(browser: Browser) -> dict[str, float]:
 
 def test_the_first_event_has_the_samples_of_metrics_by_the_same_names(browser: Browser) -> None:
     browser.finished(browser.ask(query="bread").json()["task_id"])
-    about, figures = events(browser.get(f"{EVENTS}?count=1").text)
-    assert about[0] == "about"
+    about, figures, nodes = events(browser.get(f"{EVENTS}?count=1").text)
+    assert (about[0], figures[0], nodes[0]) == ("about", "figures", "nodes")
     assert about[1]["strategy"] == "adaptive"
     told = figures[1]["samples"]
     known = samples(browser)
@@ -49,9 +52,28 @@ def test_the_first_event_has_the_samples_of_metrics_by_the_same_names(browser: B
 
 
 def test_later_events_have_what_changed(browser: Browser) -> None:
-    _, first, second = events(browser.get(f"{EVENTS}?count=2").text)
+    _, first, nodes, second = events(browser.get(f"{EVENTS}?count=2").text)
+    ((only,), shares) = nodes[1].pop("nodes"), nodes[1]
+    assert shares == {"database": False, "redis": False, "listening": None}
+    assert only["this"]
+    assert only["since"] > 0
+    assert only["unfinished"] == 0
     assert len(first[1]["samples"]) > 50
     assert all(name.startswith("process_") for name in second[1]["samples"])
+
+
+def test_a_stream_that_goes_on_tells_every_other_second(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(live, "asyncio", SimpleNamespace(sleep=sleep))
+    told = events(browser.get(f"{EVENTS}?count=23").text)
+    assert [name for name, _ in told].count("figures") == 23
+    assert slept == [1.0] * 19 + [2.0] * 3
 
 
 def test_figures_are_open_to_this_machine_and_else_to_those_who_may(browser: Browser) -> None:

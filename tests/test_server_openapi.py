@@ -45,6 +45,7 @@ def test_every_example_is_a_request_that_works(browser: Browser, model: Scripted
     also = browser.ask(query="waits too").json()["task_id"]
     ids = {
         "/documents/{id}": task["documents"][0]["document_id"],
+        "/cache/pins/{id}": task["documents"][0]["document_id"],
         "/v1/models/{id}": "truthgpt",
         "DELETE /task/{id}": waiting,
         "DELETE /tasks/{id}": also,

@@ -146,6 +146,31 @@ def test_pins_outlive_a_restart(tmp_path: Path) -> None:
     shelf.close()
 
 
+def test_pinning_twice_is_pinning_once(tmp_path: Path) -> None:
+    shelf = shelf_at(tmp_path)
+    shelf.put(key_of(1), "pinned")
+    assert shelf.pin(key_of(1))
+    assert shelf.pin(key_of(1))
+    assert shelf.unpin(key_of(1))
+    assert shelf._cache.stats().pinned == 0
+    shelf.close()
+
+
+def test_a_pin_ends_with_its_entry_and_is_not_the_next_one_s(tmp_path: Path) -> None:
+    now = 1000.0
+    shelf = shelf_at(tmp_path, ttl=10.0, clock=lambda: now)
+    shelf.put(key_of(1), "pinned")
+    shelf.pin(key_of(1))
+    now += 20
+    assert shelf.get(key_of(1)) is None
+    shelf.put(key_of(1), "again")
+    shelf.close()
+    shelf = shelf_at(tmp_path, ttl=10.0, clock=lambda: now)
+    assert shelf.get(key_of(1)) == "again"
+    assert shelf._cache.stats().pinned == 0
+    shelf.close()
+
+
 def test_a_pin_outlives_a_kill(tmp_path: Path) -> None:
     """What is on disk at any moment after the pin has it; nothing is closed."""
     shelf = shelf_at(tmp_path / "a")

@@ -742,13 +742,29 @@ PyObject* cache_set_limits(PyObject* self, PyObject* args) {
   });
 }
 
+PyObject* cache_change_policy(PyObject* self, PyObject* args) {
+  const char* name;
+  PolicyOptions options;
+  unsigned long long shadows;
+  if (!PyArg_ParseTuple(args, "sdddK", &name, &options.decay, &options.window, &options.interval,
+                        &shadows)) {
+    return nullptr;
+  }
+  options.shadows = static_cast<size_t>(shadows);
+  return with_all(as_cache(self), false, [&](PyShard& shard, Nanoseconds, Removals&) {
+    shard.change_policy(name, options);
+  });
+}
+
 Py_ssize_t cache_length(PyObject* self) {
   if (!ready(as_cache(self))) return -1;
   const Held held(as_cache(self));
   return static_cast<Py_ssize_t>(as_cache(self)->shard->entries());
 }
 
-PyObject* cache_keys(PyObject* self_object, PyObject*) {
+// The keys of the entries that live and for which wanted(slot), which runs no Python code.
+template <class Wanted>
+PyObject* list_keys(PyObject* self_object, Wanted&& wanted) {
   CacheObject* self = as_cache(self_object);
   Nanoseconds now;
   if (!ready(self) || !read_clock(self, false, &now)) return nullptr;
@@ -760,13 +776,21 @@ PyObject* cache_keys(PyObject* self_object, PyObject*) {
   {
     const Held held(self);
     self->shard->for_each_slot([&](Slot slot, const Key& key) {
-      if (filled < room && !self->shard->expired(slot, now)) {
+      if (filled < room && !self->shard->expired(slot, now) && wanted(slot)) {
         PyList_SET_ITEM(keys.get(), filled++, Py_NewRef(key.get()));
       }
     });
   }
   if (PyList_SetSlice(keys.get(), filled, room, nullptr) < 0) return nullptr;
   return keys.release();
+}
+
+PyObject* cache_keys(PyObject* self, PyObject*) {
+  return list_keys(self, [](Slot) { return true; });
+}
+
+PyObject* cache_pinned(PyObject* self, PyObject*) {
+  return list_keys(self, [&](Slot slot) { return as_cache(self)->shard->pinned(slot); });
 }
 
 PyObject* cache_counters(PyObject* self_object, PyObject*) {
@@ -787,11 +811,12 @@ PyObject* cache_counters(PyObject* self_object, PyObject*) {
     const Ref count = Ref::steal(PyLong_FromUnsignedLongLong(stats.removals[i]));
     if (!count || PyDict_SetItem(removals.get(), reason_names[i], count.get()) < 0) return nullptr;
   }
-  return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsnsN}", "hits", stats.hits, "misses", stats.misses,
+  return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsnsN}", "hits", stats.hits, "misses", stats.misses,
                        "inserts", stats.inserts, "refused", stats.refused, "entries", stats.entries,
-                       "bytes", stats.bytes, "pinned", stats.pinned, "capacity", limits.entries,
-                       "capacity_bytes", limits.bytes, "overhead_bytes",
-                       static_cast<Py_ssize_t>(overhead), "removals", removals.release());
+                       "bytes", stats.bytes, "pinned", stats.pinned, "pinned_bytes",
+                       stats.pinned_bytes, "capacity", limits.entries, "capacity_bytes",
+                       limits.bytes, "overhead_bytes", static_cast<Py_ssize_t>(overhead),
+                       "removals", removals.release());
 }
 
 // ---- protocols ----------------------------------------------------------------------------------
@@ -954,8 +979,11 @@ PyMethodDef methods[] = {
      "expire($self)\n--\n\nRemove what has outlived its ttl now instead of little by little."},
     {"keys", method(cache_keys), METH_NOARGS,
      "keys($self)\n--\n\nA list of the keys, in no particular order."},
+    {"pinned", method(cache_pinned), METH_NOARGS,
+     "pinned($self)\n--\n\nA list of the keys that are pinned, in no particular order."},
     {"__class_getitem__", method(Py_GenericAlias), METH_O | METH_CLASS, nullptr},
     {"_set_limits", method(cache_set_limits), METH_VARARGS, nullptr},
+    {"_change_policy", method(cache_change_policy), METH_VARARGS, nullptr},
     {"_counters", method(cache_counters), METH_NOARGS, nullptr},
     {"_report", method(cache_report), METH_NOARGS, nullptr},
     {"_save_policy", method(cache_save_policy), METH_NOARGS, nullptr},

@@ -31,6 +31,7 @@ inline constexpr uint8_t kUInt = 1;
 inline constexpr uint8_t kFloat = 2;
 inline constexpr uint8_t kBfloat = 4;
 inline constexpr uint8_t kFloat8E4M3FN = 10;
+inline constexpr uint8_t kFloat8E5M2 = 12;
 
 struct Tensor {
   void* data;

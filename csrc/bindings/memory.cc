@@ -24,6 +24,7 @@ std::string type_name(const dlpack::DataType& type) {
   if (type.code == dlpack::kFloat) return "float" + bits;
   if (type.code == dlpack::kBfloat) return "bfloat" + bits;
   if (type.code == dlpack::kFloat8E4M3FN) return "float8_e4m3fn";
+  if (type.code == dlpack::kFloat8E5M2) return "float8_e5m2";
   return "type " + std::to_string(type.code);
 }
 
@@ -50,22 +51,46 @@ py::tuple described(const dlpack::Tensor& tensor, bool read_only) {
                         py::tuple(py::cast(shape)), py::tuple(py::cast(strides)), read_only);
 }
 
+Refused unreadable(const std::string& why) {
+  return {"a tensor does not show its memory: " + why, "tensor"};
+}
+
+// What __dlpack__ gives: with DLPack 1 read-only memory too, which older versions cannot describe.
+// The stream -1 asks for no synchronisation; the caller orders work by the stream that is passed.
+py::object unsynchronised_capsule(const py::object& object) {
+  const py::tuple device = object.attr("__dlpack_device__")();
+  py::dict options;
+  if (device[0].cast<int>() == dlpack::kCuda) options["stream"] = -1;
+  const py::object dlpack = object.attr("__dlpack__");
+  try {
+    try {
+      return dlpack(**options, py::arg("max_version") = py::make_tuple(1, 1));
+    } catch (py::error_already_set& error) {
+      if (!error.matches(PyExc_TypeError)) throw;
+      return dlpack(**options);
+    }
+  } catch (py::error_already_set& error) {
+    throw unreadable(error.what());
+  }
+}
+
 // The address, the device (-1: the host), the type's name, shape, strides in bytes and whether it
 // is read-only; the memory is not read, and nothing waits for a stream.
 py::tuple describe_memory(const py::object& object) {
   if (const dlpack::ExchangeApi* table = exchange_table(Py_TYPE(object.ptr()))) {
     dlpack::Tensor tensor{};
     if (table->dltensor_from_py_object_no_sync(object.ptr(), &tensor) != 0)
-      throw py::error_already_set();
+      throw unreadable(py::error_already_set().what());
     return described(tensor, false);
   }
-  py::object capsule;
   if (py::hasattr(object, "__dlpack__")) {
-    const py::tuple device = object.attr("__dlpack_device__")();
-    const bool cuda = device[0].cast<int>() == dlpack::kCuda;
-    // -1: no synchronisation; the caller orders the work by the stream that is passed.
-    capsule =
-        cuda ? object.attr("__dlpack__")(py::arg("stream") = -1) : object.attr("__dlpack__")();
+    const py::object capsule = unsynchronised_capsule(object);
+    if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
+      const auto* managed = static_cast<const dlpack::ManagedTensorVersioned*>(
+          PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"));
+      if (managed->version.major == 1)
+        return described(managed->dl_tensor, (managed->flags & dlpack::kReadOnly) != 0);
+    }
     if (PyCapsule_IsValid(capsule.ptr(), "dltensor"))
       return described(
           static_cast<const dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"))

@@ -52,6 +52,9 @@ class Adaptive : public Policy {
   [[nodiscard]] Slot evict(const Pins& pins, const Item* incoming) noexcept override;
   [[nodiscard]] Guess next_victims() const noexcept override;
   void remove(Slot slot) noexcept override;
+  [[nodiscard]] uint64_t uses(Slot slot) const noexcept override {
+    return lists_.beside(slot).uses;
+  }
   void begin_request(uint64_t last) override;
   void link(Slot parent, Slot child) noexcept override;
   [[nodiscard]] std::optional<PolicyReport> report() const override;

@@ -129,6 +129,12 @@ struct Blake2bPortable {
                                                         uint64_t counter, uint64_t last) {
     uint64_t m[16];
     for (int i = 0; i < 16; ++i) m[i] = load_le64(block + 8 * i);
+    compress_words(h, m, counter, last);
+  }
+
+  // The same block as its sixteen words.
+  BLATAM_HOST_DEVICE static BLATAM_INLINE void compress_words(uint64_t* h, const uint64_t* m,
+                                                              uint64_t counter, uint64_t last) {
     uint64_t v[16];
     for (int i = 0; i < 8; ++i) v[i] = h[i];
     for (int i = 0; i < 8; ++i) v[8 + i] = blake2b_iv(i);

@@ -55,6 +55,11 @@ class DigestKey {
   void chain(const Digest& parent, const unsigned char* pieces, size_t blocks, size_t block_bytes,
              Digest* out) const noexcept;
 
+  // Where every message under this key begins, and the bytes hashed until there: what another
+  // device needs to hash. As secret as the key.
+  const std::array<uint64_t, 8>& state() const noexcept { return state_; }
+  uint64_t counter() const noexcept { return counter_; }
+
  private:
   friend class DigestStream;
 

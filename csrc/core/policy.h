@@ -148,6 +148,13 @@ class Policy {
   // Takes the slot out and forgets it: it was deleted, or expired. Requires slot inside.
   virtual void remove(Slot slot) noexcept = 0;
 
+  // How often the entry was used, being inserted included, as far as the policy counts that for
+  // each; 1 where it does not. Requires slot inside.
+  [[nodiscard]] virtual uint64_t uses(Slot slot) const noexcept {
+    (void)slot;
+    return 1;
+  }
+
   // For blocks of prompts, from before the first insert on: the uses that follow, up to the next
   // call, belong to one request, whose last block has this hash; a block counts once a request.
   // Where nobody calls it every use is a request of its own. The first call may throw

@@ -55,6 +55,7 @@ class Gdsf final : public Policy {
 
   [[nodiscard]] Guess next_victims() const noexcept override { return queues_.next(); }
   void remove(Slot slot) noexcept override { queues_.remove(slot); }
+  [[nodiscard]] uint64_t uses(Slot slot) const noexcept override { return uses_[slot].count; }
   [[nodiscard]] size_t memory_bytes() const noexcept override {
     return queues_.memory_bytes() + uses_.capacity() * sizeof(Uses);
   }

@@ -62,6 +62,9 @@ class Lfu final : public Policy {
   }
 
   void remove(Slot slot) noexcept override { leave(bucket_of_[slot], slot); }
+  [[nodiscard]] uint64_t uses(Slot slot) const noexcept override {
+    return buckets_[bucket_of_[slot]].count;
+  }
   [[nodiscard]] size_t memory_bytes() const noexcept override {
     return links_.memory_bytes() + bucket_of_.capacity() * sizeof(BucketId) +
            buckets_.capacity() * sizeof(Bucket);
@@ -135,9 +138,8 @@ class FadingLfu final : public Policy {
   }
   void hit(Slot slot) noexcept override {
     fade();
-    const Uses& uses = uses_[slot];
     queues_.remove(slot);
-    enter(slot, uses.count * std::pow(decay_, static_cast<double>(age_ - uses.age)) + 1);
+    enter(slot, faded(uses_[slot]) + 1);
   }
   [[nodiscard]] Slot evict(const Pins& pins, const Item*) noexcept override {
     const Slot slot = queues_.lowest(pins);
@@ -148,6 +150,9 @@ class FadingLfu final : public Policy {
   void remove(Slot slot) noexcept override {
     queues_.remove(slot);
     --size_;
+  }
+  [[nodiscard]] uint64_t uses(Slot slot) const noexcept override {
+    return std::max<uint64_t>(1, static_cast<uint64_t>(faded(uses_[slot])));
   }
   [[nodiscard]] size_t memory_bytes() const noexcept override {
     return queues_.memory_bytes() + uses_.capacity() * sizeof(Uses) +
@@ -164,6 +169,10 @@ class FadingLfu final : public Policy {
   static constexpr uint64_t kLowest = cut(1, kBits);
   static constexpr uint16_t kClasses = static_cast<uint16_t>(cut(0x1p32, kBits) - kLowest);
   static uint64_t fixed(double value) noexcept { return static_cast<uint64_t>(value * 0x1p32); }
+
+  [[nodiscard]] double faded(const Uses& uses) const noexcept {
+    return uses.count * std::pow(decay_, static_cast<double>(age_ - uses.age));
+  }
 
   void fade() noexcept {
     if (++requests_ < size_) return;

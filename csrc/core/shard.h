@@ -17,6 +17,7 @@
 #include <new>
 #include <optional>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -66,6 +67,7 @@ struct Stats {
   uint64_t entries = 0;
   uint64_t bytes = 0;
   uint64_t pinned = 0;
+  uint64_t pinned_bytes = 0;
 
   Stats& operator+=(const Stats& other) noexcept {
     hits += other.hits;
@@ -76,6 +78,7 @@ struct Stats {
     entries += other.entries;
     bytes += other.bytes;
     pinned += other.pinned;
+    pinned_bytes += other.pinned_bytes;
     return *this;
   }
 };
@@ -204,6 +207,7 @@ class Shard {
     entries_[slot].value = std::move(value);
     hashes_[slot] = hash;
     set_size(slot, put.size);
+    set_cost(slot, put.cost);
     set_deadline(slot, put);
     table_.insert(hash, slot);
     policy_->insert(slot, item);
@@ -236,6 +240,7 @@ class Shard {
     if (pins_.holds(slot)) pinned_bytes_ += put.size - size(slot);
     stats_.bytes -= size(slot);
     set_size(slot, put.size);
+    set_cost(slot, put.cost);
     set_deadline(slot, put);
     policy_->update(slot, {hashes_[slot], put.size, put.cost});
     return PutResult::kReplaced;
@@ -260,8 +265,13 @@ class Shard {
     return true;
   }
 
+  [[nodiscard]] bool pinned(Slot slot) const noexcept { return pins_.holds(slot); }
+
   // For blocks of prompts, and what the policy learned: as Policy's calls of these names.
-  void begin_request(uint64_t last) { policy_->begin_request(last); }
+  void begin_request(uint64_t last) {
+    policy_->begin_request(last);
+    prompts_ = true;
+  }
   void link(Slot parent, Slot child) noexcept { policy_->link(parent, child); }
   [[nodiscard]] std::optional<PolicyReport> report() const { return policy_->report(); }
   [[nodiscard]] std::vector<uint8_t> save_policy() const { return policy_->save(); }
@@ -296,8 +306,10 @@ class Shard {
     table_ = std::move(empty.table_);
     policy_ = std::move(empty.policy_);
     told_capacity_ = empty.told_capacity_;
+    prompts_ = false;
     hashes_.clear();
     sizes_.clear();
+    costs_.clear();
     expiry_.reset();
     hard_deadlines_.clear();
     pins_ = Pins();
@@ -316,19 +328,52 @@ class Shard {
     make_room(0, 0, nullptr, removals);
   }
 
+  // Another policy from here on. What the old one would evict first is the oldest of the new one,
+  // with the uses that were counted, up to kMostUses; nothing leaves, and pins, sizes, costs and
+  // deadlines stay. The new one learns nothing from being told of all this. O(entries).
+  //
+  // Throws before it changes anything: std::invalid_argument for an unknown policy or options, and
+  // for blocks of prompts, whose chains only the policy knows; std::bad_alloc.
+  void change_policy(std::string_view name, const PolicyOptions& options) {
+    if (prompts_) throw std::invalid_argument("the policy of blocks of prompts cannot be changed");
+    std::string kept_name(name);
+    std::unique_ptr<Policy> fresh = make_policy(name, options);
+    if (entries_.capacity() != 0) fresh->grow(entries_.capacity());
+    const std::vector<uint8_t> nothing_learned = fresh->save();
+    std::vector<uint8_t> uses(entries_.size());
+    for_each_slot([&](Slot slot, const Key&) {
+      uses[slot] = static_cast<uint8_t>(std::min<uint64_t>(policy_->uses(slot), kMostUses));
+    });
+
+    policy_.swap(fresh);
+    Policy& old = *fresh;
+    policy_name_ = std::move(kept_name);
+    policy_options_ = options;
+    told_capacity_ = 0;
+    tell_limits();
+    if (limits_.entries == 0 && table_.size() != 0) old.set_capacity(table_.size());
+    for (size_t left = table_.size(); left != 0; --left) {
+      const Slot slot = old.evict(Pins(), nullptr);
+      policy_->insert(slot, {hashes_[slot], size(slot), cost(slot)});
+      while (uses[slot]-- > 1) policy_->hit(slot);
+    }
+    if (!nothing_learned.empty()) (void)policy_->restore(nothing_learned);
+  }
+
   [[nodiscard]] Limits limits() const noexcept { return limits_; }
   [[nodiscard]] size_t entries() const noexcept { return table_.size(); }
   [[nodiscard]] Stats stats() const noexcept {
     Stats stats = stats_;
     stats.entries = table_.size();
     stats.pinned = pins_.pinned();
+    stats.pinned_bytes = pinned_bytes_;
     return stats;
   }
   // What the bookkeeping takes, keys' and values' own memory not included.
   [[nodiscard]] size_t memory_bytes() const noexcept {
     return table_.memory_bytes() + policy_->memory_bytes() + entries_.capacity() * sizeof(Entry) +
            hashes_.capacity() * sizeof(uint64_t) + sizes_.capacity() * sizeof(uint64_t) +
-           hard_deadlines_.capacity() * sizeof(Nanoseconds) +
+           costs_.capacity() * sizeof(double) + hard_deadlines_.capacity() * sizeof(Nanoseconds) +
            (expiry_ == nullptr ? 0 : expiry_->memory_bytes());
   }
 
@@ -356,6 +401,9 @@ class Shard {
   // Steps an insert takes to reclaim what has expired. An entry needs at most one for each level of
   // the wheel, so inserts keep up with what they bring, and none waits for a whole wave to go.
   static constexpr unsigned kSweep = 16;
+
+  // More are no more a reason to keep an entry, and each is told to a new policy one by one.
+  static constexpr uint64_t kMostUses = 16;
 
   static Nanoseconds earlier(Nanoseconds a, Nanoseconds b) noexcept {
     return a == 0 || b == 0 ? a | b : std::min(a, b);
@@ -392,6 +440,12 @@ class Shard {
     stats_.bytes += size;
   }
 
+  [[nodiscard]] double cost(Slot slot) const noexcept { return costs_.empty() ? 1 : costs_[slot]; }
+
+  void set_cost(Slot slot, double cost) noexcept {
+    if (!costs_.empty()) costs_[slot] = cost;
+  }
+
   PutResult refuse(PutResult why) noexcept {
     ++stats_.refused;
     return why;
@@ -404,7 +458,7 @@ class Shard {
     // its bound.
     if (limits_.entries != 0 && table_.size() >= limits_.entries) more = 0;
     const bool place = more == 0 || free_ != kNoSlot || entries_.size() < entries_.capacity();
-    const bool columns = (put.size == 0 || !sizes_.empty()) &&
+    const bool columns = (put.size == 0 || !sizes_.empty()) && (put.cost == 1 || !costs_.empty()) &&
                          ((put.deadline == 0 && idle_ == 0) || expiry_ != nullptr);
     if (place && columns) [[likely]]
       return;
@@ -429,6 +483,7 @@ class Shard {
   void grow_columns(const Put& put, size_t slots) {
     policy_->grow(slots);
     if ((put.size != 0 || !sizes_.empty()) && sizes_.size() < slots) sizes_.resize(slots);
+    if ((put.cost != 1 || !costs_.empty()) && costs_.size() < slots) costs_.resize(slots, 1);
     if (put.deadline != 0 || idle_ != 0 || expiry_ != nullptr) {
       if (expiry_ == nullptr) {
         auto expiry = std::make_unique<Expiry>(put.now);
@@ -515,10 +570,12 @@ class Shard {
   std::vector<Entry> entries_;
   std::vector<uint64_t> hashes_;             // of a free slot: the next free one
   std::vector<uint64_t> sizes_;              // empty until an entry has a size
+  std::vector<double> costs_;                // empty until one has a cost other than 1
   std::unique_ptr<Expiry> expiry_;           // nullptr until an entry has a deadline
   std::vector<Nanoseconds> hard_deadlines_;  // with idle_: those that no use extends
   Pins pins_;
   uint64_t pinned_bytes_ = 0;
+  bool prompts_ = false;  // begin_request() is called
   Slot free_ = kNoSlot;
   Stats stats_;
 };

@@ -38,6 +38,24 @@ struct CellFp8 {
   }
 };
 
+struct CellE5m2 {
+  using Type = Bf16;
+  using Bits = uint8_t;
+  BLATAM_LANES uint16_t pattern(Bits bits) {
+    if ((bits & 0x7fu) >= kE5m2Infinity)  // with what a NaN carries
+      return static_cast<uint16_t>(static_cast<unsigned>(bits & 0x80u) << 8 | 0x7f80u |
+                                   (bits & 3u) << 5);
+    return Bf16::narrow(value_of_e5m2(bits));  // exactly
+  }
+  BLATAM_LANES Bits bits(uint16_t pattern) {
+    const unsigned magnitude = pattern & 0x7fffu;
+    if (magnitude < 0x7f80u) return e5m2_of(Bf16::widen(pattern));
+    const unsigned carried = magnitude >> 5 & 3u;
+    const unsigned quiet = magnitude > 0x7f80u && carried == 0 ? 2u : carried;
+    return static_cast<Bits>((pattern >> 8 & 0x80u) | kE5m2Infinity | quiet);
+  }
+};
+
 // Eight patterns; in memory, where vectors are allowed, one access of 16 bytes.
 struct alignas(16) Chunk {
   uint32_t words[4];
@@ -80,6 +98,7 @@ BLATAM_LANES const Tensor& tensor_of(const Plan& plan, uint32_t payload) {
   return plan.job.tensor[payload % plan.job.tensors];
 }
 BLATAM_LANES uint8_t* payload_at(const Plan& plan, uint32_t payload) {
+  if (plan.job.places != nullptr) return plan.job.payloads + plan.job.places[payload];
   return plan.job.payloads + block_of(plan, payload) * plan.job.block_stride +
          tensor_of(plan, payload).payload;
 }

@@ -1,14 +1,7 @@
 // What there is to run on, and what a code means.
-#include <cuda_runtime.h>
-
-#include "cuda/paged.h"
+#include "cuda/on_device.h"
 
 namespace blatam::cuda {
-namespace {
-
-int code_of(cudaError_t error) { return error == cudaSuccess ? kOk : kCudaError + error; }
-
-}  // namespace
 
 extern "C" {
 

@@ -5,6 +5,7 @@
 #include <initializer_list>
 
 #include "cuda/grid.h"
+#include "cuda/on_device.h"
 
 namespace blatam::cuda {
 namespace {
@@ -43,8 +44,6 @@ __global__ void __launch_bounds__(kThreads, kLeastBlocks)
   }
 }
 
-int code_of(cudaError_t error) { return error == cudaSuccess ? kOk : kCudaError + error; }
-
 struct DeviceGrid {
   cudaStream_t stream;
 
@@ -74,15 +73,6 @@ struct DeviceGrid {
   }
 };
 
-// kOk if a kernel on the device may use the memory.
-int check_memory(const void* pointer, int device) {
-  cudaPointerAttributes found;
-  if (const cudaError_t error = cudaPointerGetAttributes(&found, pointer); error != cudaSuccess)
-    return code_of(error);
-  if (found.type == cudaMemoryTypeManaged) return kOk;
-  return found.type == cudaMemoryTypeDevice && found.device == device ? kOk : kElsewhere;
-}
-
 int check_memory(const Job& job, int device) {
   for (uint32_t t = 0; t < job.tensors; ++t)
     if (const int code = check_memory(job.tensor[t].base, device); code != kOk) return code;
@@ -90,30 +80,10 @@ int check_memory(const Job& job, int device) {
        {static_cast<const void*>(job.payloads), static_cast<const void*>(job.bytes),
         static_cast<const void*>(job.faults)})
     if (const int code = check_memory(pointer, device); code != kOk) return code;
+  if (job.places != nullptr)
+    if (const int code = check_memory(job.places, device); code != kOk) return code;
   return job.tokens == 0 ? kOk : check_memory(job.slots, device);
 }
-
-// The calling thread's device for the length of a call.
-class OnDevice {
- public:
-  explicit OnDevice(int device) : error_(cudaGetDevice(&before_)) {
-    if (error_ == cudaSuccess && before_ != device) {
-      error_ = cudaSetDevice(device);
-      changed_ = error_ == cudaSuccess;
-    }
-  }
-  OnDevice(const OnDevice&) = delete;
-  OnDevice& operator=(const OnDevice&) = delete;
-  ~OnDevice() {
-    if (changed_) cudaSetDevice(before_);
-  }
-  cudaError_t error() const { return error_; }
-
- private:
-  int before_ = 0;
-  bool changed_ = false;
-  cudaError_t error_;
-};
 
 int run(const Job& job, int device, void* stream, bool store) {
   Plan plan;

@@ -28,6 +28,9 @@ int run_scheme(const Grid& grid, const Plan& plan, bool store) {
     case Element::fp8_e4m3:
       return store ? grid.template store<Lanes, CellFp8>(plan)
                    : grid.template fetch<Lanes, CellFp8>(plan);
+    case Element::fp8_e5m2:
+      return store ? grid.template store<Lanes, CellE5m2>(plan)
+                   : grid.template fetch<Lanes, CellE5m2>(plan);
   }
   return kUnsupported;
 }

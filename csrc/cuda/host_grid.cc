@@ -53,12 +53,24 @@ int run(const Job& job, bool store) {
   return run_plan(HostGrid{}, plan, store);
 }
 
+template <class Cell>
+void fill(uint16_t* patterns, uint8_t* bytes) {
+  for (uint32_t i = 0; i < 256; ++i) patterns[i] = Cell::pattern(static_cast<uint8_t>(i));
+  for (uint32_t i = 0; i < 65536; ++i) bytes[i] = Cell::bits(static_cast<uint16_t>(i));
+}
+
 }  // namespace
 
 extern "C" {
 
 int blatam_paged_store(const Job* job) { return run(*job, true); }
 int blatam_paged_fetch(const Job* job) { return run(*job, false); }
+
+bool blatam_paged_fp8(Element element, uint16_t* patterns, uint8_t* bytes) {
+  if (element == Element::fp8_e4m3) fill<CellFp8>(patterns, bytes);
+  if (element == Element::fp8_e5m2) fill<CellE5m2>(patterns, bytes);
+  return element == Element::fp8_e4m3 || element == Element::fp8_e5m2;
+}
 
 }  // extern "C"
 

@@ -36,8 +36,9 @@ enum class Scheme : uint8_t {
 };
 
 // What a cache holds. A cache of fp8 counts as the bfloat16 numbers that it means: its payloads are
-// bfloat16's. Fetching into one rounds to the nearest, at most 448, as the codec fp8_e4m3 does.
-enum class Element : uint8_t { bf16, fp16, fp8_e4m3 };
+// bfloat16's. Fetching into one rounds to the nearest, finite values to at most the greatest that
+// it has (448, as the codec fp8_e4m3 does, or 57344); e5m2 keeps infinities.
+enum class Element : uint8_t { bf16, fp16, fp8_e4m3, fp8_e5m2 };
 
 constexpr uint32_t kMostTensors = 128;  // of one launch: they travel with it, by value
 constexpr uint32_t kPayloadAlign = 16;
@@ -83,6 +84,9 @@ struct Job {
   uint64_t payload_room;  // of each payload; at least fixed_bytes()
   uint64_t* bytes;        // [blocks][tensors], of each payload: written by store, read by fetch
   uint32_t* faults;       // [blocks][tensors], written by both; 0 is well
+  // [blocks][tensors], how far from `payloads` each one begins, a multiple of 16; null: where
+  // stride and offset say. For fetching only.
+  const uint64_t* places;
   Tensor tensor[kMostTensors];
 };
 
@@ -96,6 +100,12 @@ enum Code : int {
   kUnsupported = 5,  // this scheme, for this shape
   kOverlap = 6,      // payloads of a block overlap
   kElsewhere = 7,    // memory that is not the device's
+  // Of bus.h and what it is made of.
+  kNotYet = 20,       // it is still under way
+  kFull = 21,         // the pool has no room now
+  kTooSmall = 22,     // a size to open with
+  kOutOfMemory = 23,  // of the host
+  kOutside = 24,      // beyond the end of a piece
   kCudaError = 1000,
 };
 
@@ -110,6 +120,11 @@ uint64_t blatam_paged_most_bytes(const Job* job);
 
 int blatam_paged_store(const Job* job);
 int blatam_paged_fetch(const Job* job);
+
+// How a value is read and written: what each of the 256 bytes of an fp8 cache counts as, and the
+// byte that each of the 65,536 bfloat16 becomes. For code that takes a cache apart by other means.
+// false for an element that is not fp8.
+bool blatam_paged_fp8(Element element, uint16_t* patterns, uint8_t* bytes);
 
 // ---- in the library that needs nvcc -------------------------------------------------------------
 

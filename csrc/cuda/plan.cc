@@ -15,7 +15,9 @@ constexpr uint32_t kLaneValues = 8;
 
 uint64_t ceil_div(uint64_t a, uint64_t b) { return (a + b - 1) / b; }
 
-uint64_t element_bytes(Element element) { return element == Element::fp8_e4m3 ? 1 : 2; }
+uint64_t element_bytes(Element element) {
+  return element == Element::fp8_e4m3 || element == Element::fp8_e5m2 ? 1 : 2;
+}
 
 // Chunks of eight channels in the heads of `tokens` tokens, 32 to a warp.
 uint32_t raw_items(const Job& job, uint64_t tokens) {
@@ -133,6 +135,7 @@ int check(const Job& job) {
   if (reinterpret_cast<uintptr_t>(job.payloads) % kPayloadAlign != 0 ||
       job.block_stride % kPayloadAlign != 0 || reinterpret_cast<uintptr_t>(job.slots) % 8 != 0 ||
       reinterpret_cast<uintptr_t>(job.bytes) % 8 != 0 ||
+      reinterpret_cast<uintptr_t>(job.places) % 8 != 0 ||
       reinterpret_cast<uintptr_t>(job.faults) % 4 != 0)
     return kMisaligned;
   for (const int64_t stride : {job.block_bytes, job.token_bytes, job.head_bytes, job.run_bytes})
@@ -144,9 +147,11 @@ int check(const Job& job) {
   return kOk;
 }
 
-// Payloads of one block that overlap would be written by two threads at once.
+// Payloads of one block that overlap would be written by two threads at once. One that ends beyond
+// 2^64 would begin before `payloads`.
 bool overlap(const Job& job) {
   for (uint32_t a = 0; a < job.tensors; ++a) {
+    if (job.tensor[a].payload > UINT64_MAX - job.payload_room) return true;
     if (job.blocks > 1 && job.tensor[a].payload + job.payload_room > job.block_stride) return true;
     for (uint32_t b = 0; b < a; ++b) {
       const uint64_t low = job.tensor[a].payload < job.tensor[b].payload ? a : b;
@@ -179,7 +184,7 @@ int make_plan(const Job& job, Plan* plan) {
   if (const int code = lay(plan); code != kOk) return code;
   if (plan->most_bytes == 0) plan->most_bytes = plan->fixed_bytes;
   if (job.payload_room < plan->fixed_bytes) return kRoom;
-  if (overlap(job)) return kOverlap;
+  if (job.places == nullptr && overlap(job)) return kOverlap;
   const uint64_t warps = uint64_t{plan->items} + plan->tail_items;
   const uint64_t grid = ceil_div(warps, kWarpsInBlock);
   if (uint64_t{job.blocks} * job.tensors > kMostOfPayload ||
@@ -229,6 +234,16 @@ const char* blatam_paged_text(int code) {
       return "payloads of a block overlap one another or the next block's";
     case kElsewhere:
       return "memory that does not belong to the device; move the tensor, or pass its device";
+    case kNotYet:
+      return "it is still under way";
+    case kFull:
+      return "the pool has no room for it now";
+    case kTooSmall:
+      return "the pool needs at least 256 bytes, the staging two buffers of at least 4096";
+    case kOutOfMemory:
+      return "the host has no memory left";
+    case kOutside:
+      return "it reaches beyond the end of its piece of the pool";
     default:
       return "an unknown code";
   }

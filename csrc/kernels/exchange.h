@@ -34,6 +34,36 @@ BLATAM_HD float value_of_fp8(uint8_t code) {
   return float_of(bits_of(mul_rn(scaled, 1.329227995784916e36f)) | sign);
 }
 
+// ---- fp8 e5m2: sign, 5 bits of exponent (bias 15), 2 of mantissa; infinity and NaN as fp16 has
+// them, 57344 the greatest number. Caches hold it; there is no codec of it
+// -------------------------------
+
+constexpr uint8_t kE5m2Infinity = 0x7c;  // greater magnitudes are NaN
+
+// Nearest, ties to even; what is greater than 57344 becomes 57344. Requires a finite value.
+BLATAM_HD uint8_t e5m2_of(float value) {
+  const uint32_t bits = bits_of(value);
+  const uint32_t sign = bits >> 24 & 0x80u;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  uint32_t code;
+  if (magnitude >= 0x47600000u) {  // 57344
+    code = 0x7bu;
+  } else if (magnitude >= 0x38800000u) {  // 2^-14: normal; the rounding may carry, as above
+    code = (magnitude - 0x38000000u + 0xfffffu + (magnitude >> 21 & 1u)) >> 21;
+  } else {  // a multiple of 2^-16, which is what 2^7 leaves room for
+    code = bits_of(add_rn(float_of(magnitude), 128.0f)) - 0x43000000u;
+  }
+  return static_cast<uint8_t>(sign | code);
+}
+
+// Exactly. Requires a code of a number.
+BLATAM_HD float value_of_e5m2(uint8_t code) {
+  // The same fields in a float mean 2^-112 times as much, subnormals included.
+  const float scaled = float_of(static_cast<uint32_t>(code & 0x7fu) << 21);
+  const uint32_t sign = static_cast<uint32_t>(code & 0x80u) << 24;
+  return float_of(bits_of(mul_rn(scaled, 5.192296858534828e33f)) | sign);
+}
+
 // ---- symmetric int8 -----------------------------------------------------------------------------
 
 constexpr float kInt8Range = 127.0f;

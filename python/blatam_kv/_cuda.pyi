@@ -2,6 +2,10 @@ from typing import Any
 
 import numpy.typing as npt
 
+from blatam_kv._core import Bus as Bus
+from blatam_kv._core import DevicePiece as DevicePiece
+from blatam_kv._core import Mark as Mark
+
 architectures: str
 CUDA_ERROR: int
 
@@ -24,3 +28,20 @@ def run(
     block_stride: int,
     payload_room: int,
 ) -> int: ...
+def run_chains(
+    device: int,
+    stream: int,
+    state: bytes,
+    counter: int,
+    types: tuple[int, int],
+    memory: tuple[int, int, int, int, int, int],
+    ids_count: int,
+    rows: tuple[int, int],
+    sequences: int,
+    block_tokens: int,
+    parent: bytes,
+    room: int,
+) -> int: ...
+def open_bus(
+    device: int, pool_bytes: int, buffers: int, buffer_bytes: int
+) -> tuple[int, Bus | None]: ...

@@ -49,6 +49,7 @@ class CacheStats:
     entries: int
     bytes: int
     pinned: int
+    pinned_bytes: int
     hits: int
     misses: int
     inserts: int
@@ -163,6 +164,40 @@ class Cache(CacheBase[K, V], Generic[K, V]):
             raise ConfigError("a cache made without capacity_bytes has not measured its values")
         self._set_limits(entries, max_bytes)
 
+    def change_policy(
+        self,
+        policy: str,
+        *,
+        decay: float | None = None,
+        window: float | None = None,
+        interval: float | None = None,
+        shadows: int | str | None = None,
+    ) -> None:
+        """Follow another policy from here on, with the options that ``Cache`` takes for it.
+
+        Nothing leaves: what the old policy would have evicted first is the oldest of the new one,
+        with the uses that the old one counted (``lfu``, ``gdsf`` and those that learn; up to 16), and
+        pins, sizes, costs and times to live stay. A policy that learns begins with nothing learned.
+        Other threads wait meanwhile, below a microsecond an entry.
+
+        Raises ConfigError for what cannot be, and after ``begin_request``; all is then as before.
+        """
+        checked = checked_policy(policy)
+        options = checked_options(
+            [policy], decay=decay, window=window, interval=interval, shadows=shadows
+        )
+        try:
+            self._change_policy(
+                checked,
+                options["decay"],
+                options["window"],
+                options["interval"],
+                options["shadows"],
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        self._policy = checked
+
     def stats(self) -> CacheStats:
         """Exact counters; cheap enough for every scrape."""
         now = self._counters()
@@ -177,6 +212,7 @@ class Cache(CacheBase[K, V], Generic[K, V]):
             entries=now["entries"],
             bytes=now["bytes"],
             pinned=now["pinned"],
+            pinned_bytes=now["pinned_bytes"],
             hits=now["hits"],
             misses=now["misses"],
             inserts=now["inserts"],

@@ -16,6 +16,7 @@ from blatam_kv.errors import ConfigError, EntryTooLarge, NoRoom, TierUnavailable
 from blatam_kv.record import Kind, Record
 from blatam_kv.tiers import DiskStats, DiskTier, WriteBehind
 from blatam_kv.tiers.took import Took
+from blatam_kv.tracing import span
 
 V = TypeVar("V")
 
@@ -65,7 +66,6 @@ class Shelf(Generic[V]):
         self._ttl, self._clock = ttl, clock
         # Uses by key, the last one used last: a dict is both a count and an order.
         self._uses: dict[bytes, int] = {}
-        self._pins: set[bytes] = set()
         # Of one key, one thread at a time moves values between memory and disk: an older one must
         # not come up while a newer one goes down, nor one that is just being deleted. Order: these,
         # then the lock, then the tier's.
@@ -125,23 +125,25 @@ class Shelf(Generic[V]):
         with self._stripe(key):
             known = self._cache.delete(key)
             self._uses.pop(key, None)
-            self._pins.discard(key)
             return bool(self._remove([key])) or known
 
     def pin(self, key: bytes) -> bool:
-        """Keep a key in memory until unpinned, also after a restart; False if it is not known."""
-        if self.get(key) is None or not self._cache.pin(key):
-            return False
-        self._pins.add(key)
+        """Keep a key in memory until unpinned, also after a restart; False if it is not known, or
+        memory has no room for it. Pinning twice is pinning once."""
+        with self._stripe(key):
+            if self.get(key) is None:
+                return False
+            if key not in self._cache.pinned() and not self._cache.pin(key):
+                return False
         self.save()
         return True
 
     def unpin(self, key: bytes) -> bool:
         """Let go of it; False if it was not pinned."""
-        if key in self._pins:
-            self._pins.discard(key)
+        unpinned = self._cache.unpin(key)
+        if unpinned:
             self.save()
-        return self._cache.unpin(key)
+        return unpinned
 
     def clear(self) -> None:
         """Forget everything, here and on disk."""
@@ -150,7 +152,6 @@ class Shelf(Generic[V]):
                 all_keys.enter_context(stripe)
             self._cache.clear()
             self._uses.clear()
-            self._pins.clear()
             try:
                 self._tier.flush()
                 self._tier.delete_many([*self._disk.keys_tagged(self._tags), _IMAGE])
@@ -161,12 +162,12 @@ class Shelf(Generic[V]):
         """Write down what is in memory, how it was used, and what the policy learned from that."""
         with self._lock:
             self._unsaved = 0
-            held = set(self._cache.keys())
+            held, pinned = set(self._cache.keys()), set(self._cache.pinned())
             uses = {key: count for key, count in list(self._uses.items()) if key in held}
             self._uses = dict(uses)
             uses = dict.fromkeys(held - uses.keys(), 1) | uses
         entries = b"".join(
-            _IMAGE_ENTRY.pack(key, min(count, 2**32 - 1), key in self._pins)
+            _IMAGE_ENTRY.pack(key, min(count, 2**32 - 1), key in pinned)
             for key, count in uses.items()
         )
         learned = self._cache.save_policy()
@@ -238,8 +239,8 @@ class Shelf(Generic[V]):
                 for _ in range(min(half, _MOST_USES) - 1):
                     self._cache.touch(key)
                 self._uses[key] = half
-                if pinned and self._cache.pin(key):
-                    self._pins.add(key)
+                if pinned:
+                    self._cache.pin(key)
         if learned:
             # Afterwards: bringing entries back must teach the policy nothing. That of another policy
             # is refused, and this one starts anew.
@@ -249,7 +250,8 @@ class Shelf(Generic[V]):
 
     def _fetch(self, keys: list[bytes]) -> list[Record | None]:
         try:
-            return self._tier.get_many(keys)
+            with span("disk.get"):
+                return self._tier.get_many(keys)
         except TierUnavailable as error:
             self._failed(error)
             return [None] * len(keys)

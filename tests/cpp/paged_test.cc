@@ -64,7 +64,9 @@ struct Case {
   bool skip = false;
 };
 
-int64_t size_of(Element element) { return element == Element::fp8_e4m3 ? 1 : 2; }
+int64_t size_of(Element element) {
+  return element == Element::bf16 || element == Element::fp16 ? 2 : 1;
+}
 
 // An engine's cache of several tensors in one piece of memory, between guards.
 class Cache {
@@ -134,7 +136,7 @@ class Cache {
       uint16_t bits = load_bits<uint16_t>(memory.data() + i);
       if (case_.element == Element::bf16) bits = (bits & 0x81ffu) | 0x3e00u;
       if (case_.element == Element::fp16) bits = (bits & 0x8fffu) | 0x3000u;
-      if (case_.element == Element::fp8_e4m3) bits &= 0xbfbfu;
+      if (size_of(case_.element) == 1) bits &= 0xbfbfu;
       store_bits(memory.data() + i, bits);
     }
   }
@@ -187,13 +189,26 @@ class Cache {
 };
 
 uint16_t pattern_of(Element element, const uint8_t* cell) {
-  if (element != Element::fp8_e4m3) return load_bits<uint16_t>(cell);
+  if (size_of(element) == 2) return load_bits<uint16_t>(cell);
+  if (element == Element::fp8_e5m2) {  // the upper half of an fp16
+    const auto half = static_cast<uint16_t>(*cell << 8);
+    if ((half & 0x7fff) <= 0x7c00) return Bf16::narrow(Fp16::widen(half));
+    return static_cast<uint16_t>((*cell & 0x80) << 8 | 0x7f80 | (*cell & 3) << 5);
+  }
   if ((*cell & 0x7f) == kFp8Nan) return static_cast<uint16_t>((*cell & 0x80) << 8 | 0x7fc0);
   return Bf16::narrow(value_of_fp8(*cell));
 }
 void put_pattern(Element element, uint8_t* cell, uint16_t pattern) {
-  if (element != Element::fp8_e4m3) return store_bits(cell, pattern);
+  if (size_of(element) == 2) return store_bits(cell, pattern);
   const bool nan = (pattern & 0x7fff) > 0x7f80;
+  if (element == Element::fp8_e5m2) {
+    const auto sign = static_cast<uint8_t>(pattern >> 8 & 0x80);
+    *cell = e5m2_of(Bf16::widen(nan ? 0 : pattern));
+    if ((pattern & 0x7fff) == 0x7f80) *cell = sign | 0x7c;
+    if (nan)
+      *cell = static_cast<uint8_t>(sign | 0x7c | ((pattern & 0x60) == 0 ? 2 : pattern >> 5 & 3));
+    return;
+  }
   *cell =
       nan ? static_cast<uint8_t>((pattern >> 8 & 0x80) | kFp8Nan) : fp8_of(Bf16::widen(pattern));
 }
@@ -345,13 +360,15 @@ void check(const SchemeCase& s, const Case& c, bool any_bits, std::mt19937_64& r
   ASSERT_EQ(same.in1 - cache.memory.begin(), static_cast<ptrdiff_t>(after.size()));
 }
 
+constexpr Element kElements[] = {Element::bf16, Element::fp16, Element::fp8_e4m3,
+                                 Element::fp8_e5m2};
 constexpr uint32_t kHeadDims[] = {64, 80, 96, 112, 120, 128, 192, 256, 512, 576, 1, 7, 32, 40, 100};
 
 TEST(Paged, EveryHeadSizeGivesTheCodecsBits) {
   std::mt19937_64 random(1);
   for (const SchemeCase& s : kSchemes)
     for (const uint32_t head_dim : kHeadDims)
-      for (const Element element : {Element::bf16, Element::fp16, Element::fp8_e4m3})
+      for (const Element element : kElements)
         for (const bool any_bits : {false, true}) {
           Case c = {element, Layout::nhd, 3, 2, head_dim};
           if (by_page(s.scheme)) c.tokens = 66, c.kv_heads = 1, c.blocks = 1;
@@ -364,7 +381,7 @@ TEST(Paged, EveryLayoutAndBlockSizeGivesTheCodecsBits) {
   for (const SchemeCase& s : kSchemes)
     for (const Layout layout : kLayouts)
       for (const uint32_t block_tokens : {16u, 1u, 24u, 64u})
-        for (const Element element : {Element::bf16, Element::fp8_e4m3})
+        for (const Element element : {Element::bf16, Element::fp8_e5m2})
           for (const uint32_t head_dim : {64u, 72u}) {
             Case c = {element, layout, 64, 2, head_dim, block_tokens, 2, 2, false};
             check(s, c, block_tokens != 16, random);
@@ -387,7 +404,7 @@ TEST(Paged, AnyShapeGivesTheCodecsBits) {
   for (int round = 0; round < 300; ++round) {
     const SchemeCase& s = kSchemes[random() % std::size(kSchemes)];
     Case c;
-    c.element = static_cast<Element>(random() % 3);
+    c.element = static_cast<Element>(random() % 4);
     c.layout = kLayouts[random() % std::size(kLayouts)];
     c.head_dim = 1 + static_cast<uint32_t>(random() % 140);
     c.kv_heads = 1 + static_cast<uint32_t>(random() % 3);

@@ -266,6 +266,13 @@ class Shadows:
         if self.missed < self.capacity or waited < max(64, self.capacity // 4):
             return False
         self.learned_at = self.missed
+        self.learn_now()
+        if self.missed - self.faded_at >= 30 * self.capacity:
+            self.faded_at = self.missed
+            self.lives.fade()
+        return True
+
+    def learn_now(self) -> None:
         living = [[0] * 124 for _ in range(8)]
         for node in self.nodes.values():
             at = self.calendar.units.index(self.calendar.unit_of(node.used))
@@ -273,10 +280,6 @@ class Shadows:
             living[group_of(node.uses, node.last)][bin_of(age)] += 1
         self.lives.learn(living)
         self.rank_day(True)
-        if self.missed - self.faded_at >= 30 * self.capacity:
-            self.faded_at = self.missed
-            self.lives.fade()
-        return True
 
 
 class Regret:
@@ -447,6 +450,17 @@ class Adaptive(Base):
             self.inside(new[0], entry)[key] = None
         if seen:
             self.think()
+
+    def uses(self, key: object) -> int:
+        return self.entries[key].uses
+
+    def unlearn(self) -> None:
+        self.regret = Regret()
+        self.shadows.pattern.label = "mixed"
+        self.shadows.lives = LifeTable()
+        self.shadows.learn_now()
+        self.leader = "density"
+        self.rank()
 
     def evict(self, pinned: set[object], incoming: object | None) -> object | None:
         density = self.leader == "density"

@@ -26,6 +26,12 @@ class Base:
     def grow(self, slots: int) -> None:
         pass
 
+    def uses(self, key: object) -> int:
+        return 1
+
+    def unlearn(self) -> None:
+        pass
+
     def begin_request(self, last: object | None) -> None:
         pass
 

@@ -29,6 +29,10 @@ class Lfu(Base):
     def hit(self, key: object) -> None:
         self.use(key)
 
+    def uses(self, key: object) -> int:
+        count, age, _ = self.used[key]
+        return max(1, int(count * math.pow(self.decay, self.age - age)))
+
     def rank(self, key: object) -> tuple[float, int]:
         """Logarithm of the count had no use faded, but those to come were worth more."""
         count, age, step = self.used[key]

@@ -21,6 +21,7 @@ from blatam_kv.bul.tasks import CacheResult
 from blatam_kv.bul.wishes import USUAL, Wishes
 from blatam_kv.bul.writers import Job, Why
 from blatam_kv.errors import Error, ModelError
+from blatam_kv.tracing import current
 
 log = logging.getLogger("blatam_kv.bul")
 
@@ -156,6 +157,7 @@ class Saying:
         self.tries = 0
         self.began: float | None = None
         self.why: Why | None = None
+        self.span = current()
         self._chats = chats
 
     def run(self) -> None:
@@ -229,6 +231,7 @@ class Chats:
         error: Exception | None = None
         try:
             if saying.wishes.shared:
+                before = self._pipeline.dropped
                 answer, said = self._pipeline.once(
                     saying.order,
                     lambda: self._said(saying),
@@ -237,6 +240,8 @@ class Chats:
                 if not said:  # another node did, and is heard when it has
                     saying.telling.say(answer.text)
                 self._pipeline.keep(saying.order, answer)
+                if not said:
+                    self._pipeline.check_kept(saying.order.digest, before)
             else:
                 answer = self._said(saying)
                 if saying.wishes.keep:

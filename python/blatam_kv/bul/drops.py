@@ -56,16 +56,19 @@ class Drops:
         self._place = place
         self._name = f"{tier.namespace}:drops".encode()
         self._node = secrets.token_bytes(8)
-        self._lock = threading.Lock()  # guards _pending
+        self._lock = threading.Lock()  # guards _pending and count
         self._pending: dict[bytes, None] = {}
         self._reading = threading.Lock()  # one thread follows at a time
         self._read = self._recalled()
         self._behind = True
+        self.count = 0
+        """How often something was dropped, here or elsewhere; raised before it is forgotten here."""
 
     def tell(self, digest: bytes | None) -> bool:
         """Have every node forget an answer, None: all of them; whether Redis knows of it now. If
         not, ``retry`` tells it."""
         with self._lock:
+            self.count += 1
             if digest is None or len(self._pending) >= MOST:
                 self._pending.clear()
                 digest = _EVERYTHING
@@ -134,6 +137,7 @@ class Drops:
         if not found or found[0][0] != self._read:
             log.warning("what other nodes dropped cannot be known; every answer here is forgotten")
             newest = self._newest()
+            self._raise()
             self._doubt()
             self._remember(newest)
             return 0
@@ -141,6 +145,7 @@ class Drops:
             digest = fields.get(b"digest")
             if digest is None or fields.get(b"node") == self._node:
                 continue
+            self._raise()
             if digest == _EVERYTHING:
                 self._clear()
             else:
@@ -148,6 +153,10 @@ class Drops:
         if len(found) > 1:
             self._remember(found[-1][0])
         return len(found)
+
+    def _raise(self) -> None:
+        with self._lock:
+            self.count += 1
 
     def _recalled(self) -> bytes | None:
         if self._place is None:

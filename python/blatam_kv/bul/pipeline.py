@@ -20,6 +20,7 @@ from blatam_kv.cache import Cache
 from blatam_kv.documents.document import title_of
 from blatam_kv.errors import InvalidRequest
 from blatam_kv.shelf import Shelf
+from blatam_kv.tracing import current, span
 from blatam_kv.truthgpt.protocol import TruthGPT, Usage
 
 if TYPE_CHECKING:
@@ -81,6 +82,15 @@ class Pipeline:
 
     def recall(self, digest: bytes, wishes: Wishes = USUAL) -> Answer | None:
         """The answer under a digest if it will do, or None."""
+        if current() is None:
+            return self._recall(digest, wishes)
+        with span("cache.lookup") as looking:
+            answer = self._recall(digest, wishes)
+            if looking is not None:
+                looking.say({"blatam_kv.cache.hit": answer is not None})
+            return answer
+
+    def _recall(self, digest: bytes, wishes: Wishes) -> Answer | None:
         if not wishes.look:
             return None
         answer = self.cache.get(digest) if self.shelf is None else self.shelf.get(digest)
@@ -96,12 +106,25 @@ class Pipeline:
         if self.shared is None or not asked:
             return found
         orders = [wanted[at][0] for at in asked]
+        before = self.dropped
         answers = self.shared.fetch([(order.digest, order.salt) for order in orders])
         for at, order, answer in zip(asked, orders, answers, strict=True):
             if answer is not None and wanted[at][1].take(self._clock() - answer.born):
                 self._remember(order.digest, answer)
+                self.check_kept(order.digest, before)
                 found[at] = answer
         return found
+
+    @property
+    def dropped(self) -> int:
+        """A number that changes with every answer that is dropped, on any node."""
+        return 0 if self.shared is None else self.shared.dropped
+
+    def check_kept(self, digest: bytes, before: int) -> None:
+        """Forget an answer that was fetched from another node and kept, if anything was dropped since
+        ``dropped`` was ``before``: it may be the one."""
+        if self.dropped != before:
+            self.forget_here(digest)
 
     def once(
         self,
@@ -120,16 +143,18 @@ class Pipeline:
 
     def keep(self, order: Order | ChatOrder, answer: Answer, *, tell: bool = False) -> None:
         """Put an answer under its order's digest. tell: the other nodes have not got it yet."""
-        self._remember(order.digest, answer)
-        if self.shelf is not None:
-            self.shelf.keep(order.digest, answer, ttl=answer.ttl)
-        if tell and self.shared is not None:
-            self.shared.keep(order.digest, order.salt, answer)
+        with span("cache.store"):
+            self._remember(order.digest, answer)
+            if self.shelf is not None:
+                self.shelf.keep(order.digest, answer, ttl=answer.ttl)
+            if tell and self.shared is not None:
+                self.shared.keep(order.digest, order.salt, answer)
 
     def forget(self, digest: bytes) -> bool:
         """Drop an answer, on every node that shares it; whether there was one."""
-        here = self.forget_here(digest)
-        return here if self.shared is None else self.shared.forget(digest) or here
+        # First where others fetch it from: what comes here meanwhile goes last.
+        shared = self.shared is not None and self.shared.forget(digest)
+        return self.forget_here(digest) or shared
 
     def forget_here(self, digest: bytes) -> bool:
         """Drop an answer on this node; whether there was one."""
@@ -195,11 +220,14 @@ class Pipeline:
             if order.wishes.keep:
                 self.keep(order, answer, tell=True)
             return answer, True
+        before = self.dropped
         answer = self.cache.get_or_compute(order.digest, compute)
         if came:  # with the time that is left of its life, not with a new one
             self._remember(order.digest, answer)
+            self.check_kept(order.digest, before)
         if wrote and self.shelf is not None:
-            self.shelf.keep(order.digest, answer)
+            with span("cache.store"):
+                self.shelf.keep(order.digest, answer)
         return answer, wrote
 
     def _compute(

@@ -13,6 +13,7 @@ from blatam_kv.documents.letterhead import Letterhead
 from blatam_kv.documents.rendering import SHOW_LETTERHEADS, Rendered, render
 from blatam_kv.documents.styles import USUAL, Look
 from blatam_kv.metrics import ServiceMetrics
+from blatam_kv.tracing import span
 
 if TYPE_CHECKING:
     from blatam_kv.bul.storage.archive import Archive
@@ -48,7 +49,7 @@ class Press:
         """A tenant's document in a format. Raises InvalidRequest for one beyond its limits."""
         shown = look.letterhead and format in SHOW_LETTERHEADS
         head = self.letterhead(tenant=tenant) if shown else None
-        with self._metrics.document(format):
+        with self._metrics.document(format), span("render", {"blatam_kv.format": format}):
             return render(written.document(look, head), format)
 
     def letterhead(self, *, tenant: str) -> Letterhead | None:

@@ -15,6 +15,7 @@ from blatam_kv.bul.caller import ITSELF, Caller, Scope
 from blatam_kv.bul.pipeline import Answer, Pipeline
 from blatam_kv.bul.queue import PriorityQueue
 from blatam_kv.bul.shared import Shared
+from blatam_kv.bul.steering import Steering
 from blatam_kv.bul.tally import Tallies
 from blatam_kv.bul.tasks import TaskBook
 from blatam_kv.bul.writers import Job, Writers
@@ -46,6 +47,7 @@ class Reports:
         backups: Backups,
         database_is_well: Callable[[], bool],
         devices: Callable[[], Sequence[DeviceSnapshot]],
+        steering: Steering,
     ) -> None:
         self._model = model
         self._settings = settings
@@ -61,6 +63,7 @@ class Reports:
         self._backups = backups
         self._database_is_well = database_is_well
         self._devices = devices
+        self._steering = steering
 
     def stats(self, caller: Caller = ITSELF) -> dict[str, object]:
         """Totals since the start for ``GET /stats``: of the caller's tenant, for administrators of
@@ -101,11 +104,13 @@ class Reports:
         """The cache as the exporter and ``cache_stats`` show it."""
         stats = self._pipeline.cache.stats()
         return CacheSnapshot(
-            policy=self._settings.cache_strategy,
+            policy=stats.policy,
             entries=stats.entries,
             memory_bytes=stats.bytes,
             memory_limit_bytes=self._settings.cache_max_memory_mb << 20,
             evictions=dict(stats.evictions),
+            evictions_by_policy=self._steering.evictions(stats),
+            pinned_bytes=stats.pinned_bytes,
             hits=stats.hits,
             learned=stats.learned,
         )
@@ -265,7 +270,7 @@ class Reports:
     def _devices_told(self) -> str:
         devices = self._devices()
         if not devices:
-            return "one device, not watched"
+            return "none that is watched"
         well = sum(device.in_rotation for device in devices)
         return f"{well} of {len(devices)} devices in the rotation"
 

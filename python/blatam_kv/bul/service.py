@@ -27,6 +27,7 @@ from blatam_kv.bul.backups import Backups, folders_of
 from blatam_kv.bul.caller import ITSELF, Caller
 from blatam_kv.bul.chats import Chats
 from blatam_kv.bul.ledger import AlreadyFinished, Asked, Ledger, Overloaded, callback
+from blatam_kv.bul.neighbours import Neighbours
 from blatam_kv.bul.observed import Observed
 from blatam_kv.bul.order import Order, place
 from blatam_kv.bul.outbound import Outbound
@@ -37,6 +38,7 @@ from blatam_kv.bul.recorder import Recorder
 from blatam_kv.bul.reports import Reports
 from blatam_kv.bul.request import QueryRequest
 from blatam_kv.bul.shared import Shared
+from blatam_kv.bul.steering import Steering
 from blatam_kv.bul.storage import BatchRow, Page, StorageUnavailable, open_storage
 from blatam_kv.bul.tally import Tallies
 from blatam_kv.bul.tasks import (
@@ -52,6 +54,7 @@ from blatam_kv.bul.wishes import digest_of
 from blatam_kv.bul.writers import Job, Writers
 from blatam_kv.cache import Cache
 from blatam_kv.config import Settings
+from blatam_kv.devices import DeviceSnapshot
 from blatam_kv.documents.rendering import Rendered
 from blatam_kv.errors import Error, InvalidRequest, TierUnavailable
 from blatam_kv.metrics import ServiceMetrics
@@ -73,7 +76,8 @@ class Service:
     blocks: where the model keeps prefixes, to be told of and cleared; closed by who opened it.
     redis: where nodes share answers, closed with the service; None for a node that is alone.
     archive: where tasks and documents are kept, closed with the service; None keeps them in memory.
-    salt_of: the salt of a tenant, for tasks that an earlier process left unfinished.
+    salt_of: the salt of a tenant, for tasks that an earlier process left unfinished. devices: what is
+    seen of those that the model runs on; by default what the model sees of several.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class Service:
         redis: RedisTier | None = None,
         archive: Archive | None = None,
         salt_of: Callable[[str], bytes] = lambda tenant: ITSELF.salt,
+        devices: Callable[[], Sequence[DeviceSnapshot]] | None = None,
     ) -> None:
         self.settings = settings
         self.version = version
@@ -103,7 +108,9 @@ class Service:
         self.archive = archive if archive is not None else open_storage("sqlite://")
         self.tasks = TaskBook(max_unfinished=settings.max_unfinished_tasks)
         tallies = Tallies()
-        self.devices = model.devices if isinstance(model, RunsOnDevices) else tuple
+        if devices is None:
+            devices = model.devices if isinstance(model, RunsOnDevices) else tuple
+        self.devices = devices
         self.metrics = ServiceMetrics(
             version=version,
             cache=lambda: self.reports.cache_snapshot(),
@@ -127,6 +134,12 @@ class Service:
             )
         self.pipeline = Pipeline(
             observed, cache, shelf=self.shelf, shared=self.shared, ttl=settings.cache_ttl
+        )
+        self.steering = Steering(
+            self.pipeline,
+            written=self.written,
+            configured=settings.cache_strategy,
+            capacity_bytes=settings.cache_max_memory_mb << 20,
         )
         if self.shared is not None:
             self.shared.catch_up()
@@ -174,6 +187,10 @@ class Service:
             self.backups,
             lambda: self.archive.well,
             self.devices,
+            self.steering,
+        )
+        self.neighbours = Neighbours(
+            self.archive, None if self.shared is None else self.shared.listening
         )
         if not settings.continuous_mode:
             self.queue.pause()
@@ -422,9 +439,9 @@ class Service:
         """Forget every cached answer and prefix, on every node that shares answers; returns how many
         answers there were here. Tasks keep theirs, and a folder that another process writes keeps its blocks."""
         entries = len(self._cache)
-        self._clear_here()
         if self.shared is not None:
             self.shared.clear()
+        self._clear_here()
         return entries
 
     def _clear_answers(self) -> None:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
+from blatam_kv import tracing
 from blatam_kv._core import framed_digest
 from blatam_kv.bul.answers import CODEC, decode, encode
 from blatam_kv.bul.drops import Drops
@@ -30,9 +31,14 @@ from blatam_kv.tiers.took import Took
 log = logging.getLogger("blatam_kv.bul")
 
 _PERSON = b"blatamkv-share-1"
+# OpenTelemetry's words for it.
+_REDIS = {"db.system.name": "redis"}
 _OVER, _DROPPED = "o", "d"
 # How often who waits looks for itself, in case a notice was lost.
 _LOOK_SECONDS = 0.5
+# How long an answer that has no end of its own stays in Redis: a policy that evicts only what has one
+# is to find them, and not the drops.
+_LONGEST_SECONDS = 30 * 86400.0
 
 
 class Shared:
@@ -73,7 +79,8 @@ class Shared:
     def fetch(self, asked: Sequence[tuple[bytes, bytes]]) -> list[Answer | None]:
         """The answers under some digests, each with the salt of its tenant, or None."""
         try:
-            records = self._tier.get_many([digest for digest, _ in asked])
+            with tracing.span("GET", _REDIS, kind=tracing.Kind.CLIENT):
+                records = self._tier.get_many([digest for digest, _ in asked])
         except TierUnavailable:
             return [None] * len(asked)  # counted by the tier
         return [
@@ -95,7 +102,8 @@ class Shared:
             expires_us=ends,
         )
         try:
-            self._tier.put_many([record])
+            with tracing.span("SET", _REDIS, kind=tracing.Kind.CLIENT):
+                self._tier.put_many([record])
         except TierUnavailable:
             return  # counted by the tier; the others write it themselves
         self._notices.tell(_OVER, digest)
@@ -146,9 +154,22 @@ class Shared:
         self._drops.follow()
 
     @property
+    def dropped(self) -> int:
+        """A number that has changed if anything was dropped, on whichever node, that this one knows of."""
+        return self._drops.count
+
+    @property
     def took(self) -> Took:
         """How long the tier takes."""
         return self._tier.took
+
+    def listening(self) -> int | None:
+        """How many nodes hear one another, this one included; None while Redis is away."""
+        try:
+            ((_, count),) = self._tier.ask("pubsub_numsub", self._tier.channel)
+        except TierUnavailable:
+            return None
+        return int(count)
 
     def stats(self) -> RedisStats:
         """Of the tier."""
@@ -226,4 +247,5 @@ def open_redis(settings: Settings, *, mac_key: bytes) -> RedisTier | None:
     """The Redis that the settings name; None for none. Raises ConfigError, MissingExtra."""
     if settings.redis_url is None:
         return None
-    return RedisTier(settings.redis_url.reveal(), ttl=settings.cache_ttl, mac_key=mac_key)
+    ttl = _LONGEST_SECONDS if settings.cache_ttl is None else settings.cache_ttl
+    return RedisTier(settings.redis_url.reveal(), ttl=ttl, mac_key=mac_key)

@@ -23,6 +23,7 @@ from blatam_kv.bul.pipeline import Answer, Pipeline
 from blatam_kv.bul.queue import PriorityQueue, Ticket
 from blatam_kv.errors import Error, ModelError
 from blatam_kv.metrics import LatencyHistogram, ServiceMetrics
+from blatam_kv.tracing import Span, current, span, under
 
 log = logging.getLogger("blatam_kv.bul")
 
@@ -57,6 +58,7 @@ class Writing:
     began: float | None = None  # this try, on the monotonic clock
     tries: int = 0
     pieces: list[str] = field(default_factory=list)  # of this try; a new list for each
+    span: Span | None = field(default_factory=current)  # of the request that asked first
 
     def interrupt(self, why: Why) -> None:
         """End it at its next piece of text. The first reason holds."""
@@ -69,6 +71,7 @@ class Errand(Protocol):
 
     tries: int
     began: float | None
+    span: Span | None
 
     def run(self) -> None:
         """Do it. Raises nothing."""
@@ -186,16 +189,21 @@ class Writers:
             if job.tries == 0:
                 waited = time.monotonic() - ticket.since
                 self._metrics.waited(ticket.priority, waited)
+                if job.span is not None:
+                    now = time.perf_counter()
+                    told = {"blatam_kv.priority": int(ticket.priority)}
+                    job.span.past("queue.wait", now - waited, now, told)
             job.tries += 1
             job.began = time.monotonic()
             with self._lock:
                 self._busy.add(job)
             try:
-                if isinstance(job, Writing):
-                    self._write(job, ticket)
-                else:
-                    with self._metrics.stage("model"):
-                        job.run()
+                with under(job.span), span("write"):
+                    if isinstance(job, Writing):
+                        self._write(job, ticket)
+                    else:
+                        with self._metrics.stage("model"):
+                            job.run()
             finally:
                 with self._lock:
                     self._busy.discard(job)

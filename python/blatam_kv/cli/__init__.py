@@ -78,6 +78,12 @@ def _run(args: argparse.Namespace) -> int:
             from blatam_kv.cli.remote import clear
 
             return clear(args.url, _settings(args), as_json=args.json)
+        case "policy":
+            from blatam_kv.cli.steering import policy
+
+            return policy(args.url, _settings(args), wanted=args.wanted, as_json=args.json)
+        case "pins":
+            return _pins(args)
         case "monitor":
             from blatam_kv.cli.monitor import monitor
 
@@ -193,6 +199,17 @@ def _run(args: argparse.Namespace) -> int:
             from blatam_kv.cli.doctor import doctor
 
             return doctor(_settings(args), as_json=args.json)
+
+
+def _pins(args: argparse.Namespace) -> int:
+    from blatam_kv.cli import steering
+
+    settings = _settings(args)
+    if args.add is not None:
+        return steering.pin(args.url, settings, document_id=args.add, as_json=args.json)
+    if args.remove is not None:
+        return steering.unpin(args.url, settings, document_id=args.remove, as_json=args.json)
+    return steering.pins(args.url, settings, as_json=args.json)
 
 
 def _backup(args: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 The service runs as its own process, as ``blatam-kv serve`` starts it, and is spoken to over HTTP.
 The first round computes; the second must be answered from the cache, byte for byte the same. Then
 documents with one company's briefing begin where the first one's prompt did: see briefing.py. And the
-gateway passes a hit on, and says of a system that is not there that it is not: see passage.py.
+gateway passes a hit on, and questions to other systems: see passage.py.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def demo(output: Path, *, config: Path | None, as_json: bool) -> int:
         print(_closing(summary))
         if shared:
             print(briefing.table(shared))
-        print(passage.line(passed))
+        print(passage.table(passed))
     return 0
 
 

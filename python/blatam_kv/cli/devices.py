@@ -106,7 +106,7 @@ def watch(
             time.sleep(interval)
 
 
-_NONE = "its model runs on one device, which it does not watch; --devices and several endpoints spread it"
+_NONE = "its model runs on a CPU or at one endpoint; --devices and several endpoints spread it"
 
 
 def _read(monitor: NvmlMonitor) -> Balancer:
@@ -124,13 +124,15 @@ def _seen(device: dict[str, Any]) -> dict[str, object]:
 def _row(moment: str, device: dict[str, Any]) -> str:
     used, total = device["used_bytes"], device["total_bytes"]
     share = used / total if used is not None and total else None
-    tokens = device["in_flight_tokens"] + device["queued_tokens"]
+    given = {"tokens": device["in_flight_tokens"] + device["queued_tokens"], **device}
+    if not device["balanced"]:
+        given |= dict.fromkeys(("tokens", "in_flight", "routed"), "-")
     return (
         f"{moment}  {device['gpu']:<20}  {'in' if device['in_rotation'] else 'out':<5}  "
         f"{_or_dash(device['utilization'], '.0%'):>5}  {_or_dash(share, '.0%'):>6}  "
         f"{_or_dash(device['temperature_celsius'], '.0f'):>4}  "
-        f"{_or_dash(device['power_watts'], '.0f'):>5}  {device['in_flight']:>9}  {tokens:>8}  "
-        f"{device['routed']:>8}  {device['failures']:>6}"
+        f"{_or_dash(device['power_watts'], '.0f'):>5}  {given['in_flight']:>9}  "
+        f"{given['tokens']:>8}  {given['routed']:>8}  {device['failures']:>6}"
     )
 
 

@@ -12,12 +12,14 @@ import sys
 import tempfile
 import time
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
 from blatam_kv import __version__, _core
 from blatam_kv.cli.report import show
 from blatam_kv.config import Secret, Settings, did_you_mean
+from blatam_kv.devices import DeviceSnapshot
 from blatam_kv.errors import Error
 
 
@@ -39,6 +41,10 @@ def examine(settings: Settings) -> dict[str, object]:
         parts[settings.model] = _model(settings)
     if settings.database_url is not None:
         parts["database"] = _database(settings.database_url)
+    if settings.redis_url is not None:
+        parts["redis"] = _redis(settings.redis_url, "BUL_REDIS_URL")
+    if settings.kv_redis_url is not None:
+        parts["kv_redis"] = _redis(settings.kv_redis_url, "BUL_KV_REDIS_URL", blocks=True)
     problems = [f"{name}: {part['reason']}" for name, part in parts.items() if part["reason"]]
     return {
         "blatam_kv": __version__,
@@ -195,9 +201,23 @@ def _database(url: Secret) -> dict[str, object]:
     return report
 
 
+def _redis(url: Secret, setting: str, *, blocks: bool = False) -> dict[str, object]:
+    """Whether the Redis that is set can do what nodes ask of it, and is set up for it."""
+    from blatam_kv.tiers.redis_probe import examine
+    from blatam_kv.truthgpt.prefixes import NAMESPACE
+
+    try:
+        if blocks:
+            return asdict(examine(url.reveal(), setting, namespace=NAMESPACE, drops=False))
+        return asdict(examine(url.reveal(), setting))
+    except Error as error:  # without the extra
+        return {"reason": str(error)}
+
+
 def _model(settings: Settings) -> dict[str, object]:
     """Whether the model that the settings choose loads, or its endpoint answers and has it."""
     from blatam_kv.truthgpt import load
+    from blatam_kv.truthgpt.protocol import RunsOnDevices
 
     report: dict[str, object] = {"model": None, "fingerprint": None, "reason": None}
     with ExitStack() as opened:
@@ -212,7 +232,13 @@ def _model(settings: Settings) -> dict[str, object]:
                 report["folder"] = str(settings.local_model)
             report["fingerprint"] = model.fingerprint
             report["context_tokens"] = model.context_tokens
-            offered = getattr(model, "offered", ())
+            asked: object = model
+            if isinstance(model, RunsOnDevices):
+                devices = model.devices()
+                report["devices"] = {each.gpu: _told(each) for each in devices}
+                well = zip(model.models, devices, strict=True)
+                asked = next((one for one, each in well if each.in_rotation), model)
+            offered = getattr(asked, "offered", ())
             if offered and model.model_id not in offered:
                 hint = did_you_mean(model.model_id, offered)
                 report["reason"] = (
@@ -222,3 +248,7 @@ def _model(settings: Settings) -> dict[str, object]:
         except Error as error:
             report["reason"] = str(error)
     return report
+
+
+def _told(device: DeviceSnapshot) -> str:
+    return "in the rotation" if device.in_rotation else "left out: it cannot be asked"

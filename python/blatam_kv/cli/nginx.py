@@ -291,6 +291,9 @@ _PROXY = """
     proxy_set_header X-Request-ID $blatam_kv_request_id;
     proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
     proxy_set_header X-Forwarded-Proto $scheme;
+    # What is taken off a path before it is passed on; nothing that a client says of it is.
+    set $blatam_kv_taken_off "";
+    proxy_set_header X-Forwarded-Prefix $blatam_kv_taken_off;
     # A machine that is off costs its callers this, each time.
     proxy_connect_timeout 500ms;
     # The longest that an answer may be silent: writing one, or the next piece of a stream.
@@ -352,6 +355,7 @@ def _locations(gateway: str | None, services: Mapping[str, str], affinity: str) 
     for name in services:
         text += f"""
     location /{name}/ {{
+        set $blatam_kv_taken_off /{name};
         proxy_pass http://blatam_kv_service_{name}/;
     }}
 """

@@ -30,6 +30,7 @@ examples:
   blatam-kv batch submit list.csv --output documents.zip
                                        a list of documents, written and fetched
   blatam-kv clear                      forget every cached answer of the running service
+  blatam-kv policy lfu                 another policy for its cache, until it stops
   blatam-kv simulate t.u32.xz --policy lru --policy belady --capacity 1%
                                        hit ratios of policies on a trace
   blatam-kv quality --plot codecs.png  what each codec costs in bits and keeps in quality
@@ -133,12 +134,20 @@ def make_parser() -> argparse.ArgumentParser:
         ("health", "whether the running service is well"),
         ("clear", "forget every cached answer of the running service"),
         ("monitor", "a line every few seconds on how the running service does"),
+        ("policy", "which policy decides what leaves the running service's cache"),
+        ("pins", "answers that the running service never evicts"),
     ):
         remote = commands.add_parser(name, help=text)
         remote.add_argument("--url", default=DEFAULT_URL, help=f"the service ({DEFAULT_URL})")
         _config_flag(remote)
         _data_dir_flag(remote)
         _json_flag(remote)
+        if name == "policy":
+            remote.add_argument("wanted", nargs="?", metavar="NAME", help="let this one decide")
+        if name == "pins":
+            one = remote.add_mutually_exclusive_group()
+            one.add_argument("--add", metavar="DOCUMENT", help="pin the answer of this document")
+            one.add_argument("--remove", metavar="DOCUMENT", help="let go of it")
         if name == "monitor":
             remote.add_argument("--interval", type=float, default=5.0, help="seconds (5)")
             remote.add_argument("--count", type=int, metavar="N", help="lines to print (no end)")

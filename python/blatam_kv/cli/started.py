@@ -1,4 +1,4 @@
-"""The real service for the length of a demo: its own process, on a free port."""
+"""Services, a gateway and sample systems for the length of a demo: processes, each on a free port."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from blatam_kv.config import load
 from blatam_kv.errors import Error
 
 START_SECONDS = 120.0
+# Of the source; an installed package has none.
+_SAMPLE = Path(__file__).resolve().parents[3] / "examples" / "upstream.py"
 
 
 class DemoFailed(Error, RuntimeError):
@@ -57,6 +59,21 @@ def gateway(systems: Mapping[str, str], *, data_dir: Path) -> Iterator[str]:
     file.write_text(json.dumps({"gateway": own, "systems": named}))
     command = [sys.executable, "-m", "blatam_kv", "gateway", "--config", str(file)]
     with _process([*command, "--data-dir", str(data_dir)]) as url:
+        yield url
+
+
+def samples_are_here() -> bool:
+    """Whether ``sample`` can start one."""
+    return _SAMPLE.is_file()
+
+
+@contextmanager
+def sample(name: str) -> Iterator[str]:
+    """The sample system under a name, on a free port; yields its URL, then stops it and wants status 0.
+
+    Raises DemoFailed with the end of what it said.
+    """
+    with _process([sys.executable, str(_SAMPLE), "--name", name, "--port", "0"]) as url:
         yield url
 
 

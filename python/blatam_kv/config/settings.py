@@ -41,6 +41,7 @@ class Settings:
     task one level more urgent. task_timeout: seconds that writing one answer may take.
     retry_attempts: how often an answer that failed is tried again, first after retry_delay seconds.
     continuous_mode: False waits for POST /processor/start. drain_seconds: what a stop may take.
+    otel: whether traces are sent, to where OTEL_… say.
 
     redis_url: where nodes share answers; None for nowhere. database_url: None is SQLite in data_dir. max_kept_tasks: finished ones of each tenant, for at
     most keep_days.
@@ -97,6 +98,7 @@ class Settings:
     retry_delay: float = 5.0
     continuous_mode: bool = True
     drain_seconds: float = 15.0
+    otel: bool = False
     database_url: Secret | None = None
     redis_url: Secret | None = None
     max_kept_tasks: int = 10_000

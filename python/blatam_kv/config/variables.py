@@ -53,6 +53,7 @@ VARIABLES: Mapping[str, Variable] = {
     "BUL_RETRY_DELAY": Variable("retry_delay", timeout),
     "BUL_CONTINUOUS_MODE": Variable("continuous_mode", switch),
     "BUL_DRAIN_SECONDS": Variable("drain_seconds", timeout),
+    "BUL_OTEL": Variable("otel", switch),
     "BUL_DATABASE_URL": Variable("database_url", secret, secret=True),
     "BUL_REDIS_URL": Variable("redis_url", secret, secret=True),
     "BUL_MAX_KEPT_TASKS": Variable("max_kept_tasks", integer(1, 10_000_000)),

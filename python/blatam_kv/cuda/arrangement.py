@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -37,20 +38,21 @@ CODECS: Mapping[str, tuple[int, int]] = {
     "tq3": (_LEVELS3, _LEVELS3),
     "k4v3": (_CHANNEL4, _LEVELS3),
 }
-ELEMENTS = ("bfloat16", "float16", "fp8_e4m3")
+ELEMENTS = ("bfloat16", "float16", "fp8_e4m3", "fp8_e5m2")
 
 _ALIGN = 64
 _MOST_TENSORS = 128  # of one launch
+_MOST_VALUES = 2**29  # of one payload
 
 # Bits of a fault, as csrc/cuda/paged.h has them.
-_SLOT, _DAMAGE, _ROOM = 1, 2, 4
+SLOT, DAMAGE, ROOM = 1, 2, 4
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
     """Tensors of one scheme: what one launch takes."""
 
-    scheme: int
+    scheme: int | None  # None: no kernel has it, the host's codec does
     tensors: tuple[int, ...]  # indices into the cache's
     room: int  # bytes of each payload, escapes included
 
@@ -77,37 +79,52 @@ class Arrangement:
     def of(
         cls, cache: PagedCache, *, codec: str, tokens: int, seed: int = 0, spare: int = 256
     ) -> Arrangement:
-        """Lay blocks of ``tokens`` tokens out for a codec that has kernels (``CODECS``).
+        """Lay blocks of ``tokens`` tokens out for a codec.
 
-        spare: bytes for escapes (NaN, infinities) in each payload; one that needs more comes back
-        as a fault, never cut short. Raises Unsupported for another codec or for a head size that a
-        codec has no kernel for (rotations: 1,023), InvalidRequest for impossible numbers.
+        codec: any of ``codecs.NAMES``; those of ``CODECS`` have kernels, and the others, like
+        rotations of heads of more than 1,023 channels, are work for the host's codecs
+        (``has_kernels`` says so). spare: bytes for escapes (NaN, infinities) in each payload; one
+        that needs more comes back as a fault, never cut short. Raises Unsupported for another
+        codec, InvalidRequest for impossible numbers.
         """
-        if codec not in CODECS:
-            raise Unsupported(
-                f"codec {codec!r} has no kernel; these have: {', '.join(CODECS)}"
-                + ("; the others run on the CPU" if codec in codecs.NAMES else "")
-            )
+        if codec not in codecs.NAMES:
+            raise Unsupported(f"no codec is called {codec!r}; these are: {', '.join(codecs.NAMES)}")
         codecs.check_seed(seed)
         for name, value in (("tokens", tokens), ("spare", spare)):
             if not 0 <= value < 2**31:
                 raise InvalidRequest(f"{name} is {value}; it must be 0 to 2**31 - 1", field=name)
         offsets, at = [], 0
-        rooms: dict[int, int] = {}
-        by_scheme: dict[int, list[int]] = {}
+        alike: dict[tuple[int | None, Kind | None], list[int]] = {}
+        rooms: dict[tuple[int | None, Kind | None], int] = {}
         for i, kind in enumerate(cache.kinds):
-            scheme = CODECS[codec][kind == "value"]
-            if scheme not in rooms:
-                rooms[scheme] = _up(_most(cache, scheme, tokens) + spare, 16)
+            scheme, most = _kernel(cache, codec, kind, tokens)
+            group = (scheme, kind if scheme is None else None)
+            rooms[group] = _up(most + spare, 16)
             offsets.append(at)
-            at += _up(codecs.HEADER_BYTES + rooms[scheme], _ALIGN)
-            by_scheme.setdefault(scheme, []).append(i)
+            at += _up(codecs.HEADER_BYTES + rooms[group], _ALIGN)
+            alike.setdefault(group, []).append(i)
         launches = tuple(
-            Launch(scheme, tuple(tensors[first : first + _MOST_TENSORS]), rooms[scheme])
-            for scheme, tensors in by_scheme.items()
+            Launch(group[0], tuple(tensors[first : first + _MOST_TENSORS]), rooms[group])
+            for group, tensors in alike.items()
             for first in range(0, len(tensors), _MOST_TENSORS)
         )
         return cls(cache, codec, tokens, seed, tuple(offsets), at, launches)
+
+    @property
+    def has_kernels(self) -> bool:
+        """Whether a device can do all of it."""
+        return all(launch.scheme is not None for launch in self.launches)
+
+    @property
+    def dtype(self) -> str:
+        """What the blobs hold."""
+        return "float16" if self.cache.element == "float16" else "bfloat16"
+
+    def by_page(self, tensor: int) -> bool:
+        """Whether a tensor's values are scaled by channel over pages of tokens."""
+        keys, values = CODECS.get(self.codec, (_RAW, _RAW))
+        scheme = keys if self.cache.kinds[tensor] == "key" else values
+        return scheme in (_CHANNEL8, _CHANNEL4)
 
     def bytes_for(self, blocks: int) -> int:
         """Memory that the payloads of some blocks need."""
@@ -134,8 +151,7 @@ class Arrangement:
             _host(report, self.report_bytes(blocks)),
         )
         found: list[list[Bytes | None]] = [[None] * len(self.offsets) for _ in range(blocks)]
-        dtype = "float16" if self.cache.element == "float16" else "bfloat16"
-        for launch, sizes, faults in self._parts(said, blocks):
+        for launch, sizes, faults in self.parts(said, blocks):
             self._complain_of_slots(faults)
             for block in range(blocks):
                 for i, tensor in enumerate(launch.tensors):
@@ -145,7 +161,7 @@ class Arrangement:
                     size = codecs.HEADER_BYTES + int(sizes[block, i])
                     blob = memory[begin : begin + size]
                     _core.seal_blob(
-                        blob, self.codec, self.cache.kinds[tensor] == "key", dtype, self.tokens,
+                        blob, self.codec, self.cache.kinds[tensor] == "key", self.dtype, self.tokens,
                         self.cache.kv_heads, self.cache.head_dim, self.seed, checksum,
                     )  # fmt: skip
                     found[block][tensor] = blob
@@ -165,9 +181,8 @@ class Arrangement:
             _host(payloads, self.bytes_for(blocks)),
             _host(report, self.report_bytes(blocks)),
         )
-        dtype = "float16" if self.cache.element == "float16" else "bfloat16"
         shape = (self.tokens, self.cache.kv_heads, self.cache.head_dim)
-        for launch, sizes, faults in self._parts(said, blocks):
+        for launch, sizes, faults in self.parts(said, blocks):
             faults[:] = 0
             for block, row in enumerate(blobs):
                 if len(row) != len(self.offsets):
@@ -179,7 +194,7 @@ class Arrangement:
                     blob = codecs.contiguous_bytes(row[tensor], "blob", writable=False)
                     info = codecs.BlobInfo(**_core.check_blob(blob))
                     kind: Kind = self.cache.kinds[tensor]
-                    wanted = (self.codec, kind, dtype, shape)
+                    wanted = (self.codec, kind, self.dtype, shape)
                     held = (info.codec, info.kind, info.dtype, info.shape)
                     if held != wanted or info.seed != self.seed:
                         raise InvalidRequest(
@@ -204,18 +219,19 @@ class Arrangement:
         Raises CorruptBlob if a payload was not what an encoder writes, InvalidRequest if a slot was
         out of range; the tokens of that call must then not be used.
         """
-        for _, _, faults in self._parts(_host(report, self.report_bytes(blocks)), blocks):
+        for _, _, faults in self.parts(_host(report, self.report_bytes(blocks)), blocks):
             self._complain_of_slots(faults)
-            if (faults & _DAMAGE).any():
+            if (faults & DAMAGE).any():
                 raise CorruptBlob("a payload on the device is not what an encoder writes")
 
     def _complain_of_slots(self, faults: Any) -> None:
-        if (faults & _SLOT).any():
+        if (faults & SLOT).any():
             raise InvalidRequest(
                 f"a slot is neither -1 nor below {self.cache.slots}", field="slots"
             )
 
-    def _parts(self, report: Bytes, blocks: int) -> list[tuple[Launch, Any, Any]]:
+    def parts(self, report: Bytes, blocks: int) -> list[tuple[Launch, Any, Any]]:
+        """A report taken apart: sizes and faults by block and tensor, launch by launch."""
         import numpy as np
 
         parts, at = [], 0
@@ -237,17 +253,24 @@ def _up(size: int, to: int) -> int:
     return (size + to - 1) // to * to
 
 
-def _most(cache: PagedCache, scheme: int, tokens: int) -> int:
+def _kernel(cache: PagedCache, codec: str, kind: Kind, tokens: int) -> tuple[int | None, int]:
+    """The scheme that does it, None for the host's codec; and the most bytes without escapes."""
     shape = (tokens, cache.kv_heads, cache.head_dim)
     if max(shape) >= 2**31:
         raise InvalidRequest(f"blocks of the shape {shape} are too large", field="tokens")
-    most: int = _core.paged_sizes(scheme, ELEMENTS.index(cache.element), shape)[1]
-    if most == 0 and tokens > 0:
+    if math.prod(shape) >= _MOST_VALUES:
         raise Unsupported(
-            f"no kernel takes blocks of {tokens} tokens, {cache.kv_heads} heads of "
-            f"{cache.head_dim}; encode them on the CPU, or in smaller blocks"
+            f"blocks of {tokens} tokens, {cache.kv_heads} heads of {cache.head_dim} are too large "
+            "for one payload; lay out smaller blocks"
         )
-    return most
+    if codec in CODECS:
+        scheme = CODECS[codec][kind == "value"]
+        most: int = _core.paged_sizes(scheme, ELEMENTS.index(cache.element), shape)[1]
+        if most > 0 or tokens == 0:
+            return scheme, most
+    dtype = "float16" if cache.element == "float16" else "bfloat16"
+    size = codecs.encoded_size(shape, codec=codec, kind=kind, dtype=dtype)
+    return None, size - codecs.HEADER_BYTES
 
 
 def _host(memory: Any, size: int) -> Bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from blatam_kv import _core
@@ -34,10 +34,11 @@ _ELEMENTS = {
     "bfloat16": ("bfloat16", 2),
     "float16": ("float16", 2),
     "float8_e4m3fn": ("fp8_e4m3", 1),
+    "float8_e5m2": ("fp8_e5m2", 1),
 }
 # Bits that may stand for one of these, where the caller says which.
 _BITS = {"uint16": 2, "int16": 2, "uint8": 1, "int8": 1}
-_SIZES = {"bfloat16": 2, "float16": 2, "fp8_e4m3": 1}
+_SIZES = {"bfloat16": 2, "float16": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,8 @@ class PagedCache:
     """Some tensors of one engine: layers, keys and values, all with the same strides.
 
     bases: where slot 0 of each begins, layers outermost, keys before values; kinds: what each
-    holds. element: bfloat16, float16 or fp8_e4m3. Strides are in bytes. device: its number, or -1
-    for memory of the host. owners keep the memory alive.
+    holds. element: bfloat16, float16, fp8_e4m3 or fp8_e5m2. Strides are in bytes. device: its
+    number, or -1 for memory of the host. owners keep the memory alive.
     """
 
     bases: tuple[int, ...]
@@ -63,6 +64,7 @@ class PagedCache:
     head_bytes: int
     run_bytes: int
     owners: tuple[Any, ...]
+    read_only: bool = False  # then nothing can be fetched into it
 
     @classmethod
     def of(
@@ -78,7 +80,8 @@ class PagedCache:
         tensors: one for each layer or for all, as the layout says; anything with DLPack, on a CUDA
         device or the host. layout: a name of ``LAYOUTS``, or dimensions as its values name them,
         "block head token dim" say. kind: what the tensors hold, where they have no dimension `kv`.
-        element: what integers of 8 or 16 bits stand for: bfloat16, float16 or fp8_e4m3.
+        element: what integers of 8 or 16 bits stand for: bfloat16, float16, fp8_e4m3 or
+        fp8_e5m2.
 
         Raises InvalidRequest for tensors that do not fit the layout or one another, Unsupported for
         another dtype or device. The memory is not read.
@@ -113,6 +116,29 @@ class PagedCache:
                 )
         return first.cache(found, kind, owners)
 
+    @classmethod
+    def paired(cls, keys: PagedCache, values: PagedCache) -> PagedCache:
+        """One of keys and one of values as one, layer by layer, for engines that keep them apart.
+
+        Raises InvalidRequest unless they are alike in everything but what they hold.
+        """
+        if set(keys.kinds) != {"key"} or set(values.kinds) != {"value"}:
+            raise InvalidRequest("the first must hold keys, the second values", field="tensors")
+        swapped = replace(keys, bases=values.bases, kinds=values.kinds, owners=values.owners)
+        if swapped != values or len(keys.bases) != len(values.bases):
+            raise InvalidRequest(
+                "keys and values differ in shape, strides, element or device; pass like with like",
+                field="tensors",
+            )
+        pairs = zip(keys.bases, values.bases, strict=True)
+        halves: tuple[Kind, Kind] = ("key", "value")
+        return replace(
+            keys,
+            bases=tuple(base for pair in pairs for base in pair),
+            kinds=halves * len(keys.bases),
+            owners=(*keys.owners, *values.owners),
+        )
+
 
 def _axes(layout: str) -> tuple[str, ...]:
     axes = tuple(LAYOUTS.get(layout, layout).split())
@@ -141,10 +167,11 @@ class _Tensor:
     element: str
     shape: Mapping[str, int]
     strides: Mapping[str, int]
+    read_only: bool
 
     @classmethod
     def of(cls, owner: Any, axes: Sequence[str], declared: str | None) -> _Tensor:
-        address, device, dtype, shape, strides, _ = _core.describe_memory(owner)
+        address, device, dtype, shape, strides, read_only = _core.describe_memory(owner)
         if len(shape) != len(axes):
             raise InvalidRequest(
                 f"a tensor has {len(shape)} dimensions, the layout {len(axes)}: {' '.join(axes)}",
@@ -167,7 +194,7 @@ class _Tensor:
         inner = "part" if "part" in axes else "dim"
         if sizes[inner] > 1 and steps[inner] != _SIZES[element] and "part" in axes:
             raise InvalidRequest("the channels of a part must adjoin", field="tensors")
-        return cls(address, device, element, sizes, steps)
+        return cls(address, device, element, sizes, steps, read_only)
 
     def cache(
         self, tensors: Sequence[_Tensor], kind: Kind | None, owners: tuple[Any, ...]
@@ -202,6 +229,7 @@ class _Tensor:
             head_bytes=step.get("head", 0),
             run_bytes=run_bytes,
             owners=owners,
+            read_only=any(tensor.read_only for tensor in tensors),
         )
 
 
@@ -219,5 +247,6 @@ def _element(dtype: str, declared: str | None) -> str:
         return declared
     hint = "; say with element= what they stand for" if dtype in _BITS else ""
     raise Unsupported(
-        f"tensors of {dtype}{hint}; a paged cache holds bfloat16, float16 or float8_e4m3fn"
+        f"tensors of {dtype}{hint}; a paged cache holds bfloat16, float16, "
+        "float8_e4m3fn or float8_e5m2"
     )

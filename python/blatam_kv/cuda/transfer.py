@@ -1,22 +1,59 @@
-"""Queues the work: one launch for each scheme that an arrangement has."""
+"""Queues the work, one launch for each scheme that an arrangement has; or does it on the host."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from enum import StrEnum
 from types import ModuleType
 from typing import Any
 
 from blatam_kv import _core
-from blatam_kv.cuda import probe
-from blatam_kv.cuda.arrangement import ELEMENTS, Arrangement, Launch, device_error
-from blatam_kv.errors import InvalidRequest
+from blatam_kv.cuda import hosted, probe
+from blatam_kv.cuda.arrangement import CODECS, ELEMENTS, Arrangement, Launch, device_error
+from blatam_kv.cuda.memory import HOST, place, room, stream_number
+from blatam_kv.errors import InvalidRequest, Unsupported
 
-HOST = -1
+
+class Route(StrEnum):
+    """Who does the work. All of them give the same bits."""
+
+    KERNELS = "kernels"  # on the cache's device
+    CODECS = "codecs"  # the host's; tokens of a device come and go by torch's copies
+    LANES = "lanes"  # the kernels' code on the host, lane after lane: slow, for tests
+
+
+def route(arrangement: Arrangement) -> Route:
+    """Who ``store`` and ``fetch`` would give the work to.
+
+    Raises DeviceUnavailable where the kernels cannot run and nothing else reaches the cache (its
+    tensors are not torch's), Unsupported where there is no kernel and nothing else does. The table
+    in docs/CUDA.md has every case.
+    """
+    cache = arrangement.cache
+    if cache.device == HOST:
+        return Route.CODECS
+    found = probe.status()
+    if arrangement.has_kernels and found.trouble is None:
+        return Route.KERNELS
+    if hosted.is_torch(*cache.owners):
+        return Route.CODECS
+    if not arrangement.has_kernels:
+        raise Unsupported(
+            f"codec {arrangement.codec!r} has no kernel for heads of {cache.head_dim}, and without "
+            "one only torch's tensors can be reached; use these, or one of the codecs "
+            f"{', '.join(CODECS)}"
+        )
+    found.require()
+    raise AssertionError("what has trouble raises")
 
 
 def store(
-    arrangement: Arrangement, slots: Any, *, payloads: Any, report: Any, stream: Any = None
+    arrangement: Arrangement,
+    slots: Any,
+    *,
+    payloads: Any,
+    report: Any,
+    stream: Any = None,
+    by: Route | None = None,
 ) -> None:
     """Gather, quantise and pack the tokens in ``slots`` into ``payloads``.
 
@@ -25,36 +62,50 @@ def store(
     device, and alive until the work is done. stream: where to queue it, as an integer, an object
     with ``__cuda_stream__`` or torch's; by default the one that the framework of ``slots`` uses now.
 
-    On a device it returns at once. Nobody may believe a payload whose report was not looked at:
-    wait for the stream, copy both to the host and call ``Arrangement.seal``. On the host the work
-    is done when it returns, by the same code, lane by lane: right, not fast.
+    by: who does it, instead of ``route``'s choice. The kernels return at once, and nobody may
+    believe a payload whose report was not looked at: wait for the stream, copy both to the host and
+    call ``Arrangement.seal``. Elsewhere the work is done when it returns.
 
     Raises InvalidRequest for memory that is too small, misaligned or elsewhere, DeviceUnavailable
-    where the GPU cannot: nothing was queued then.
+    or Unsupported as ``route`` does: nothing was queued then.
     """
-    _run(arrangement, slots, payloads, report, stream, store=True)
+    _run(arrangement, slots, payloads, report, stream, by, store=True)
 
 
 def fetch(
-    arrangement: Arrangement, slots: Any, *, payloads: Any, report: Any, stream: Any = None
+    arrangement: Arrangement,
+    slots: Any,
+    *,
+    payloads: Any,
+    report: Any,
+    stream: Any = None,
+    by: Route | None = None,
 ) -> None:
     """Unpack and dequantise what ``unseal`` laid out, and scatter it to ``slots``.
 
     Arguments and errors as for ``store``; a slot of -1 leaves its token out. When the work is done
     the report says whether it went well: ``Arrangement.check_fetched``.
     """
-    _run(arrangement, slots, payloads, report, stream, store=False)
+    if arrangement.cache.read_only:
+        raise InvalidRequest(
+            "the cache is read-only; nothing can be fetched into it", field="cache"
+        )
+    _run(arrangement, slots, payloads, report, stream, by, store=False)
 
 
 def _run(
-    arrangement: Arrangement, slots: Any, payloads: Any, report: Any, stream: Any, *, store: bool
+    arrangement: Arrangement,
+    slots: Any,
+    payloads: Any,
+    report: Any,
+    stream: Any,
+    by: Route | None,
+    *,
+    store: bool,
 ) -> None:
     cache = arrangement.cache
-    module = None
-    if cache.device != HOST:
-        probe.status().require()
-        module = probe.module()
-    given = _memory(slots, "slots", cache.device, dtype="int64")
+    by = _possible(arrangement, by)
+    given = place(slots, "slots", cache.device, dtypes=("int64",))
     if len(given.shape) != 2 or given.shape[1] != arrangement.tokens:
         raise InvalidRequest(
             f"slots have the shape {given.shape}; it must be (blocks, {arrangement.tokens})",
@@ -63,12 +114,64 @@ def _run(
     blocks = given.shape[0]
     if blocks >= 2**31:
         raise InvalidRequest(f"{blocks} blocks are too many for one call", field="slots")
-    base = _room(payloads, "payloads", cache.device, arrangement.bytes_for(blocks))
-    said = _room(report, "report", cache.device, arrangement.report_bytes(blocks))
-    number = _stream(stream, slots, cache.device) if module else 0
+    base = room(payloads, "payloads", cache.device, arrangement.bytes_for(blocks), align=16)
+    said = room(report, "report", cache.device, arrangement.report_bytes(blocks), align=8)
+    if by is Route.CODECS and cache.device == HOST:
+        (hosted.store if store else hosted.fetch)(
+            arrangement,
+            hosted.array_at(given.address, "int64", given.shape),
+            hosted.array_at(base, "uint8", (arrangement.bytes_for(blocks),)),
+            hosted.array_at(said, "uint8", (arrangement.report_bytes(blocks),)),
+        )
+        return
+    if by is Route.CODECS:
+        _by_copies(arrangement, slots, payloads, report, stream, blocks, store=store)
+        return
+    module = probe.module() if by is Route.KERNELS else None
+    number = stream_number(stream, slots, cache.device) if module else 0
     for launch in arrangement.launches:
         _launch(arrangement, launch, module, number, store, blocks, given.address, base, said)
         said += -(-12 * len(launch.tensors) * blocks // 8) * 8
+
+
+def _possible(arrangement: Arrangement, by: Route | None) -> Route:
+    chosen = route(arrangement)
+    if by is None or by is chosen:
+        return chosen
+    cache = arrangement.cache
+    if by is Route.LANES and cache.device == HOST and arrangement.has_kernels:
+        return by
+    if by is Route.CODECS and hosted.is_torch(*cache.owners):
+        return by
+    raise InvalidRequest(
+        f"by={str(by)!r} cannot be chosen here, where {str(chosen)!r} does the work", field="by"
+    )
+
+
+def _by_copies(
+    arrangement: Arrangement, slots: Any, payloads: Any, report: Any, stream: Any, blocks: int,
+    *, store: bool,
+) -> None:  # fmt: skip
+    import numpy as np
+
+    work = hosted.store if store else hosted.fetch
+    sizes = arrangement.bytes_for(blocks), arrangement.report_bytes(blocks)
+    if not hosted.is_torch(slots, payloads, report):
+        raise InvalidRequest(
+            "slots, payloads and report must be torch's tensors, like those of the cache: no kernel "
+            "does this, and its memory is reached through torch",
+            field="payloads",
+        )
+    number = None if stream is None else stream_number(stream, slots, arrangement.cache.device)
+    with hosted.on_stream(number, slots):
+        memory = [
+            np.zeros(size, np.uint8) if store else hosted.copied(x, size)
+            for x, size in zip((payloads, report), sizes, strict=True)
+        ]
+        work(arrangement, hosted.copied(slots), *memory)
+        for values, tensor in zip(memory, (payloads, report), strict=True):
+            if store or tensor is report:
+                hosted.copy_back(values, tensor)
 
 
 def _launch(
@@ -80,6 +183,7 @@ def _launch(
     from blatam_kv.codecs import HEADER_BYTES
 
     cache = arrangement.cache
+    assert launch.scheme is not None
     tensors = np.array(
         [[cache.bases[i], arrangement.offsets[i] + HEADER_BYTES] for i in launch.tensors], np.uint64
     )
@@ -105,65 +209,3 @@ def _launch(
     if module is not None and code >= module.CUDA_ERROR:
         raise probe.error_of(module, code)
     raise device_error(code, text(code))
-
-
-@dataclass(frozen=True, slots=True)
-class _Memory:
-    address: int
-    shape: tuple[int, ...]
-    size: int  # bytes
-
-
-def _memory(memory: Any, name: str, device: int, dtype: str | None = None) -> _Memory:
-    address, where, found, shape, strides, _ = _core.describe_memory(memory)
-    if where != device:
-        raise InvalidRequest(
-            f"{name} lie on {_place(where)}, the cache on {_place(device)}; move them there",
-            field=name,
-        )
-    if dtype is not None and found != dtype:
-        raise InvalidRequest(f"{name} are {found}; they must be {dtype}", field=name)
-    step = _item_bytes(found)
-    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
-        if size > 1 and stride != step and 0 not in shape:
-            raise InvalidRequest(f"{name} must be contiguous", field=name)
-        step *= size
-    return _Memory(address, shape, step)
-
-
-def _room(memory: Any, name: str, device: int, size: int) -> int:
-    found = _memory(memory, name, device)
-    if found.size < size:
-        raise InvalidRequest(f"{name} have {found.size} bytes, {size} are needed", field=name)
-    return found.address
-
-
-def _item_bytes(dtype: str) -> int:
-    bits = re.search(r"\d+", dtype)
-    return int(bits[0]) // 8 if bits else 1
-
-
-def _place(device: int) -> str:
-    return "the host" if device == HOST else f"device {device}"
-
-
-def _stream(stream: Any, like: Any, device: int) -> int:
-    if stream is None:
-        found = _core.current_stream(like, device)
-        if found is None:
-            raise InvalidRequest(
-                "these tensors do not say which stream they are used on; pass stream=",
-                field="stream",
-            )
-        return int(found)
-    if isinstance(stream, int):
-        return stream
-    if hasattr(stream, "__cuda_stream__"):
-        _, number = stream.__cuda_stream__()
-        return int(number)
-    if hasattr(stream, "cuda_stream"):  # torch's, before it had the protocol
-        return int(stream.cuda_stream)
-    raise InvalidRequest(
-        f"stream is a {type(stream).__name__}; pass an integer or an object with __cuda_stream__",
-        field="stream",
-    )

@@ -76,6 +76,8 @@ class DeviceSnapshot:
     in_flight: pieces of work that it was given and has not done; in_flight_tokens: what is left of
     those that have begun, queued_tokens: of the others. Since the start, routed: pieces that it was
     given, saved_tokens: of prompts that it had already, failures: of it, unread: looks in vain.
+    balanced: False for the only device of a model, which is not asked for what it has to do: all of
+    that is 0, and in_rotation says that it is not lost.
     """
 
     gpu: str
@@ -92,6 +94,7 @@ class DeviceSnapshot:
     saved_tokens: int = 0
     failures: int = 0
     unread: int = 0
+    balanced: bool = True
 
 
 class Smoothed:

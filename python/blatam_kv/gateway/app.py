@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from email.utils import formatdate
+from urllib.parse import urlsplit
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,6 +26,7 @@ from blatam_kv.gateway.wire import Failure, Headers, Reason
 from blatam_kv.server.envelope import REQUEST_ID
 from blatam_kv.server.gate import problem_of
 from blatam_kv.server.problem import UNAVAILABLE, Problem, problem_response
+from blatam_kv.tracing import Kind, Value, span
 
 log = logging.getLogger("blatam_kv.gateway")
 
@@ -114,18 +116,22 @@ class Gateway:
             if websocket:
                 await self._relay(upstream, path, scope, receive, send, passing)
                 return
-            outgoing = given or await self._prepare.outgoing(
-                upstream, path, scope, receive, passing.id
-            )
-            await exchange(
-                upstream,
-                outgoing,
-                receive,
-                send,
-                passing,
-                via=self._prepare.via,
-                request_id=passing.id.encode(),
-            )
+            scope.setdefault("template", f"{upstream.system.mount}/{{path}}")  # for a trace
+            with span(passing.method, _asked(upstream, passing), kind=Kind.CLIENT) as asking:
+                outgoing = given or await self._prepare.outgoing(
+                    upstream, path, scope, receive, passing.id
+                )
+                await exchange(
+                    upstream,
+                    outgoing,
+                    receive,
+                    send,
+                    passing,
+                    via=self._prepare.via,
+                    request_id=passing.id.encode(),
+                )
+                if asking is not None:
+                    asking.say(_answered(passing))
         except ClientLeft:
             passing.error = Reason.CLIENT.value
         except (Failure, Problem, Refusal) as error:
@@ -216,6 +222,24 @@ class Gateway:
             code=error.code,
             more={"system": name},
         )
+
+
+def _asked(upstream: Upstream, passing: Passing) -> dict[str, Value]:
+    """What a span tells of the system that is asked."""
+    where = urlsplit(upstream.system.url)
+    told: dict[str, Value] = {
+        "http.request.method": passing.method,
+        "server.address": where.hostname or "",
+        "blatam_kv.system": upstream.system.name,
+    }
+    return told if where.port is None else told | {"server.port": where.port}
+
+
+def _answered(passing: Passing) -> dict[str, Value]:
+    return {
+        "http.response.status_code": passing.status,
+        "http.request.resend_count": passing.attempts - 1,
+    }
 
 
 def _request_id(headers: Headers) -> str:

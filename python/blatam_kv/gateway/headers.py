@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from blatam_kv.gateway.wire import Headers
+from blatam_kv.server.prefix import is_path
 
 # Between two neighbours only (RFC 9110, 7.6.1), and Expect, which the server here has answered.
 _HOP = frozenset(
@@ -31,6 +32,11 @@ _FORWARDED = frozenset(
         *(b"x-forwarded-port", b"x-forwarded-prefix", b"x-real-ip"),
     )
 )
+# Told anew of every request.
+_ANEW = frozenset((b"host", b"content-length", b"x-request-id"))
+# What is dropped in one look: of a trusted proxy, and of anybody else.
+_OF_PROXIES = _HOP | _CLAIMS | _ANEW
+_OF_OTHERS = _OF_PROXIES | _FORWARDED
 _SIGNED = frozenset((b"signature", b"signature-input", b"content-digest"))
 _OUR_KEY = re.compile(rb"(?:bearer\s+)?bkv_", re.IGNORECASE)
 
@@ -51,17 +57,22 @@ def named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[byt
 
 def end_to_end(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
     """The fields that are meant for the other end."""
-    kept = [pair for pair in headers if pair[0] not in _HOP]
-    if len(kept) != len(headers) and (named := named_by_connection(headers) - _HOP):
-        return [pair for pair in kept if pair[0] not in named]
-    return kept
+    return _without(headers, _HOP)
 
 
 def to_system(headers: Sequence[tuple[bytes, bytes]], *, believed: bool) -> Headers:
-    """A client's fields without claims of who it is, and, unless it is a trusted proxy (believed),
-    without what it says it forwards for."""
-    dropped = _CLAIMS if believed else _CLAIMS | _FORWARDED
-    return [pair for pair in end_to_end(headers) if pair[0] not in dropped]
+    """A client's fields without claims of who it is, without those that are told anew of every request
+    (Host, Content-Length, X-Request-ID), and, unless it is a trusted proxy (believed), without what it
+    says it forwards for."""
+    return _without(headers, _OF_PROXIES if believed else _OF_OTHERS)
+
+
+def _without(headers: Sequence[tuple[bytes, bytes]], dropped: frozenset[bytes]) -> Headers:
+    """Fields but for these, which those of the hop are among, and for those that Connection names."""
+    kept = [pair for pair in headers if pair[0] not in dropped]
+    if len(kept) != len(headers) and (named := named_by_connection(headers) - _HOP):
+        return [pair for pair in kept if pair[0] not in named]
+    return kept
 
 
 def without_ours(headers: Headers) -> Headers:
@@ -84,29 +95,41 @@ def without_ours(headers: Headers) -> Headers:
     return kept
 
 
-def forwarded_for(headers: Headers, *, address: str, scheme: str, host: bytes) -> Headers:
-    """The fields that say whom the gateway asks for, after those of proxies before it."""
-    before, known = b"", set()
-    for name, value in headers:
-        if name == b"x-forwarded-for":
+def forwarded_for(
+    headers: Headers, *, address: str, scheme: str, host: bytes, taken_off: bytes
+) -> Headers:
+    """The fields that say whom the gateway asks for, after those of proxies before it. taken_off: what
+    the system does not see of the path."""
+    before, earlier, prefixes = b"", b"", []
+    kept: Headers = []
+    known = set()
+    for pair in headers:
+        name, value = pair
+        if name not in _FORWARDED:
+            kept.append(pair)
+        elif name == b"x-forwarded-for":
             before = value if not before else before + b", " + value
-        elif name in _FORWARDED:
+        elif name == b"forwarded":
+            earlier += value + b", "
+        elif name == b"x-forwarded-prefix":
+            prefixes.append(value.decode("latin-1").rstrip("/"))
+        else:
             known.add(name)
+            kept.append(pair)
+    if len(prefixes) == 1 and is_path(prefixes[0]):
+        taken_off = prefixes[0].encode() + taken_off
     client = address.encode("latin-1", "replace")
-    added = [(b"x-forwarded-for", before + b", " + client if before else client)]
+    kept.append((b"x-forwarded-for", before + b", " + client if before else client))
     if b"x-forwarded-proto" not in known:
-        added.append((b"x-forwarded-proto", scheme.encode()))
+        kept.append((b"x-forwarded-proto", scheme.encode()))
     if b"x-forwarded-host" not in known:
-        added.append((b"x-forwarded-host", host))
+        kept.append((b"x-forwarded-host", host))
+    if taken_off:
+        kept.append((b"x-forwarded-prefix", taken_off))
     quoted = b'"[%b]"' % client if b":" in client else client
     element = b'for=%b;host="%b";proto=%b' % (quoted or b"unknown", host, scheme.encode())
-    kept = []
-    for name, value in headers:
-        if name == b"forwarded":
-            element = value + b", " + element
-        elif name != b"x-forwarded-for":
-            kept.append((name, value))
-    return [*kept, *added, (b"forwarded", element)]
+    kept.append((b"forwarded", earlier + element))
+    return kept
 
 
 def hops(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
@@ -123,7 +146,8 @@ def hops(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
 
 def back_through(location: bytes, *, base: str, mount: str) -> bytes:
     """A redirect's target as the client can reach it: what points into the system leads through the
-    gateway, what points elsewhere stays."""
+    gateway, what points elsewhere stays, and what a system that reads X-Forwarded-Prefix has put right
+    itself."""
     text = location.decode("latin-1")
     found, own = urlsplit(text), urlsplit(base)
     inside = own.path.rstrip("/")
@@ -132,7 +156,7 @@ def back_through(location: bytes, *, base: str, mount: str) -> bytes:
             return location
     elif found.scheme or not text.startswith("/"):
         return location
-    if not found.path.startswith(f"{inside}/"):
+    if not found.path.startswith(f"{inside}/") or f"{found.path}/".startswith(f"{mount}/"):
         return location
     rest = found.path[len(inside) :]
     query = f"?{found.query}" if found.query else ""

@@ -30,6 +30,8 @@ from blatam_kv.server.gate import Gate
 from blatam_kv.server.hosts import Hosts
 from blatam_kv.server.problem import UNAVAILABLE, Problem
 from blatam_kv.signature import sign
+from blatam_kv.tracing import HEADERS as TRACE_HEADERS
+from blatam_kv.tracing import carried
 
 # One step up leads out of the path that a system has here, so no path may have any.
 _STEPS = re.compile(rb"(?:^|[/\\]|%2f|%5c)(?:\.|%2e){1,2}(?:$|[/\\]|%2f|%5c)", re.IGNORECASE)
@@ -42,6 +44,8 @@ _HANDSHAKE = frozenset(
         b"sec-websocket-protocol",
     )
 )
+# Those of the caller are the gateway's own parent, where it traces, and not the system's.
+_TRACE = tuple(name.encode() for name in TRACE_HEADERS)
 
 
 class Preparation:
@@ -93,17 +97,16 @@ class Preparation:
         if upstream.system.credentials != "keep":
             kept = without_ours(kept)
         scheme = "https" if scope["scheme"] in ("https", "wss") else "http"
-        kept = forwarded_for(kept, address=address, scheme=scheme, host=host)
+        kept = forwarded_for(
+            kept, address=address, scheme=scheme, host=host, taken_off=upstream.taken_off
+        )
         named = host if upstream.system.host == "keep" else upstream.authority
-        left = [
-            pair for pair in kept if pair[0] not in (b"host", b"content-length", b"x-request-id")
-        ]
-        return [
-            (b"host", named),
-            *left,
-            (b"x-request-id", request_id.encode()),
-            (b"via", self.via),
-        ]
+        if trace := carried():
+            kept = [pair for pair in kept if pair[0] not in _TRACE]
+            kept += [(name.encode(), value.encode()) for name, value in trace.items()]
+        kept.append((b"x-request-id", request_id.encode()))
+        kept.append((b"via", self.via))
+        return [(b"host", named), *kept]
 
     async def outgoing(
         self, upstream: Upstream, path: bytes, scope: Scope, receive: Receive, request_id: str

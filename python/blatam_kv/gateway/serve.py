@@ -34,7 +34,9 @@ from blatam_kv.server.gate import Gate
 from blatam_kv.server.hosts import Hosts, bind_address
 from blatam_kv.server.problem import Problem, respond
 from blatam_kv.server.serve import listen, signals_swallowed, url_of
+from blatam_kv.server.traced import Traced
 from blatam_kv.server.webpage import Page
+from blatam_kv.tracing import open_tracing
 
 log = logging.getLogger("blatam_kv.gateway")
 
@@ -122,6 +124,7 @@ def serve(
             super().handle_exit(sig, frame)
             app.stopping = True  # streams of the page end; others are finished
 
+    tracing = open_tracing("blatam-kv-gateway", version=version) if settings.otel else None
     keys = open_keys(settings)
     journal = Journal(version=version, recent=configuration.recent)
     guard = make_guard(settings, keys, count=journal.rejected)
@@ -130,7 +133,7 @@ def serve(
             configuration, guard, keys, journal, version=version, file=file, environ=os.environ
         )
         config = uvicorn.Config(
-            app,
+            app if tracing is None else Traced(app, tracing),
             loop="uvloop",
             http="httptools",
             ws="websockets-sansio",
@@ -149,4 +152,6 @@ def serve(
                 Server(config).run(sockets=[listener])
         finally:
             guard.close()
+            if tracing is not None:
+                tracing.close()
     return 0

@@ -56,6 +56,8 @@ class Upstream:
         self.checked = self.checked_unwell = 0
         self.key = _key(system.name, system.key_file) if system.credentials == "sign" else None
         self.mount = system.mount.encode()
+        # What a system does not see of a path here.
+        self.taken_off = self.mount if system.strip else b""
         self.base = b"" if not system.strip else system.base.encode()
         self.authority = system.authority.encode()
 

@@ -73,10 +73,14 @@ class Histogram:
             raise ValueError(f"{self.name} has other bounds or labels than the series {values}")
         self._series[values] = series
 
+    def series(self) -> Iterator[tuple[tuple[str, ...], Buckets]]:
+        """Every series there is."""
+        yield from list(self._series.items())
+
     def exposed(self) -> bytes:
         """Every series as Prometheus reads it."""
         parts = [self._head]
-        for values, series in list(self._series.items()):
+        for values, series in self.series():
             lines = self._lines.get(values)
             if lines is None:
                 lines = self._lines[values] = self._lines_of(values)
@@ -98,7 +102,7 @@ class Histogram:
         from prometheus_client.core import HistogramMetricFamily
 
         family = HistogramMetricFamily(self.name, self.text, labels=self.labels)
-        for values, series in list(self._series.items()):
+        for values, series in self.series():
             counts, total = series.snapshot()
             family.add_metric(values, list(zip(self._ends, counts, strict=True)), total)
         return family

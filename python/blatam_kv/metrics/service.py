@@ -282,14 +282,21 @@ class ServiceMetrics:
             ("kv_cache_entries", "Answers held.", now.entries),
             ("kv_cache_memory_usage_bytes", "Bytes of the answers held.", now.memory_bytes),
             ("kv_cache_memory_limit_bytes", "Bytes it may hold.", now.memory_limit_bytes),
+            ("kv_cache_pinned_bytes", "Bytes of answers that are pinned.", now.pinned_bytes),
         ):
             yield GaugeMetricFamily(name, text, value=value)
         evictions = CounterMetricFamily(
             "kv_cache_evictions", "Answers that left, by reason.", labels=["policy", "reason"]
         )
-        for reason, count in sorted(now.evictions.items()):
-            evictions.add_metric([now.policy, reason], count)
+        for policy, counts in (now.evictions_by_policy or {now.policy: now.evictions}).items():
+            for reason, count in sorted(counts.items()):
+                evictions.add_metric([policy, reason], count)
         yield evictions
+        decides = GaugeMetricFamily(
+            "kv_cache_policy_info", "1 for the policy that decides what leaves.", labels=["policy"]
+        )
+        decides.add_metric([now.policy], 1)
+        yield decides
         if now.learned is not None:
             yield from learned(now.learned, hits=now.hits)
         if (blocks := self._blocks()) is not None:

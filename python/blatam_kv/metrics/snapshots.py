@@ -15,13 +15,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheSnapshot:
-    """The cache at one moment, as the exporter needs it."""
+    """The cache at one moment, as the exporter needs it. evictions_by_policy: where the policy was
+    changed, what left under each."""
 
     policy: str
     entries: int
     memory_bytes: int
     memory_limit_bytes: int
     evictions: Mapping[str, int]
+    evictions_by_policy: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    pinned_bytes: int = 0
     hits: int = 0
     learned: PolicyReport | None = None
 

@@ -23,6 +23,7 @@ from blatam_kv.server.bundle import bundle
 from blatam_kv.server.files import disposition
 from blatam_kv.server.gate import Door
 from blatam_kv.server.options import RENDERING, Reader, read_options, switch, whole
+from blatam_kv.server.prefix import prefix_of
 from blatam_kv.server.problem import Problem
 from blatam_kv.server.replies import json_reply
 from blatam_kv.server.tasks import rejected
@@ -98,16 +99,18 @@ class BatchDesk:
         batch, tasks = self._service.ask_all(
             wanted.documents, caller, callback_url=wanted.callback_url
         )
-        headers = {"Location": f"/api/batch/{batch}"}
+        headers = {"Location": f"{prefix_of(request)}/api/batch/{batch}"}
         rows = [BatchRow(task.id, task.status, task.error) for task in tasks]
-        return json_reply(self._described(batch, rows, caller), status=202, headers=headers)
+        return json_reply(
+            self._described(request, caller, batch, rows), status=202, headers=headers
+        )
 
     def status(self, request: Request, caller: Caller, wanted: None) -> Response:
         """How far a batch is."""
         options = {"tasks": True} | read_options(request, {"tasks": switch})
         batch = request.path_params["id"]
         rows = self._service.batch_rows(batch, tenant=caller.tenant)
-        return json_reply(self._described(batch, rows, caller, each=options["tasks"]))
+        return json_reply(self._described(request, caller, batch, rows, each=options["tasks"]))
 
     def archive(self, request: Request, caller: Caller, wanted: None) -> Response:
         """The documents of a batch as a ZIP, sent while it is made."""
@@ -130,18 +133,37 @@ class BatchDesk:
         batch, tenant = request.path_params["id"], caller.tenant
         tasks = self._service.cancel_all(self._service.batch(batch, tenant=tenant))
         rows = [BatchRow(task.id, task.status, task.error) for task in tasks]
-        return json_reply(self._described(batch, rows, caller))
+        return json_reply(self._described(request, caller, batch, rows))
 
     def _described(
-        self, batch: str, rows: Sequence[BatchRow], caller: Caller, *, each: bool = True
+        self,
+        request: Request,
+        caller: Caller,
+        batch: str,
+        rows: Sequence[BatchRow],
+        *,
+        each: bool = True,
     ) -> dict[str, object]:
-        return describe_batch(self._service, batch, rows, tenant=caller.tenant, each=each)
+        return describe_batch(
+            self._service,
+            batch,
+            rows,
+            tenant=caller.tenant,
+            each=each,
+            prefix=prefix_of(request),
+        )
 
 
 def describe_batch(
-    service: Service, batch: str, rows: Sequence[BatchRow], *, tenant: str, each: bool
+    service: Service,
+    batch: str,
+    rows: Sequence[BatchRow],
+    *,
+    tenant: str,
+    each: bool,
+    prefix: str,
 ) -> dict[str, object]:
-    """How far a batch is. each: with every task of it."""
+    """How far a batch is. each: with every task of it. prefix: as ``prefix_of`` has it."""
     tasks: list[dict[str, object]] = []
     progress, counts = 0.0, Counter[str]()
     for row in rows:
@@ -164,7 +186,10 @@ def describe_batch(
         "progress": round(progress / len(rows), 4),
         "total": len(rows),
         **{status: counts[status] for status in ("queued", "processing", *FINISHED)},
-        "links": {"status": f"/api/batch/{batch}", "archive": f"/api/batch/{batch}/archive"},
+        "links": {
+            "status": f"{prefix}/api/batch/{batch}",
+            "archive": f"{prefix}/api/batch/{batch}/archive",
+        },
     }
     return body | {"tasks": tasks} if each else body
 

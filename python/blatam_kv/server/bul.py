@@ -27,6 +27,7 @@ from blatam_kv.server import (
     letterheads,
     live,
     progress,
+    steering,
     tasks,
 )
 from blatam_kv.server.doors import Doors
@@ -55,6 +56,7 @@ INDEX = {
     **documents.INDEX,
     **live.INDEX,
     **letterheads.INDEX,
+    **steering.INDEX,
     **exports.INDEX,
     **devices.INDEX,
     "POST /v1/chat/completions": "OpenAI's, also as a stream; /v1/completions, /v1/models",
@@ -85,6 +87,7 @@ def doors(service: Service, page: Page | None = None) -> list[Door]:
         letterheads.LetterheadDesk(service),
         exports.ExportDesk(service.metrics, letterhead_of=service.press.letterhead_of),
         devices.DeviceDesk(service),
+        steering.SteeringDesk(service.steering),
         Face(service, page),
     )
     return [door for desk in desks for door in desk.doors()]
@@ -119,7 +122,9 @@ def create_app(
     hosts = hosts or Hosts("127.0.0.1")
     app = Doors(gate, everything, failed=failed)
     life = Starlette(lifespan=lifespan)
-    return Envelope(app, life=life, metrics=service.metrics, hosts=hosts, mount=MOUNT)
+    return Envelope(
+        app, life=life, metrics=service.metrics, hosts=hosts, mount=MOUNT, proxies=proxies
+    )
 
 
 class Face:

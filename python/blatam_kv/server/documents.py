@@ -13,6 +13,7 @@ from blatam_kv.documents.styles import USUAL, Look
 from blatam_kv.server.files import file_reply
 from blatam_kv.server.gate import Door
 from blatam_kv.server.options import AREA, PAGES, RENDERING, read_options, search_text
+from blatam_kv.server.prefix import prefix_of
 from blatam_kv.server.problem import Problem
 from blatam_kv.server.replies import describe_written, json_reply, with_content
 
@@ -49,7 +50,9 @@ class DocumentDesk:
 
     def listing(self, request: Request, caller: Caller, wanted: None) -> Response:
         """A tenant's documents, newest first."""
-        return self._listed(caller, read_options(request, {**PAGES, "business_area": AREA}))
+        return self._listed(
+            request, caller, read_options(request, {**PAGES, "business_area": AREA})
+        )
 
     def search(self, request: Request, caller: Caller, wanted: None) -> Response:
         """A tenant's documents with all the words of a text, newest first."""
@@ -60,7 +63,7 @@ class DocumentDesk:
                 "the request is not valid: q: is required; say what to look for",
                 errors=[("q", "is required; say what to look for")],
             )
-        return self._listed(caller, options | {"text": options.pop("q")})
+        return self._listed(request, caller, options | {"text": options.pop("q")})
 
     def document(self, request: Request, caller: Caller, wanted: None) -> Response:
         """One document; with ``download`` its bytes."""
@@ -72,17 +75,17 @@ class DocumentDesk:
         rendered = self._service.press.render(written, format, tenant=caller.tenant, look=look)
         if options.get("download"):
             return file_reply(request, rendered, written.answer.born)
-        href = f"/documents/{key}?format={rendered.format}&download=1"
+        href = f"{prefix_of(request)}/documents/{key}?format={rendered.format}&download=1"
         return json_reply(with_content(written, rendered, href))
 
-    def _listed(self, caller: Caller, options: dict[str, Any]) -> Response:
+    def _listed(self, request: Request, caller: Caller, options: dict[str, Any]) -> Response:
         options = {"page": 1, "limit": 20} | options
         found = self._service.documents(tenant=caller.tenant, **options)
         entries = [
             describe_written(
                 written,
                 "markdown",
-                f"/documents/{written.answer.id}?format=markdown&download=1",
+                f"{prefix_of(request)}/documents/{written.answer.id}?format=markdown&download=1",
             )
             | {"created": written.answer.born}
             for written in found.items

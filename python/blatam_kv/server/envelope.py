@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blatam_kv.server.fields import WEBSOCKET, Fields, fields, new_id
 from blatam_kv.server.hosts import Hosts
+from blatam_kv.server.prefix import Prefixes
 from blatam_kv.server.problem import problem_response
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -34,7 +36,8 @@ class Stopwatch(Protocol):
 
 class Envelope:
     """Wraps an application. life: what hears of start and end in its place. mount: a path under which
-    all of it is served as well, as gateways do; what was signed is the path as it came."""
+    all of it is served as well, as gateways do; what was signed is the path as it came. proxies:
+    networks whose X-Forwarded-Prefix is believed."""
 
     def __init__(
         self,
@@ -44,12 +47,14 @@ class Envelope:
         metrics: Stopwatch,
         hosts: Hosts,
         mount: str = "",
+        proxies: Sequence[str] = (),
     ) -> None:
         self._app = app
         self._mount = f"{mount}/"
         self._metrics = metrics
         self._hosts = hosts
         self._life = life
+        self._prefixes = Prefixes(proxies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -62,8 +67,10 @@ class Envelope:
         start = time.perf_counter()
         self._metrics.exchanges += 1
         status = 500
-        if self._mount != "/" and scope["path"].startswith(self._mount):
+        mounted = self._mount != "/" and scope["path"].startswith(self._mount)
+        if mounted:
             scope["path"] = scope["path"][len(self._mount) - 1 :]
+        self._prefixes.note(scope, self._mount[:-1] if mounted else "")
         found = fields(scope)
         claimed = found.get(b"x-request-id")
         request_id = claimed[0] if claimed and REQUEST_ID.fullmatch(claimed[0]) else new_id(16)

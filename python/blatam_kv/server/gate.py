@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -20,16 +20,17 @@ from starlette.responses import Response
 
 from blatam_kv.bul.caller import ITSELF, Caller, Scope
 from blatam_kv.bul.security.guard import Guard, Pending, Refusal, Request
-from blatam_kv.bul.security.keys import Known, Network
+from blatam_kv.bul.security.keys import Known
 from blatam_kv.bul.security.sessions import session_in
 from blatam_kv.server.body import MAX_BODY_BYTES, read_body
 from blatam_kv.server.fields import WEBSOCKET, fields
-from blatam_kv.server.hosts import is_loopback, is_loopback_authority
+from blatam_kv.server.hosts import is_in, is_loopback, is_loopback_authority
 from blatam_kv.server.limited import Pairs, limit_fields, violated
 from blatam_kv.server.once import Once
 from blatam_kv.server.outdated import Outdated
 from blatam_kv.server.problem import Problem
 from blatam_kv.signature import ACCEPT
+from blatam_kv.tracing import current
 
 # What a route makes of its request: checked, cleaned, and of the type its answer expects.
 Read = Callable[[HTTPRequest], Awaitable[Any]]
@@ -119,8 +120,16 @@ class Gate:
             wanted = None if door.read is None else await door.read(request)
             sanitised = perf_counter()
             self._guard.allow(caller, door.scope, path=request.scope["path"])
+            if door.scope is Scope.ADMIN and door.method != "GET":
+                self._guard.note(caller, method=door.method, path=request.scope["path"])
         except Refusal as refusal:
             raise problem_of(refusal, door, self._guard.window) from None
+        if (span := current()) is not None:
+            allowed = perf_counter()
+            span.past("authenticate", start, authenticated)
+            span.past("limit", authenticated, limited, {"blatam_kv.policy": door.policy})
+            span.past("sanitise", limited, sanitised)
+            span.past("authorise", sanitised, allowed)
         # The limit and the right to enter take less time than noting it would.
         self._metrics.stage_took("authenticate", authenticated - start)
         self._metrics.stage_took("sanitise", sanitised - limited)
@@ -176,7 +185,7 @@ class Gate:
         if not self._proxies:
             return address
         forwarded = ",".join(request.headers.getlist("x-forwarded-for")).split(",")
-        while forwarded and _is_in(address, self._proxies):
+        while forwarded and is_in(address, self._proxies):
             named = forwarded.pop().strip()
             if not named:
                 break
@@ -204,13 +213,6 @@ def _timing(authenticate: float, sanitise: float, answer: float) -> tuple[bytes,
     """Server-Timing, in milliseconds."""
     text = "auth;dur=%.3f, read;dur=%.3f, answer;dur=%.3f"
     return b"server-timing", (text % (authenticate * 1e3, sanitise * 1e3, answer * 1e3)).encode()
-
-
-def _is_in(address: str, networks: Sequence[Network]) -> bool:
-    try:
-        return any(ip_address(address) in network for network in networks)
-    except ValueError:
-        return False
 
 
 def problem_of(refusal: Refusal, door: Door | None = None, window: float = 0.0) -> Problem:

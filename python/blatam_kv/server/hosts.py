@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+from blatam_kv.bul.security.keys import Network
 from blatam_kv.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
@@ -84,6 +85,15 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_in(address: str, networks: Sequence[Network]) -> bool:
+    """Whether an address lies in one of some networks."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(found in network for network in networks)
 
 
 def is_loopback(host: str) -> bool:

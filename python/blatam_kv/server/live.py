@@ -1,4 +1,4 @@
-"""What the page shows while it is open: the figures of /metrics once a second, texts as they grow,
+"""What the page shows while it is open: the figures of /metrics as they change, texts as they grow,
 and its sessions."""
 
 from __future__ import annotations
@@ -21,13 +21,19 @@ from blatam_kv.bul.service import Service
 from blatam_kv.errors import Error
 from blatam_kv.server.gate import Door, Gate, problem_of
 from blatam_kv.server.options import read_options, whole
+from blatam_kv.server.prefix import prefix_of
 from blatam_kv.server.problem import Problem
 from blatam_kv.server.replies import describe, json_reply
 
 log = logging.getLogger("blatam_kv.server")
 
 EVERY_SECONDS = 1.0
+# A stream tells so many figures each second, then one every other second: who has just come wants to see
+# something move, and a page that stays open costs its machine and ours half.
+BRISK, CALM_SECONDS = 20, 2.0
 _TEXT_EVERY_SECONDS = 0.1
+# Nodes come and go slowly: so many figures between two looks.
+_NODES_EVERY = 5
 # Each open page is one; more would be somebody's mistake, or worse.
 MOST_STREAMS = 64
 # Of these the page draws; the rest of /metrics is for Prometheus.
@@ -110,7 +116,7 @@ class LiveDesk:
     # ---- figures --------------------------------------------------------------------------------
 
     async def events(self, request: Request, caller: Caller, wanted: None) -> Response:
-        """Figures once a second, first all of them, then those that changed; ``count`` ends it."""
+        """Figures as they change, all of them first, and the nodes; ``count`` ends it."""
         count = read_options(request, {"count": whole(1, 100_000)}).get("count")
         self._one_more()
         return StreamingResponse(
@@ -122,15 +128,23 @@ class LiveDesk:
             about = await run_in_threadpool(self._about)
             yield _event("about", about)
             seen: Mapping[str, float] = {}
+            others: dict[str, object] = {}
+            turn = 0
             while not self._service.queue.closed:
                 now = self._figures.now()
                 changed = {name: value for name, value in now.items() if seen.get(name) != value}
                 gone = [name for name in seen if name not in now]
                 seen = now
                 yield _event("figures", {"at": time.time(), "samples": changed, "gone": gone})
+                if turn % _NODES_EVERY == 0:
+                    now_others = await run_in_threadpool(self._nodes)
+                    if now_others != others:
+                        others = now_others
+                        yield _event("nodes", others)
+                turn += 1
                 if count is not None and (count := count - 1) == 0:
                     return
-                await asyncio.sleep(EVERY_SECONDS)
+                await asyncio.sleep(EVERY_SECONDS if turn < BRISK else CALM_SECONDS)
         finally:
             self._streams -= 1
 
@@ -140,12 +154,15 @@ class LiveDesk:
         return {
             "version": service.version,
             "model": service.model.model_id,
-            "strategy": settings.cache_strategy,
+            "strategy": service.steering.policy,
             "codec": settings.kv_codec,
             "writers": len(service.writers),
             "health": service.reports.cache_health()["components"],
             "readiness": service.reports.readiness(),
         }
+
+    def _nodes(self) -> dict[str, object]:
+        return self._service.neighbours.seen().described()
 
     def _one_more(self) -> None:
         if self._streams >= MOST_STREAMS:
@@ -170,10 +187,10 @@ class LiveDesk:
         key = request.path_params["id"]
         await run_in_threadpool(self._service.task, key, tenant=caller.tenant)
         self._one_more()
-        written = self._written(key, caller.tenant)
+        written = self._written(key, caller.tenant, prefix_of(request))
         return StreamingResponse(written, media_type="text/event-stream", headers=_HEADERS)
 
-    async def _written(self, key: str, tenant: str) -> AsyncIterator[bytes]:
+    async def _written(self, key: str, tenant: str, prefix: str) -> AsyncIterator[bytes]:
         try:
             pieces: list[str] = []
             told = told_task = 0
@@ -189,7 +206,7 @@ class LiveDesk:
                     told = end
                 task = await run_in_threadpool(self._service.task, key, tenant=tenant)
                 if task.is_finished or self._service.queue.closed:
-                    yield _event("done", describe(task))
+                    yield _event("done", describe(task, prefix=prefix))
                     return
                 if now is None or not told:
                     told_task += 1

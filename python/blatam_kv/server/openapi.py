@@ -70,6 +70,7 @@ _EXAMPLES: dict[str, object] = {
     "partial": 1,
     "priority": 3,
     "callback_url": "https://example.org/done",
+    "policy": "lfu",
 }
 _SIGNATURE = (
     "Or sign the request: RFC 9421, profile blatam-kv-1 (Signature-Input, Signature, Content-Digest). "

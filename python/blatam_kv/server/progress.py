@@ -28,6 +28,7 @@ from blatam_kv.bul.service import Service
 from blatam_kv.server.batches import describe_batch
 from blatam_kv.server.fields import WEBSOCKET
 from blatam_kv.server.gate import Door
+from blatam_kv.server.prefix import prefix_of
 from blatam_kv.server.problem import Problem
 from blatam_kv.server.replies import describe_now, json_reply
 
@@ -97,10 +98,11 @@ class ProgressDesk:
         self, request: Request, caller: Caller
     ) -> AsyncGenerator[Body | None, None]:
         key, tenant = request.path_params["id"], caller.tenant
+        prefix = prefix_of(request)
 
         def describe() -> tuple[Body, bool]:
             task = self._service.task(key, tenant=tenant)
-            return describe_now(self._service, task), task.is_finished
+            return describe_now(self._service, task, prefix=prefix), task.is_finished
 
         await run_in_threadpool(describe)  # raises what there is to raise before anything is sent
         return self._changes([key], describe, tenant)
@@ -109,10 +111,11 @@ class ProgressDesk:
         self, request: Request, caller: Caller
     ) -> AsyncGenerator[Body | None, None]:
         batch, tenant, service = request.path_params["id"], caller.tenant, self._service
+        prefix = prefix_of(request)
 
         def describe() -> tuple[Body, bool]:
             rows = service.batch_rows(batch, tenant=tenant)
-            body = describe_batch(service, batch, rows, tenant=tenant, each=False)
+            body = describe_batch(service, batch, rows, tenant=tenant, each=False, prefix=prefix)
             return body, body["status"] == "completed"
 
         rows = await run_in_threadpool(service.batch_rows, batch, tenant=tenant)

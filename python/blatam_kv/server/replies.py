@@ -72,22 +72,23 @@ def summary(task: Task) -> dict[str, object]:
     return body
 
 
-def describe(task: Task) -> dict[str, object]:
-    """A task with its document, without the text of it."""
+def describe(task: Task, *, prefix: str) -> dict[str, object]:
+    """A task with its document, without the text of it. prefix: as ``prefix_of`` has it, here and
+    below."""
     documents = []
     if task.written is not None:
-        href = f"/task/{task.id}/documents?format={task.format}&download=1"
+        href = f"{prefix}/task/{task.id}/documents?format={task.format}&download=1"
         documents.append(describe_written(task.written, task.format, href, task.inferred))
     return summary(task) | {"documents": documents}
 
 
-def describe_now(service: Service, task: Task) -> dict[str, object]:
+def describe_now(service: Service, task: Task, *, prefix: str) -> dict[str, object]:
     """A task, and when it will be done."""
     if task.is_finished:
-        return describe(task) | {"estimated_time": 0.0}
+        return describe(task, prefix=prefix) | {"estimated_time": 0.0}
     position = service.position(task)
     seconds = service.estimated_seconds(task, position=position)
-    return describe(task) | {
+    return describe(task, prefix=prefix) | {
         "priority": task.priority,
         "position": position,
         "estimated_time": seconds,

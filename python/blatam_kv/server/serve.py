@@ -63,7 +63,10 @@ def serve(settings: Settings, *, version: str) -> int:
     from blatam_kv.bul.shared import open_redis
     from blatam_kv.bul.storage import open_storage
     from blatam_kv.server.bul import create_app
+    from blatam_kv.server.traced import Traced
+    from blatam_kv.tracing import open_tracing
     from blatam_kv.truthgpt import load
+    from blatam_kv.truthgpt.placement import watched
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -82,6 +85,10 @@ def serve(settings: Settings, *, version: str) -> int:
             threading.Thread(target=service.drain, name="bul-drain", daemon=True).start()
 
     with ExitStack() as opened:
+        tracing = None
+        if settings.otel:
+            tracing = open_tracing("blatam-kv", version=version)
+            opened.callback(tracing.close)
         address = bind_address(settings.api_host)
         hosts = Hosts(address, settings.allowed_hosts)
         keys = open_keys(settings)
@@ -106,6 +113,7 @@ def serve(settings: Settings, *, version: str) -> int:
             redis=redis,
             archive=archive,
             salt_of=keys.salt_of,
+            devices=opened.enter_context(watched(model, settings)),
         )
         guard = make_guard(settings, keys, count=service.metrics.rejected, redis=redis)
         courier = Courier(
@@ -118,6 +126,8 @@ def serve(settings: Settings, *, version: str) -> int:
         courier.start()
         try:
             app = create_app(service, guard, hosts=hosts, proxies=settings.trusted_proxies)
+            if tracing is not None:
+                app = Traced(app, tracing)
             with signals_swallowed():
                 Server(uvicorn_config(app, settings)).run(sockets=[listener])
         finally:

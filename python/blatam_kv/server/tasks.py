@@ -26,6 +26,7 @@ from blatam_kv.server.files import file_reply
 from blatam_kv.server.gate import Door
 from blatam_kv.server.options import PAGES, RENDERING, STATUS, read_options
 from blatam_kv.server.outdated import original
+from blatam_kv.server.prefix import prefix_of
 from blatam_kv.server.problem import Problem
 from blatam_kv.server.replies import (
     cache_status,
@@ -112,18 +113,17 @@ class TaskDesk:
                 raise Problem(504, "the answer is not in the cache, and only-if-cached was asked")
             task = await run_in_threadpool(self._service.enqueue, order, asked, caller.key_id)
         brief = order.brief
-        body = describe_now(self._service, task) | {
+        prefix = prefix_of(request)
+        here = f"{prefix}/task/{task.id}"
+        body = describe_now(self._service, task, prefix=prefix) | {
             "language": brief.language,
             "document_type": brief.document_type,
             "business_area": brief.business_area,
             "inferred": order.inferred,
-            "links": {
-                "status": f"/task/{task.id}/status",
-                "documents": f"/task/{task.id}/documents",
-            },
+            "links": {"status": f"{here}/status", "documents": f"{here}/documents"},
         }
         headers = cache_status(self._service, task, order.key)
-        headers["Location"] = f"/task/{task.id}/status"
+        headers["Location"] = f"{here}/status"
         return json_reply(body, status=200 if task.cache == "hit" else 202, headers=headers)
 
     async def status(self, request: Request, caller: Caller, wanted: None) -> Response:
@@ -132,9 +132,8 @@ class TaskDesk:
         task = self._service.tasks.find(key, tenant=tenant)
         if task is None:  # a database knows; it must not hold up the loop
             task = await run_in_threadpool(self._service.task, key, tenant=tenant)
-        return json_reply(
-            describe_now(self._service, task), headers=cache_status(self._service, task)
-        )
+        body = describe_now(self._service, task, prefix=prefix_of(request))
+        return json_reply(body, headers=cache_status(self._service, task))
 
     def documents(self, request: Request, caller: Caller, wanted: None) -> Response:
         """A task's documents; with ``download`` the bytes of one."""
@@ -151,7 +150,8 @@ class TaskDesk:
             response = file_reply(request, rendered, task.written.answer.born)
             response.headers.update(headers)
             return response
-        href = f"/task/{task.id}/documents?format={rendered.format}&download=1"
+        href = f"{prefix_of(request)}/task/{task.id}/documents"
+        href += f"?format={rendered.format}&download=1"
         entry = with_content(task.written, rendered, href, task.inferred)
         return json_reply(summary(task) | {"documents": [entry]}, headers=headers)
 
@@ -160,7 +160,8 @@ class TaskDesk:
         options = {"page": 1, "limit": 20} | read_options(request, {**PAGES, "status": STATUS})
         found = self._service.listed(tenant=caller.tenant, **options)
         entries = [
-            describe(task) | {"created": task.created, "finished": task.finished}
+            describe(task, prefix=prefix_of(request))
+            | {"created": task.created, "finished": task.finished}
             for task in found.items
         ]
         paging = {"page": options["page"], "limit": options["limit"], "total": found.total}
@@ -169,7 +170,7 @@ class TaskDesk:
     def cancel(self, request: Request, caller: Caller, wanted: None) -> Response:
         """End a task that is not finished."""
         task = self._service.cancel(request.path_params["id"], tenant=caller.tenant)
-        return json_reply(describe(task))
+        return json_reply(describe(task, prefix=prefix_of(request)))
 
 
 def _wanted(payload: object) -> Wanted[QueryRequest, Order]:

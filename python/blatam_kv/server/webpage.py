@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from starlette.requests import Request
@@ -18,6 +19,7 @@ from starlette.responses import Response
 
 from blatam_kv.bul.caller import Caller
 from blatam_kv.server.gate import Door
+from blatam_kv.server.prefix import prefix_of
 
 FOLDER = Path(__file__).with_name("page")
 POLICY = (
@@ -75,17 +77,15 @@ class Page:
     ) -> None:
         self._is_local = is_local
         index = (FOLDER / "index.html").read_text(encoding="utf-8")
-        self._pages = {
-            local: _File.of(
-                ".html",
-                index.replace("{base}", base)
-                .replace("{gateway}", "yes" if gateway else "no")
-                .replace("{open}", "yes" if local and not gateway else "no")
-                .replace("{systems}", "yes" if local and gateway else "no")
-                .encode(),
-            )
-            for local in (False, True)
-        }
+
+        def page(prefix: str, local: bool) -> _File:
+            text = index.replace("{base}", prefix + base)
+            text = text.replace("{gateway}", "yes" if gateway else "no")
+            text = text.replace("{open}", "yes" if local and not gateway else "no")
+            text = text.replace("{systems}", "yes" if local and gateway else "no")
+            return _File.of(".html", text.encode())
+
+        self._page = lru_cache(maxsize=8)(page)
         self._files = {
             path.name: _File.of(path.suffix, path.read_bytes())
             for path in sorted(FOLDER.iterdir())
@@ -107,11 +107,12 @@ class Page:
 
     def index(self, request: Request) -> Response:
         """The page itself."""
-        return self._pages[self._is_local(request)].answer(request)
+        return self._page(prefix_of(request), self._is_local(request)).answer(request)
 
     @staticmethod
-    def _door(file: _File) -> Callable[[Request, Caller, None], Response]:
-        def answer(request: Request, caller: Caller, wanted: None) -> Response:
+    def _door(file: _File) -> Callable[[Request, Caller, None], Awaitable[Response]]:
+        # On the loop: the bytes are there, and ten threads for one page would wait for each other.
+        async def answer(request: Request, caller: Caller, wanted: None) -> Response:
             return file.answer(request)
 
         answer.__doc__ = "A part of the page."

@@ -45,6 +45,7 @@ class Commands:
         self._lock = threading.Lock()  # guards the failures
         self._failures: Counter[str] = Counter()
         self.failing: Unavailable | None = None
+        self._listened: Server | None = None
         self.closed = False
 
     def ask(self, command: str, name: bytes, *arguments: Any, **options: Any) -> Any:
@@ -61,7 +62,12 @@ class Commands:
 
     def found(self) -> None:
         """Who listens has just seen that the server is there: ask it again, whatever was."""
-        self._near().breaker.succeeded()
+        if self._listened is not None:
+            self._listened.breaker.succeeded()
+
+    def lost(self, error: Exception) -> None:
+        """Who listens met this error: listen elsewhere, if it goes on and there is an elsewhere."""
+        self._failed(error, self._listened)
 
     def script(self, text: str) -> Callable[..., Any]:
         """A Lua script about one key, sent once and called by its digest: ``script(name,
@@ -86,7 +92,9 @@ class Commands:
 
     def listen(self) -> Any:
         """A subscription of redis-py, on a connection of its own. Raises ``errors``."""
-        return self._near().client.pubsub()
+        self._listened = None
+        self._listened = self._near()
+        return self._listened.client.pubsub()
 
     def publish(self, data: bytes) -> None:
         """Tell all who listen, wherever they do. Raises TierUnavailable."""

@@ -91,7 +91,8 @@ class Notices:
                     if now - asked > _ASK_SECONDS:
                         subscription.ping()
                         asked = now
-            except self._tier.commands.errors:
+            except self._tier.commands.errors as error:
+                self._tier.commands.lost(error)
                 self.listening.clear()
                 self._stopped.wait(pause)
                 pause = min(2 * pause, _LONGEST_SECONDS)

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from blatam_kv.config import Secret
 from blatam_kv.errors import ConfigError, MissingExtra, ModelError
+from blatam_kv.tracing import carried
 from blatam_kv.truthgpt.events import EventParser
 
 try:
@@ -253,7 +254,7 @@ class Endpoint:
             method,
             url,
             content=None if body is None else json.dumps(body).encode(),
-            headers={} if body is None else {"Content-Type": "application/json"},
+            headers={} if body is None else {"Content-Type": "application/json", **carried()},
             timeout=httpx.Timeout(connect=connect, pool=connect, read=read, write=read),
         )
         response = self._client.send(request, stream=True)

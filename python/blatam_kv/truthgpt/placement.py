@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from urllib.parse import urlsplit
 
 from blatam_kv.config import Settings
-from blatam_kv.devices import Monitor, NvmlMonitor
+from blatam_kv.devices import Balancer, Devices, DeviceSnapshot, Monitor, NvmlMonitor, Watch
 from blatam_kv.errors import ConfigError, DeviceUnavailable, MissingExtra
-from blatam_kv.truthgpt.protocol import Continues, TruthGPT
+from blatam_kv.truthgpt.protocol import Continues, RunsOnDevices, TruthGPT
 from blatam_kv.truthgpt.replicas import ContinuingReplicas, Replicas
 
 log = logging.getLogger("blatam_kv.truthgpt")
@@ -28,11 +29,7 @@ def on_devices(settings: Settings, make: Callable[[str], TruthGPT], *, torch: bo
     """
     if settings.local_device != CPU:
         raise ConfigError("devices and local_device are both set; name the device in devices alone")
-    devices = settings.devices
-    if AUTO in devices:
-        if len(devices) > 1:
-            raise ConfigError("devices is auto or a list of names, not both")
-        devices = tuple(f"cuda:{number}" for number in range(_gpus() if torch else 0)) or (CPU,)
+    devices = _named(settings, torch=torch)
     for device in devices:
         _check(device, torch=torch)
     if len(devices) == 1:
@@ -68,6 +65,38 @@ def at_endpoints(settings: Settings) -> TruthGPT:
         raise ConfigError("openai_base_url names an endpoint twice")
     names = _told_apart([urlsplit(endpoint.base_url).netloc for endpoint in endpoints])
     return _replicas(dict(zip(names, endpoints, strict=True)), None, affinity=True)
+
+
+@contextmanager
+def watched(
+    model: TruthGPT, settings: Settings
+) -> Iterator[Callable[[], Sequence[DeviceSnapshot]]]:
+    """What is seen of a model's devices while the body runs: of several what the model sees itself, of
+    a single GPU what NVML reads, of the CPU and of one endpoint nothing."""
+    if isinstance(model, RunsOnDevices):
+        yield model.devices
+        return
+    names: tuple[str, ...] = ()
+    if settings.model == "local":
+        names = _named(settings, torch=True) or (settings.local_device,)
+    monitor = _monitor(dict.fromkeys(names))
+    if monitor is None:
+        yield tuple
+        return
+    with monitor:
+        balancer = Balancer(Devices(names, monitor))
+        with Watch(balancer, probe=monitor.read):
+            yield lambda: [replace(each, balanced=False) for each in balancer.snapshots()]
+
+
+def _named(settings: Settings, *, torch: bool) -> tuple[str, ...]:
+    """The devices of the settings, with every GPU by its name for auto."""
+    devices = settings.devices
+    if AUTO in devices:
+        if len(devices) > 1:
+            raise ConfigError("devices is auto or a list of names, not both")
+        devices = tuple(f"cuda:{number}" for number in range(_gpus() if torch else 0)) or (CPU,)
+    return devices
 
 
 def _replicas(
@@ -107,7 +136,7 @@ def _gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _monitor(names: Mapping[str, object]) -> Monitor | None:
+def _monitor(names: Mapping[str, object]) -> NvmlMonitor | None:
     """What reads the GPUs among these; nothing does where the extra or the driver is missing."""
     devices = {name.partition("/")[0] for name in names}
     gpus = sorted(device for device in devices if device.startswith("cuda"))

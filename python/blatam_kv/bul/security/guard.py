@@ -298,6 +298,16 @@ class Guard:
             403, f"this key may not do that; it takes a role with {scope.value}", Cause.SCOPE
         )
 
+    def note(self, caller: Caller, *, method: str, path: str) -> None:
+        """Write down what is asked for with an administrator's rights."""
+        self._audit.write(
+            "administered",
+            tenant=caller.tenant,
+            key_id=caller.key_id,
+            method=method,
+            path=path,
+        )
+
 
 def _bare_key(text: str) -> str:
     """An API key with or without ``Bearer`` before it."""

@@ -93,6 +93,17 @@ class Claim:
     began: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One of those that share a database. since: Unix time when it began to live, None for one that is
+    gone. unfinished: tasks that are its work; this: whether it is the node that says so."""
+
+    name: str
+    since: float | None
+    unfinished: int
+    this: bool
+
+
 def open_storage(url: str, *, node: str = "local") -> Archive:
     """The archive behind a database URL, migrated to this version's schema.
 

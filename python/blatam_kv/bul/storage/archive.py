@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from blatam_kv.bul.pipeline import Answer
 from blatam_kv.bul.request import QueryRequest
-from blatam_kv.bul.storage import BatchRow, Callback, Page
+from blatam_kv.bul.storage import BatchRow, Callback, Node, Page
 from blatam_kv.bul.storage.callbacks import Callbacks
 from blatam_kv.bul.storage.database import Database
 from blatam_kv.bul.storage.fence import CHUNK, Fence, Held
@@ -243,6 +243,10 @@ class Archive:
             for each in held
             for row in self._database.read(_with_documents().where(tasks.c.id == each.id))
         ]
+
+    def nodes(self) -> list[Node]:
+        """Who shares the database; see ``Nodes.everyone``."""
+        return self._nodes.everyone()
 
     def document(self, document_id: str, *, tenant: str) -> Written | None:
         """A tenant's document, None if there is none of this id."""

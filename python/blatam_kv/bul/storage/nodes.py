@@ -1,11 +1,12 @@
-"""Which nodes live, and the work of those that do not. PostgreSQL only: SQLite has one node.
+"""Which nodes live, and the work of those that do not. Only PostgreSQL has several: SQLite has one.
 
 A node holds an advisory lock under its name on a connection of its own, for as long as it lives.
 When its process ends, however it ends, the server lets go of the lock; so there are no clocks to
 compare and no table of heartbeats to keep. The server also ends a connection that says nothing for
 LIFE_SECONDS, which is how a node that is paused or cut off is thought dead. Who finds a lock free
 takes over a batch of that node's work, under the lock: a node that comes back meanwhile waits for
-its name, and what it still writes stops at the fence (``fence``).
+its name, and what it still writes stops at the fence (``fence``). The connection is called after the
+node, so that the server's own list of connections says who lives, and since when.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, func, select, text, union, update
+from sqlalchemy import Connection, column, extract, func, select, table, text, union, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from blatam_kv._core import framed_digest
+from blatam_kv.bul.storage import Node
 from blatam_kv.bul.storage.database import Database
 from blatam_kv.bul.storage.fence import Fence, Held
 from blatam_kv.bul.storage.schema import callbacks, tasks
@@ -35,6 +37,12 @@ _ENDS_WHEN_SILENT = text(
     "SELECT set_config(name, :ms, false) FROM pg_settings"
     " WHERE name = 'idle_session_timeout' AND setting = '0'"
 )
+# Before a node's name in the list of connections, whose names the server cuts at 63 bytes.
+_CALLED = "blatam-kv node "
+_LONGEST = 63 - len(_CALLED)
+_connections = table(
+    "pg_stat_activity", column("application_name"), column("backend_start"), column("datname")
+)
 
 
 @dataclass(slots=True)
@@ -46,7 +54,7 @@ class Left:
 
 
 class Nodes:
-    """This node's life, and its look at the others'. For one thread at a time.
+    """This node's life, and its look at the others'. For one thread at a time, but for ``everyone``.
 
     lives: how often the name was taken; what happened between two lives is not known.
     """
@@ -62,6 +70,7 @@ class Nodes:
         self._clock = clock
         self._life: Connection | None = None
         self._judges_from = 0.0
+        self._began = time.time()
 
     def live(self) -> bool:
         """Hold this node's lock, or hold it again after the connection was lost; False while
@@ -84,6 +93,9 @@ class Nodes:
                 life.execute(_ENDS_WHEN_SILENT, {"ms": str(1000 * LIFE_SECONDS)})
                 held = select(func.pg_try_advisory_lock(lock_of(self._node)))
                 alive = bool(life.execute(held).scalar_one())
+                if alive:
+                    called = func.set_config("application_name", _CALLED + self._node, False)
+                    life.execute(select(called))
                 life.commit()
         except SQLAlchemyError:
             life.invalidate()
@@ -138,6 +150,48 @@ class Nodes:
             told = connection.execute(taken).rowcount
         found.tasks += held
         found.callbacks += told
+
+    def everyone(self) -> list[Node]:
+        """The nodes that live, the oldest first, then those that are gone and have left work. From any
+        thread. Raises StorageUnavailable."""
+        queued = select(tasks.c.node, func.count().label("left"))
+        queued = queued.where(tasks.c.status == "queued").group_by(tasks.c.node)
+        unfinished = {row.node: int(row.left) for row in self._database.read(queued)}
+        living = {self._node: self._began}
+        if self.shared:
+            living = self._living()
+            # A name that the server has cut stands for the whole one.
+            for name in (self._node, *unfinished):
+                if name not in living and (since := living.pop(name[:_LONGEST], None)) is not None:
+                    living[name] = since
+        names = sorted(living, key=lambda name: (living[name], name))
+        names += sorted(unfinished.keys() - living.keys())
+        return [
+            Node(
+                name=name,
+                since=living.get(name),
+                unfinished=unfinished.get(name, 0),
+                this=name == self._node,
+            )
+            for name in names
+        ]
+
+    def _living(self) -> dict[str, float]:
+        """When each node's connection was made, Unix time."""
+        seen = select(
+            func.substr(_connections.c.application_name, len(_CALLED) + 1).label("name"),
+            # By the server's clock how long ago, by ours when.
+            extract("epoch", func.clock_timestamp() - _connections.c.backend_start).label(
+                "seconds"
+            ),
+        ).where(
+            _connections.c.datname == func.current_database(),
+            func.starts_with(_connections.c.application_name, _CALLED),
+        )
+        now, found = time.time(), dict[str, float]()
+        for row in self._database.read(seen):
+            found[row.name] = min(now - float(row.seconds), found.get(row.name, now))
+        return found
 
     def close(self) -> None:
         """Let go of this node's name."""

@@ -1,14 +1,18 @@
 // The page: figures as they come, drawn; words, colours, and what signing in opens.
 import { Chart, bytes, count, key, percent, time } from "./charts.js";
-import { begin, may, retell } from "./documents.js";
+import { begin, retell } from "./documents.js";
 import { Figures } from "./figures.js";
-import { number, say, speak, t, language } from "./words.js";
+import * as places from "./places.js";
+import { may } from "./session.js";
+import { number, say, speak, t } from "./words.js";
 
 const page = document.documentElement;
 const by = (id) => document.getElementById(id);
 const set = (id, text) => { const place = by(id); if (place.textContent !== text) place.textContent = text; };
 const figures = new Figures();
-let events = null, about = {}, passed = 0;
+let events = null, about = {}, others = null, passed = 0;
+// So many figures come a second apart, then two: what a look costs is the frame, not what is in it.
+const FEW = 20;
 
 const charts = {
   hit: new Chart("chart-hit", { name: "hit_rate", series: 1, top: 1, format: percent }),
@@ -20,13 +24,17 @@ const charts = {
   shadows: new Chart("chart-shadows", { name: "shadows", series: 5, top: 1, format: percent }),
   evicted: new Chart("chart-evicted", { name: "evictions", series: 2, least: 4, format: count }),
 };
+Chart.begin(Object.values(charts));
 
-// A legend: for each text the mark of its line, in the order of the series.
+// A legend: for each text the mark of its line, in the order of the series. Only texts that changed are
+// touched.
 function legend(id, texts) {
-  const place = by(id), sign = `${language} ${texts.join("|")}`;
-  if (place.dataset.sign === sign) return;
-  place.dataset.sign = sign;
-  place.replaceChildren(...texts.map((text, index) => { const mark = key(index); mark.append(text); return mark; }));
+  const place = by(id);
+  if (place.children.length !== texts.length) {
+    place.replaceChildren(...texts.map((text, index) => { const mark = key(index); mark.append(text); return mark; }));
+    return;
+  }
+  texts.forEach((text, index) => { const shown = place.children[index].lastChild; if (shown.data !== text) shown.data = text; });
 }
 
 function draw() {
@@ -72,8 +80,9 @@ function draw() {
   const leader = figures.all("kv_cache_policy_leader"), pattern = figures.all("kv_cache_access_pattern").find(({ value }) => value);
   const names = leader.map(({ labels }) => labels.policy).sort();
   const shadow = names.map((name) => figures.value(`kv_cache_shadow_hit_ratio{policy="${name}"}`) ?? null);
+  const [decides] = figures.all("kv_cache_policy_info");
   const leads = leader.find(({ value }) => value)?.labels.policy;
-  set("v-leader", leads ?? about.strategy ?? "–");
+  set("v-leader", leads ?? decides?.labels.policy ?? "–");
   const regular = pattern ? ` · ${t("pattern")} ${t(pattern.labels.pattern)}` : "";
   legend("n-leader", names.length ? names.map((name, index) => `${name} ${shadow[index] === null ? "–" : percent(shadow[index])}`) : [t("no_shadows")]);
   set("p-leader", leads ? `${t("leader")}${regular}` : "");
@@ -83,67 +92,9 @@ function draw() {
   legend("n-evicted", [`${t("evicted")} ${count(now.evicted)}`, `${t("refused")} ${count(now.refused)}`]);
   charts.evicted.push(at, [now.evicted, now.refused]);
 
-  if (passed < 20 || passed % 5 === 0) places();
+  if (passed < FEW || passed % 3 === 0) places.draw(figures, about, others);
   passed += 1;
   document.body.dataset.ready = String(passed);
-}
-
-function row(cells) {
-  const line = document.createElement("tr");
-  for (const [text, name] of cells) {
-    const cell = document.createElement("td");
-    cell.textContent = text;
-    if (name) cell.className = name;
-    line.append(cell);
-  }
-  return line;
-}
-
-function nothing(word) {
-  const text = document.createElement("p");
-  text.className = "none";
-  say(text, word);
-  return text;
-}
-
-function places() {
-  const tiers = figures.all("kv_cache_size_bytes").map(({ labels, value }) => {
-    const own = `{store="${labels.store}",tier="${labels.tier}"}`;
-    const limit = figures.value(`kv_cache_size_limit_bytes${own}`), failing = figures.value(`kv_tier_failing${own}`);
-    const hits = figures.value(`kv_tier_requests_total{result="hit",store="${labels.store}",tier="${labels.tier}"}`);
-    return [[t(labels.store)], [t(`${labels.tier}_tier`)], [count(figures.value(`kv_tier_entries${own}`) ?? 0), "num"],
-      [limit ? `${bytes(value)} ${t("of")} ${bytes(limit)}` : bytes(value), "num"], [hits === undefined ? "–" : count(hits), "num"], [t(failing ? "failing" : "well"), failing ? "bad" : "good"]];
-  });
-  const sign = JSON.stringify([language, tiers]);
-  if (by("tiers").dataset.sign !== sign) {
-    by("tiers").dataset.sign = sign;
-    if (tiers.length) by("tiers").replaceChildren(...tiers.map(row));
-    else { const line = row([[t("no_tiers"), "none"]]); line.firstChild.colSpan = 6; by("tiers").replaceChildren(line); }
-  }
-  const gpus = figures.all("kv_cache_gpu_utilization_ratio").concat(figures.all("kv_gpu_utilization_ratio"));
-  if (gpus.length) {
-    by("gpus").replaceChildren(...gpus.map(({ labels, value }) => {
-      const line = document.createElement("div"), bar = document.createElement("progress");
-      line.className = "meter";
-      bar.value = value;
-      bar.setAttribute("aria-label", `GPU ${labels.gpu}`);
-      const name = document.createElement("span"), share = document.createElement("span");
-      name.textContent = `GPU ${labels.gpu}`;
-      share.textContent = percent(value);
-      line.append(name, bar, share);
-      return line;
-    }));
-  } else if (by("gpus").dataset.sign !== "none") { by("gpus").dataset.sign = "none"; by("gpus").replaceChildren(nothing("no_gpu")); }
-  const busy = figures.value("process_cpu_seconds_total"), rss = figures.value("process_resident_memory_bytes");
-  const lines = [["node", `${t("this_node")}, blatam-kv ${about.version ?? ""}`], ["cpu", `${number(busy ?? 0, 1)} s`], ["rss", bytes(rss ?? 0)], ["writers", count(about.writers ?? 0)]];
-  const list = document.createElement("dl");
-  for (const [word, text] of lines) {
-    const name = document.createElement("dt"), value = document.createElement("dd");
-    name.textContent = t(word);
-    value.textContent = text;
-    list.append(name, value);
-  }
-  by("nodes").replaceChildren(list, nothing("no_nodes"));
 }
 
 function state(word, good) {
@@ -168,9 +119,14 @@ function connect() {
     const place = by("about");
     place.removeAttribute("data-t");
     place.textContent = `${about.model} · ${about.strategy} · ${about.version}`;
-    figures.samples.clear();
+    figures.forget();
   });
-  events.addEventListener("figures", ({ data }) => { figures.take(JSON.parse(data)); state("live", true); draw(); });
+  events.addEventListener("nodes", ({ data }) => { others = JSON.parse(data); if (figures.at) places.draw(figures, about, others); });
+  events.addEventListener("figures", ({ data }) => {
+    figures.take(JSON.parse(data));
+    state("live", true);
+    draw();
+  });
   events.addEventListener("error", () => state("lost", false));
 }
 
@@ -180,10 +136,10 @@ function systems() {
   if (page.dataset.systems !== "yes") return;
   const told = new EventSource("api/v1/gateway/events");
   told.addEventListener("systems", ({ data }) => {
-    by("systems").replaceChildren(...JSON.parse(data).map((each) => row([
+    places.fill("systems", JSON.parse(data).map((each) => [
       [each.name], [t(each.status), each.status === "healthy" ? "good" : each.status === "unhealthy" ? "bad" : "none"],
       [t(each.circuit === "closed" ? "circuit_closed" : each.circuit), each.circuit === "closed" ? "" : "warn"],
-      [count(each.requests), "num"], [time(each.p95), "num"], [count(each.errors), "num"]])));
+      [count(each.requests), "num"], [time(each.p95), "num"], [count(each.errors), "num"]]));
   });
 }
 

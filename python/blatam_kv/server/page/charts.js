@@ -27,25 +27,56 @@ function niceTop(value) {
   return 10 * step;
 }
 
+// Two seconds are not two points wide: once there are some, every other is enough.
+const FEW = 20, EVERY = 2.9;
+
 export class Chart {
   // options: name (a word), series (how many), format(value), top (fixed), low (makes the scale logarithmic)
   constructor(id, options) {
     this.svg = document.getElementById(id);
     this.options = options;
     this.points = [];
+    this.drawn = 0;
+    this.seen = true;
+    this.width = 260;
+    this.height = 122;
     this.svg.setAttribute("role", "img");
-    new ResizeObserver(() => this.draw()).observe(this.svg);
-    this.draw();
+  }
+
+  // Sizes are read before anything is drawn, and told from then on: reading one after drawing makes the
+  // browser lay out the page anew. What nobody sees is drawn when it comes into view.
+  static begin(charts) {
+    const of = new Map(charts.map((chart) => [chart.svg, chart]));
+    for (const chart of charts) {
+      chart.width = chart.svg.clientWidth || chart.width;
+      chart.height = chart.svg.clientHeight || chart.height;
+    }
+    for (const chart of charts) chart.draw();
+    const sizes = new ResizeObserver((entries) => {
+      for (const { target, contentRect } of entries) {
+        const chart = of.get(target), width = Math.round(contentRect.width + contentRect.left), height = Math.round(contentRect.height + contentRect.top);
+        if (!width || (width === chart.width && height === chart.height)) continue;
+        chart.width = width;
+        chart.height = height;
+        chart.draw();
+      }
+    });
+    const views = new IntersectionObserver((entries) => {
+      for (const { target, isIntersecting } of entries) {
+        const chart = of.get(target);
+        chart.seen = isIntersecting;
+        if (isIntersecting && chart.stale) chart.draw();
+      }
+    });
+    for (const chart of charts) { sizes.observe(chart.svg); views.observe(chart.svg); }
   }
 
   push(at, values) {
     this.points.push([at, values]);
     while (this.points.length && this.points[0][0] < at - SPAN - 2) this.points.shift();
     this.describe();
-    // A second is less than a point wide, so every other one is enough once there are some.
-    if (this.points.length > 20 && at - this.drawn < 1.9) return;
-    this.drawn = at;
-    this.draw();
+    this.stale = true;
+    if (this.seen && (this.points.length <= FEW || at - this.drawn >= EVERY)) this.draw();
   }
 
   shown(top) {
@@ -55,17 +86,24 @@ export class Chart {
     return (value) => (Math.log10(Math.max(value, low)) - least) / (most - least);
   }
 
-  draw() {
-    const { svg, points, options } = this;
-    const width = Math.max(120, svg.clientWidth || 260), height = svg.clientHeight || 116;
-    const inner = { width: width - LEFT - RIGHT, height: height - TOP - BOTTOM };
+  top() {
+    const { options } = this;
+    if (options.top) return options.top;
     let most = 0;
-    for (const [, values] of points) for (const value of values) if (value > most) most = value;
-    const top = options.top ?? (options.low ? Math.max(options.least ?? 0, 10 ** Math.ceil(Math.log10(Math.max(most, options.low * 10)))) : Math.max(options.least ?? 0, options.binary ? 2 ** Math.ceil(Math.log2(Math.max(most, 1))) : niceTop(most)));
-    const share = this.shown(top);
+    for (const [, values] of this.points) for (const value of values) if (value > most) most = value;
+    if (options.low) return Math.max(options.least ?? 0, 10 ** Math.ceil(Math.log10(Math.max(most, options.low * 10))));
+    return Math.max(options.least ?? 0, options.binary ? 2 ** Math.ceil(Math.log2(Math.max(most, 1))) : niceTop(most));
+  }
+
+  draw() {
+    const { points, options, width, height } = this;
+    const inner = { width: width - LEFT - RIGHT, height: height - TOP - BOTTOM };
+    const top = this.top(), share = this.shown(top);
     const y = (value) => TOP + inner.height * (1 - Math.min(1, Math.max(0, share(value))));
     const now = points.length ? points[points.length - 1][0] : 0;
     const x = (at) => LEFT + inner.width * (1 - (now - at) / SPAN);
+    this.drawn = now;
+    this.stale = false;
     this.frame(width, height, top, y);
     for (let index = 0; index < options.series; index += 1) {
       let path = "", first = null, last = null, pen = "M", before = null;
@@ -80,10 +118,16 @@ export class Chart {
         first ??= px;
         last = px;
       }
-      this.lines[index].setAttribute("d", path);
-      if (index === 0) this.area.setAttribute("d", path && options.series === 1 && !path.includes("M", 1) ? `${path}L${last} ${TOP + inner.height}L${first} ${TOP + inner.height}Z` : "");
+      this.line(this.lines[index], path);
+      if (index === 0) this.line(this.area, path && options.series === 1 && !path.includes("M", 1) ? `${path}L${last} ${TOP + inner.height}L${first} ${TOP + inner.height}Z` : "");
     }
     this.describe();
+  }
+
+  line(place, path) {
+    if (place.path === path) return;
+    place.path = path;
+    place.setAttribute("d", path);
   }
 
   // Grid, labels and empty lines: made anew only when they would look different.
@@ -108,7 +152,8 @@ export class Chart {
   describe() {
     const { svg, points, options } = this;
     const values = points.length ? points[points.length - 1][1] : [];
-    svg.dataset.now = JSON.stringify(values);
+    const now = JSON.stringify(values);
+    if (now !== this.now) svg.dataset.now = this.now = now;
     if (this.told && points.length && points[points.length - 1][0] - this.told < 10) return;
     this.told = points.length ? points[points.length - 1][0] : 0;
     const said = values.map((value) => (value === null || value === undefined ? "–" : options.format(value)));

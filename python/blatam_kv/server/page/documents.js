@@ -1,31 +1,21 @@
-// Who is signed in, and what only they may: documents, the form, administration.
-import { language, number, say, t } from "./words.js";
+// Signing in, and what that opens: documents and the form that writes them.
+import * as administration from "./administration.js";
 import { show } from "./markdown.js";
+import { ask, hold, may } from "./session.js";
+import { language, number, say, t } from "./words.js";
 
 const base = document.documentElement.dataset.base;
 const by = (id) => document.getElementById(id);
 const FORMATS = ["markdown", "html", "txt", "json", "docx", "pdf"];
-let session = { signed_in: false };
 let ends = null, stream = null, task = null, heard = () => {}, told = null;
 
-export async function ask(method, path, { body, headers = {} } = {}) {
-  if (method !== "GET" && session.csrf_token) headers["X-CSRF-Token"] = session.csrf_token;
-  if (body !== undefined) headers["Content-Type"] = "application/json";
-  const answer = await fetch(base + path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body), credentials: "same-origin" });
-  const json = (answer.headers.get("content-type") ?? "").includes("json") ? await answer.json() : {};
-  if (answer.status === 401 && session.signed_in) entered({ signed_in: false });
-  return { status: answer.status, json, headers: answer.headers };
-}
-
-export const may = (scope) => session.signed_in && (session.scopes.includes(scope) || session.scopes.includes("admin"));
-
 function entered(found) {
-  session = found;
+  hold(found, () => entered({ signed_in: false }));
   clearTimeout(ends);
   by("sign-in").hidden = found.signed_in;
   by("inside").hidden = !found.signed_in;
   by("sign-out").hidden = !found.signed_in;
-  by("admin").hidden = !may("admin");
+  administration.arrive();
   by("write").hidden = !may("documents:write");
   if (found.signed_in) {
     ends = setTimeout(() => entered({ signed_in: false }), found.seconds * 1000);
@@ -41,25 +31,7 @@ export async function begin(changed) {
   by("write").addEventListener("submit", write);
   by("stop").addEventListener("click", () => task && ask("DELETE", `/task/${task}`));
   by("preview-close").addEventListener("click", () => by("preview").close());
-  by("clear").addEventListener("click", () => by("sure").showModal());
-  by("sure-no").addEventListener("click", () => by("sure").close());
-  by("sure-yes").addEventListener("click", async () => {
-    by("sure").close();
-    const { json } = await ask("POST", "/api/v1/kv-cache/clear", { body: {} });
-    by("admin-state").textContent = `${number(json.cleared ?? 0)} ${t("cleared")}`;
-  });
-  by("backup").addEventListener("click", async () => {
-    const { status, json } = await ask("POST", "/api/v1/backups", { body: {} });
-    by("admin-state").textContent = status === 200 ? t(json.backup ? "backed_up" : "back_up_none") : json.detail;
-  });
-  let paused = false;
-  by("pause").addEventListener("click", async () => {
-    const { status } = await ask("POST", paused ? "/processor/start" : "/processor/stop", { body: {} });
-    if (status !== 200) return;
-    paused = !paused;
-    say(by("pause"), paused ? "resume" : "pause");
-    by("admin-state").textContent = t(paused ? "paused" : "resumed");
-  });
+  administration.begin();
   try {
     entered((await ask("GET", "/api/v1/session")).json);
   } catch {
@@ -71,6 +43,7 @@ export async function begin(changed) {
 export function retell() {
   if (may("documents:read")) recent();
   if (told) by("write-state").textContent = told();
+  administration.retell();
 }
 
 async function signIn(event) {
@@ -111,7 +84,7 @@ async function recent() {
     say(button, "preview");
     button.setAttribute("aria-label", `${t("preview")}: ${each.title}`);
     button.addEventListener("click", () => preview(each));
-    row.append(text, button);
+    row.append(text, button, administration.pinButton(each));
     list.append(row);
   }
 }

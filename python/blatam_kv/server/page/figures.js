@@ -2,15 +2,32 @@
 export class Figures {
   constructor() {
     this.samples = new Map();
+    this.index = new Map(); // names without labels → [key, labels]
     this.marks = []; // [at, hits, misses, collapsed, count, buckets, asked, found, evicted, refused]
   }
 
   take({ at, samples, gone }) {
-    for (const [name, value] of Object.entries(samples)) this.samples.set(name, value);
-    for (const name of gone) this.samples.delete(name);
+    for (const [key, value] of Object.entries(samples)) {
+      if (!this.samples.has(key)) this.enter(key);
+      this.samples.set(key, value);
+    }
+    for (const key of gone) this.samples.delete(key);
     this.at = at;
     this.marks.push(this.mark());
     while (this.marks.length > 75) this.marks.shift();
+  }
+
+  // Labels are read once, when a sample is first heard of.
+  enter(key) {
+    const name = key.split("{", 1)[0], labels = {};
+    for (const [, label, text] of key.matchAll(/([a-z_]+)="([^"]*)"/g)) labels[label] = text;
+    if (!this.index.has(name)) this.index.set(name, new Map());
+    this.index.get(name).set(key, labels);
+  }
+
+  forget() {
+    this.samples.clear();
+    this.index.clear();
   }
 
   value(name) { return this.samples.get(name); }
@@ -18,11 +35,9 @@ export class Figures {
   // All samples of a name, by their labels.
   all(name) {
     const found = [];
-    for (const [key, value] of this.samples) {
-      if (key !== name && !key.startsWith(`${name}{`)) continue;
-      const labels = {};
-      for (const [, label, text] of key.matchAll(/([a-z_]+)="([^"]*)"/g)) labels[label] = text;
-      found.push({ labels, value });
+    for (const [key, labels] of this.index.get(name) ?? []) {
+      const value = this.samples.get(key);
+      if (value !== undefined) found.push({ labels, value });
     }
     return found;
   }

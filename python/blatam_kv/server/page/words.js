@@ -17,11 +17,14 @@ const SPANISH = {
   waiting_tasks: "esperan", writers: "escritores", raw: "sin comprimir", codec: "códec", ratio: "compresión", answers: "respuestas", blocks: "prefijos",
   rendered: "documentos compuestos:", no_blocks: "este modelo no guarda prefijos", leader: "manda", pattern: "patrón", mixed: "mixto", random: "aleatorio", sequential: "secuencial", optimum: "óptimo",
   no_shadows: "esta política no compara órdenes", evicted: "expulsadas", refused: "rechazadas", memory_tier: "memoria", disk_tier: "disco", redis_tier: "Redis",
-  well: "bien", failing: "falla", no_gpu: "Sin GPU: el servicio usa solo la CPU.", this_node: "este nodo", no_nodes: "Un solo nodo; no hay otros configurados.",
-  no_tiers: "Sin niveles además de la memoria.", node: "nodo", cpu: "CPU", rss: "memoria residente", gb: "GiB",
+  well: "bien", failing: "falla", no_gpu: "Sin GPU: el servicio usa solo la CPU.", calls: "llamadas", out: "fuera de la rotación", this_node: "este nodo",
+  no_tiers: "Sin niveles además de la memoria.", node: "Nodo", cpu: "CPU", rss: "memoria residente", gb: "GiB",
   no_documents: "Todavía no hay documentos.", preview: "Ver", download: "Descargar", from_cache: "de la caché, en", written_in: "escrito en", seconds: "s",
   position: "puesto", in_queue: "en la cola", writing: "escribiéndose …", again: "se intenta de nuevo …", failed: "no salió bien", cancelled: "cancelado",
   bad_key: "Esa clave no abre nada aquí.", unreachable: "El servicio no responde.", paused: "La escritura está en pausa.", resumed: "Se sigue escribiendo.",
+  policy: "Qué sale primero, hasta que el servicio termine", change: "Cambiar", decides: "decide ahora.", pinned: "Respuestas fijadas", pin: "Fijar", unpin: "Soltar",
+  pinned_it: "Fijada: no saldrá de la caché.", unpinned: "Suelta.", gone: "desaparecido", unfinished: "Tareas sin terminar", lives_for: "Vive desde hace", hear: "nodos se oyen por Redis.", redis_away: "Redis no responde: cada nodo trabaja solo.",
+  away: "La base de datos no responde.", one_node: "Un solo nodo: no comparte ni base de datos ni Redis.",
   cleared: "respuestas olvidadas", backed_up: "Copia hecha.", back_up_none: "En el disco no hay nada que copiar.", session_over: "La sesión ha terminado.", five_minutes: "5 min", now: "ahora",
   healthy: "bien", unhealthy: "mal", unknown: "sin datos", open: "abierto", half_open: "a prueba", circuit_closed: "cerrado", lowest: "mínimo", highest: "máximo",
 };
@@ -30,11 +33,13 @@ const ENGLISH = {
   last_minute: "last minute", since_start: "since the start", of: "of", median: "median", no_requests: "no requests yet", total: "in all", waiting_tasks: "waiting", writers: "writers",
   raw: "not compressed", codec: "codec", ratio: "compression", answers: "answers", blocks: "prefixes", rendered: "documents rendered:", no_blocks: "this model keeps no prefixes", leader: "leads",
   pattern: "pattern", mixed: "mixed", random: "random", sequential: "sequential", optimum: "optimum", no_shadows: "this policy compares no orders", evicted: "evicted",
-  refused: "refused", memory_tier: "memory", disk_tier: "disk", redis_tier: "Redis", well: "well", failing: "failing", no_gpu: "No GPU: the service runs on the CPU alone.",
-  this_node: "this node", no_nodes: "One node; no others are configured.", no_tiers: "No tiers but memory.", node: "node", cpu: "CPU", rss: "resident memory", gb: "GiB",
+  refused: "refused", memory_tier: "memory", disk_tier: "disk", redis_tier: "Redis", well: "well", failing: "failing", no_gpu: "No GPU: the service runs on the CPU alone.", calls: "calls", out: "out of the rotation",
+  this_node: "this node", no_tiers: "No tiers but memory.", cpu: "CPU", rss: "resident memory", gb: "GiB",
   no_documents: "No documents yet.", preview: "Preview", download: "Download", from_cache: "from the cache, in", written_in: "written in", seconds: "s", position: "place", in_queue: "in the queue",
   writing: "being written …", again: "trying again …", failed: "that did not work", cancelled: "cancelled", bad_key: "That key opens nothing here.", unreachable: "The service does not answer.",
   paused: "Writing is paused.", resumed: "Writing goes on.", cleared: "answers forgotten", backed_up: "Backup made.", back_up_none: "Nothing is on disk to back up.", session_over: "The session has ended.", five_minutes: "5 min", now: "now",
+  decides: "decides now.", pin: "Pin", unpin: "Unpin", pinned_it: "Pinned: it will not be evicted.", unpinned: "No longer pinned.", gone: "gone", hear: "nodes hear one another through Redis.",
+  redis_away: "Redis does not answer: each node works alone.", away: "The database does not answer.", one_node: "One node: it shares neither a database nor a Redis.",
   healthy: "well", unhealthy: "not well", unknown: "no data", open: "open", half_open: "trying", circuit_closed: "closed", lowest: "lowest", highest: "highest",
 };
 
@@ -45,8 +50,14 @@ export function t(word) {
   return (language === "es" ? SPANISH[word] : ENGLISH[word]) ?? original.get(word) ?? word;
 }
 
+// Making a formatter takes a hundred times what using it does.
+const formats = new Map();
+
 export function number(value, digits = 0) {
-  return value.toLocaleString(language, { maximumFractionDigits: digits, minimumFractionDigits: digits });
+  const name = `${language}${digits}`;
+  let format = formats.get(name);
+  if (!format) formats.set(name, format = new Intl.NumberFormat(language, { maximumFractionDigits: digits, minimumFractionDigits: digits }));
+  return format.format(value);
 }
 
 export function speak(wanted) {
