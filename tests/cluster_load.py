@@ -117,8 +117,9 @@ def load(cluster: Cluster, *, callers: int = 2) -> Iterator[Load]:
 
 def heard_more(heard: Load, count: int, *, kind: str = "hit") -> None:
     """Wait until so many more answers of a kind were heard, well or not."""
-    before = len(heard.of(kind))
-    eventually(lambda: len(heard.of(kind)) >= before + count, f"no {kind} is answered")
+    wanted = len(heard.of(kind)) + count
+    while (there := len(heard.of(kind))) < wanted:
+        eventually(lambda there=there: len(heard.of(kind)) > there, f"no {kind} is answered")  # type: ignore[misc]
 
 
 def check_all_done(cluster: Cluster, heard: Load) -> None:

@@ -36,7 +36,7 @@ from blatam_kv.bul.storage.nodes import lock_of
 from blatam_kv.cli.nginx import nginx as configuration
 from blatam_kv.client import Client
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 240.0
 SECRET = hashlib.sha256(b"of the cluster").hexdigest()
 TENANTS = ("ada", "bea")
 MARK = re.compile(r"\[(\w+)-(\w+)\]")
@@ -140,7 +140,7 @@ class Cluster:
         self.keys: dict[str, str] = {}
         self.judge: Archive
 
-    def client(self, tenant: str, *, url: str | None = None, timeout: float = 60.0) -> Client:
+    def client(self, tenant: str, *, url: str | None = None, timeout: float = 120.0) -> Client:
         """One of a tenant, through nginx if no node is named."""
         return Client(url or self.url, api_key=self.keys[tenant], timeout=timeout)
 
