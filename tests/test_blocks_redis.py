@@ -290,4 +290,7 @@ def test_services_share_the_prefixes_of_mini(server: Redis, tmp_path: Path) -> N
         assert found[1] > 0
         metrics = clients[1].request("GET", "/metrics").content.decode()
         assert 'kv_tier_requests_total{result="hit",store="blocks",tier="redis"}' in metrics
+        name = "kv_tier_operation_duration_seconds_count"
+        assert f'{name}{{operation="get",store="blocks",tier="redis"}} 0' not in metrics
+        assert f'{name}{{operation="get",store="blocks",tier="redis"}}' in metrics
         assert "kv_blocks_recomputed_total 0.0" in metrics

@@ -361,7 +361,7 @@ def everything_noted() -> ServiceMetrics:
         )
         for store, tier in (
             *(("answers", "memory"), ("answers", "disk"), ("answers", "redis")),
-            *(("blocks", "memory"), ("blocks", "disk")),
+            *(("blocks", "memory"), ("blocks", "disk"), ("blocks", "redis")),
         )
     ]
     reasons = ("capacity", "expired", "deleted", "replaced", "cleared", "resized")

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from bul_fakes import Scripted, until
 from endpoint_fake import MODEL, endpoint
-from gateway_servers import gateway
+from gateway_servers import gateway, system
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -325,8 +325,13 @@ def test_one_trace_leads_through_the_gateway_and_bul_to_the_endpoint(
         folder = tmp_path / "data"
         with (
             serving(*flags, data_dir=folder) as (_, client),
-            gateway(tmp_path, {"bul": {"url": client.url}}) as gate,
+            system(tmp_path, "gamma") as gamma,
+            gateway(tmp_path, {"bul": {"url": client.url}, "gamma": {"url": gamma}}) as gate,
         ):
+            echoed = gate.get("/api/v1/gamma/echo", headers=CALLER).json()["headers"]
+            (carried_on,) = (value for name, value in echoed if name == "traceparent")
+            assert carried_on.startswith(f"00-{TRACE}-")
+            assert PARENT not in carried_on  # it is the gateway's, in place of the caller's
             key = open_keys(Settings(data_dir=folder)).create("acme", role="admin").api_key
             answer = httpx.post(
                 f"{gate.url}/api/v1/bul/v1/chat/completions",

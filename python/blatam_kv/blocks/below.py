@@ -22,6 +22,7 @@ from blatam_kv.tiers.bounds import RESERVED_BYTES, bounds
 from blatam_kv.tiers.protocol import borrowed
 from blatam_kv.tiers.segment import MAX_SEGMENT_BYTES, SEGMENT_HEADER_BYTES
 from blatam_kv.tiers.took import Took
+from blatam_kv.tracing import span
 
 # Blocks that a segment holds at least, so that little of it stays empty.
 _SEGMENT_BLOCKS = 4
@@ -102,7 +103,8 @@ class Below:
             records: Sequence[Record | None] = [None] * len(names)
             if self._tier is not None and names:
                 try:
-                    records = stack.enter_context(borrowed(self._tier, names))
+                    with span("disk.get"):
+                        records = stack.enter_context(borrowed(self._tier, names))
                 except TierUnavailable:
                     self._failed()
             yield records

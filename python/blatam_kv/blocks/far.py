@@ -23,10 +23,13 @@ from blatam_kv.errors import TierUnavailable
 from blatam_kv.record import Record, packed_bytes
 from blatam_kv.tiers.lock import abandoned_in_children
 from blatam_kv.tiers.protocol import SharedTier
+from blatam_kv.tiers.took import Took, timed
+from blatam_kv.tracing import Kind, span
 
 # What is handed on in one call, and what is fetched in one.
 PORTION_BYTES = 4 << 20
 _PORTION_BLOCKS = 64
+_REDIS = {"db.system.name": "redis"}  # OpenTelemetry's words for it
 # Names that are remembered as being there, so that nobody asks for them at each save.
 _NAMES = 1 << 16
 # What a close may take to hand on what waits.
@@ -55,6 +58,7 @@ class Far:
         self._cold, self._damaged = cold, partial(counts.add, damaged=1)
         self._clock = clock
         self.worth = Worth(clock)
+        self.took = Took()
         self._began = False
         # Guards what follows; never held while the tier works.
         self._lock = threading.Lock()
@@ -102,7 +106,8 @@ class Far:
             return [None] * len(names)
         began = self._clock()
         try:
-            records = self._tier.get_many(names)
+            with timed(self.took.get), span("GET", _REDIS, kind=Kind.CLIENT):
+                records = self._tier.get_many(names)
         except TierUnavailable:
             self._count(failures=1, failing=True)
             return [None] * len(names)
@@ -240,7 +245,10 @@ class Far:
             ]
             if self._cold is not None:
                 new = list(cooled(new, self._cold, self._damaged))
-            written = self._tier.put_many(new) if new else 0
+            written = 0
+            if new:
+                with timed(self.took.put):
+                    written = self._tier.put_many(new)
         except (TierUnavailable, MemoryError):
             self._count(failures=1, failing=True)
             return None

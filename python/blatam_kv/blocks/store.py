@@ -376,6 +376,11 @@ class KVStore:
         """How long the tier takes, where a thread of its own writes there."""
         return self._levels.below.took
 
+    @property
+    def far_took(self) -> Took:
+        """How long the shared tier takes."""
+        return self._levels.below.far.took
+
     def close(self) -> None:
         """Write what was accepted and let go of the folder. Closing twice is harmless."""
         below = self._levels.below

@@ -211,6 +211,7 @@ class Reports:
                         lookups={"hit": far.hits, "miss": far.misses},
                         failures={"unavailable": far.failures},
                         failing=far.failing,
+                        took=self._blocks.far_took.by_operation(),
                     )
                 )
         return found
