@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -304,3 +306,13 @@ def test_a_device_that_fails_in_the_middle_is_an_error_and_never_a_wrong_block(
         tier.close()
     assert 0 < finished < 43
     assert reasons == {DeviceTrouble.LOST}
+
+
+def test_the_pages_example_runs() -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "CUDA.md").read_text()
+    example = re.search(r"```python\n([^`]*GpuTier[^`]*)```", page)
+    assert example
+    names: dict[str, Any] = {}
+    exec(example[1], names)
+    assert names["tier"].stats().puts == 3
+    assert names["load"].blocks == 3
