@@ -155,6 +155,23 @@ class Cluster:
         changes = [now - then for then, now in zip(before, after, strict=True)]
         return self.nodes[changes.index(max(changes))]
 
+    def part(self, one: str, other: str) -> None:
+        """Have two tenants on different nodes, with new keys for the second until they are: else, when
+        the node of one is away, nobody would be heard."""
+        while self.node_of(one) is self.node_of(other):
+            first = self.nodes[0].folder
+            ring = KeyRing(first, Master(bytes.fromhex(SECRET)))
+            self.keys[other] = ring.create(other, role="writer").api_key
+            for node in self.nodes[1:]:
+                shutil.copy(first / FILE, node.folder / FILE)
+            for node in self.nodes:
+                with self.client(other, url=node.url) as client:
+
+                    def known(client: Client = client) -> bool:
+                        return client.request("GET", "/stats").status == 200
+
+                    eventually(known, "a node does not know a new key")
+
     def _asked(self, node: Node, tenant: str) -> int:
         with self.client(tenant, url=node.url) as client:
             total: int = client.request("GET", "/stats").json()["total_tasks"]
@@ -267,4 +284,6 @@ def cluster(*, nodes: int = 3, tenants: Sequence[str] = TENANTS) -> Iterator[Clu
         running.keys, running.url = keys, f"http://127.0.0.1:{port}"
         running.judge = open_storage(database, node="judge")
         opened.callback(running.judge.close)
+        if nodes > 1:
+            running.part(*tenants[:2])
         yield running
