@@ -11,6 +11,7 @@ import numpy.typing as npt
 from blatam_kv.codecs import HEADER_BYTES
 from blatam_kv.cuda.arrangement import Arrangement
 from blatam_kv.cuda.bus import Bus
+from blatam_kv.cuda.cuts import Form
 from blatam_kv.cuda.layouts import PagedCache
 from blatam_kv.errors import NoRoom
 from blatam_kv.record import Bytes, filled
@@ -35,6 +36,7 @@ def departing(
 
     slots: checked. Raises Unsupported, NoRoom and DeviceUnavailable.
     """
+    Form(cache, codec, tokens=slots.shape[1], seed=seed)  # here as on the way back, or nowhere
     plan = Arrangement.of(cache, codec=codec, tokens=slots.shape[1], seed=seed)
     portion = max(1, min(_PORTION_BYTES, bus.pool_bytes // 4) // max(1, plan.block_bytes))
     for first in range(0, len(slots), portion):
@@ -54,6 +56,7 @@ def _portion(
         bus.up([(slots, piece, size + said)])
         at = piece.address + size
         for launch in plan.launches:
+            assert launch.scheme is not None
             count = len(launch.tensors) * blocks
             tensors = [
                 [plan.cache.bases[i], plan.offsets[i] + HEADER_BYTES] for i in launch.tensors
