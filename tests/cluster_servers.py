@@ -239,7 +239,9 @@ def cluster(*, nodes: int = 3, tenants: Sequence[str] = TENANTS) -> Iterator[Clu
         folder = Path(tempfile.mkdtemp(prefix="blatam-cluster-"))
         opened.callback(shutil.rmtree, folder, ignore_errors=True)
         model = Model(opened.enter_context(endpoint()))
-        store, server = opened.enter_context(redis()), opened.enter_context(postgres())
+        # What it has acknowledged it knows when it was killed; nobody cuts the power here.
+        server = opened.enter_context(postgres("synchronous_commit=on"))
+        store = opened.enter_context(redis())
         database = server.database()
         made: list[Node] = []
         keys: dict[str, str] = {}

@@ -30,8 +30,9 @@ def binary(name: str) -> str:
 class Postgres:
     """A running server; ``database()`` makes an empty one in it and returns its URL."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
+        self._settings = (*_FAST, *options)
         self.made = 0
         # The server refuses to run as root.
         self._user: dict[str, Any] = {}
@@ -50,7 +51,7 @@ class Postgres:
         """Start it, and wait until it answers."""
         command = [binary("postgres"), "-D", str(self.folder / "data"), "-h", ""]
         command += ["-k", str(self.folder)]
-        for option in _FAST:
+        for option in self._settings:
             command += ["-c", option]
         self._process = subprocess.Popen(command, **self._options)
         ready = [binary("pg_isready"), "-q", "-h", str(self.folder)]
@@ -95,11 +96,11 @@ class Postgres:
 
 
 @contextmanager
-def postgres() -> Iterator[Postgres]:
-    """A server for the body of a ``with``."""
+def postgres(*options: str) -> Iterator[Postgres]:
+    """A server for the body of a ``with``; options are those of its configuration."""
     # Directly below the system's folder: a socket's path is short, and the server's user may enter.
     folder = Path(tempfile.mkdtemp(prefix="blatam-pg-"))
-    server = Postgres(folder)
+    server = Postgres(folder, *options)
     try:
         yield server
     finally:
