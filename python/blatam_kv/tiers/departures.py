@@ -12,7 +12,7 @@ from blatam_kv.codecs import HEADER_BYTES
 from blatam_kv.cuda.arrangement import Arrangement
 from blatam_kv.cuda.bus import Bus
 from blatam_kv.cuda.layouts import PagedCache
-from blatam_kv.errors import NoRoom
+from blatam_kv.errors import NoRoom, Unsupported
 from blatam_kv.record import Bytes, filled
 from blatam_kv.tensors import aligned_bytes
 from blatam_kv.tiers.device import DeviceMemory
@@ -36,6 +36,8 @@ def departing(
     slots: checked. Raises Unsupported, NoRoom and DeviceUnavailable.
     """
     plan = Arrangement.of(cache, codec=codec, tokens=slots.shape[1], seed=seed)
+    if not plan.has_kernels:
+        raise Unsupported(f"codec {codec!r} has no kernel for heads of {cache.head_dim}")
     portion = max(1, min(_PORTION_BYTES, bus.pool_bytes // 4) // max(1, plan.block_bytes))
     for first in range(0, len(slots), portion):
         yield from _portion(bus, memory, plan, slots[first : first + portion], stream)
@@ -54,6 +56,7 @@ def _portion(
         bus.up([(slots, piece, size + said)])
         at = piece.address + size
         for launch in plan.launches:
+            assert launch.scheme is not None
             count = len(launch.tensors) * blocks
             tensors = [
                 [plan.cache.bases[i], plan.offsets[i] + HEADER_BYTES] for i in launch.tensors
