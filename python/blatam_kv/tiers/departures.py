@@ -13,7 +13,7 @@ from blatam_kv.cuda.arrangement import Arrangement
 from blatam_kv.cuda.bus import Bus
 from blatam_kv.cuda.cuts import Form
 from blatam_kv.cuda.layouts import PagedCache
-from blatam_kv.errors import NoRoom
+from blatam_kv.errors import NoRoom, Unsupported
 from blatam_kv.record import Bytes, filled
 from blatam_kv.tensors import aligned_bytes
 from blatam_kv.tiers.device import DeviceMemory
@@ -38,6 +38,8 @@ def departing(
     """
     Form(cache, codec, tokens=slots.shape[1], seed=seed)  # here as on the way back, or nowhere
     plan = Arrangement.of(cache, codec=codec, tokens=slots.shape[1], seed=seed)
+    if not plan.has_kernels:
+        raise Unsupported(f"codec {codec!r} has no kernel for heads of {cache.head_dim}")
     portion = max(1, min(_PORTION_BYTES, bus.pool_bytes // 4) // max(1, plan.block_bytes))
     for first in range(0, len(slots), portion):
         yield from _portion(bus, memory, plan, slots[first : first + portion], stream)
