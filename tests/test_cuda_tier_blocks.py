@@ -245,7 +245,6 @@ def test_a_cache_that_does_not_fit_is_refused() -> None:
         tier.load_layers([key_of(0)], engine.cache, slots)
     with pytest.raises(InvalidRequest, match="0 blocks of tokens for 1 keys"):
         tier.save_blocks([key_of(1)], engine.cache, slots, codec="int8", tags=TAGS, tokens=[])
-    # The CPU has it, but what is encoded here must come back here.
     with pytest.raises(Unsupported, match=r"q8_0.*CPU"):
         tier.save_blocks([key_of(1)], engine.cache, slots, codec="q8_0", tags=TAGS, tokens=[b""])
     assert tier.stats().puts == 1

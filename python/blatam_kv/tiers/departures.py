@@ -11,7 +11,6 @@ import numpy.typing as npt
 from blatam_kv.codecs import HEADER_BYTES
 from blatam_kv.cuda.arrangement import Arrangement
 from blatam_kv.cuda.bus import Bus
-from blatam_kv.cuda.cuts import Form
 from blatam_kv.cuda.layouts import PagedCache
 from blatam_kv.errors import NoRoom, Unsupported
 from blatam_kv.record import Bytes, filled
@@ -36,10 +35,12 @@ def departing(
 
     slots: checked. Raises Unsupported, NoRoom and DeviceUnavailable.
     """
-    Form(cache, codec, tokens=slots.shape[1], seed=seed)  # here as on the way back, or nowhere
     plan = Arrangement.of(cache, codec=codec, tokens=slots.shape[1], seed=seed)
     if not plan.has_kernels:
-        raise Unsupported(f"codec {codec!r} has no kernel for heads of {cache.head_dim}")
+        # The CPU has it, but what is encoded here must come back here.
+        raise Unsupported(
+            f"codec {codec!r} has no kernel for heads of {cache.head_dim}; encode it on the CPU"
+        )
     portion = max(1, min(_PORTION_BYTES, bus.pool_bytes // 4) // max(1, plan.block_bytes))
     for first in range(0, len(slots), portion):
         yield from _portion(bus, memory, plan, slots[first : first + portion], stream)
