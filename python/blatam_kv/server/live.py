@@ -28,9 +28,9 @@ from blatam_kv.server.replies import describe, json_reply
 log = logging.getLogger("blatam_kv.server")
 
 EVERY_SECONDS = 1.0
-# A stream tells so many figures each second, then one every other second: who has just come wants to see
-# something move, and a page that stays open costs its machine and ours half.
-BRISK, CALM_SECONDS = 20, 2.0
+# A stream tells so many figures each second, then one in three: who has just come wants to see something
+# move, and a page that stays open costs its machine and ours a third.
+BRISK, CALM_SECONDS = 20, 3.0
 _TEXT_EVERY_SECONDS = 0.1
 # Nodes come and go slowly: so many figures between two looks.
 _NODES_EVERY = 5

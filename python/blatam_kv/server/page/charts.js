@@ -27,7 +27,7 @@ function niceTop(value) {
   return 10 * step;
 }
 
-// Two seconds are not two points wide: once there are some, every other is enough.
+// A second is not a point wide: once there are some, one in three is enough.
 const FEW = 20, EVERY = 2.9;
 
 export class Chart {
