@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -309,6 +310,33 @@ def test_a_device_that_fails_in_the_middle_is_an_error_and_never_a_wrong_block(
         tier.close()
     assert 0 < finished < 43
     assert reasons == {DeviceTrouble.LOST}
+
+
+def test_what_was_queued_of_a_layer_that_failed_is_waited_for_as_well() -> None:
+    """Keys and values are a launch each here; the second may fail when the first is under way."""
+    blocks = [Block.of(number, "k8v4") for number in range(3)]
+    keys, slots = [block.record.key for block in blocks], some_slots(3)
+    looked = 0
+    for calls in range(300):
+        below = DictTier()
+        tier, bus = open_tier(below, lazy=True)
+        below.put_many([block.record for block in blocks])
+        engine = Engine()
+        bus.fail_after(calls, LOST, forever=False)
+        try:
+            load = tier.load_layers(keys, engine.cache, slots)
+            with suppress(DeviceUnavailable):
+                load.finish()
+            load.close()
+        except DeviceUnavailable:
+            tier.close()
+            continue
+        looked += 1
+        before = [tensor.copy() for tensor in engine.tensors]
+        tier.close()  # whatever is still queued is done now
+        for tensor, was in zip(engine.tensors, before, strict=True):
+            np.testing.assert_array_equal(tensor, was)
+    assert looked > 50
 
 
 def test_the_pages_example_runs() -> None:

@@ -143,6 +143,7 @@ void add_bus(py::module_& module) {
           },
           py::arg("pieces"), py::arg("stream"), Released(),
           "What that stream was given uses them; a code.")
+      .def("close", &Bus::close, Released(), "Wait for what is under way and refuse all else.")
       .def("fail_after", fail_after, py::arg("calls"), py::arg("code"), py::arg("forever"),
            "For tests: after so many calls of its runtime, let one or all fail.");
 }

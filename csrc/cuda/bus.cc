@@ -32,9 +32,11 @@ int Bus::open(std::unique_ptr<Runtime> runtime, const BusSizes& sizes, std::shar
   return kOk;
 }
 
-Bus::~Bus() {
-  for (const Stream stream : {up_stream_, work_stream_, down_stream_})
-    if (stream != nullptr) runtime_->close_stream(stream);
+void Bus::close() {
+  const std::scoped_lock held(up_lock_, work_lock_, down_lock_);
+  broke(kClosed);
+  for (Stream* stream : {&up_stream_, &work_stream_, &down_stream_})
+    if (*stream != nullptr) runtime_->close_stream(std::exchange(*stream, nullptr));
 }
 
 int Bus::take(uint64_t bytes, bool wait, std::shared_ptr<DevicePiece>* piece) {
@@ -150,7 +152,10 @@ int Bus::follow(Stream stream) {
   return mark->hold(work_stream_);
 }
 
-int Bus::lend(const Pieces& pieces, Stream stream) { return hold(distinct(pieces), stream); }
+int Bus::lend(const Pieces& pieces, Stream stream) {
+  const int code = hold(distinct(pieces), stream);
+  return code != kOk ? code : broken_.load();  // what could not be marked was not waited for
+}
 
 int Bus::lent(const Pieces& given, Stream stream) {
   std::shared_ptr<Mark> mark;

@@ -63,8 +63,10 @@ class Bus : public std::enable_shared_from_this<Bus> {
                                 std::shared_ptr<Bus>* bus);
   Bus(const Bus&) = delete;
   Bus& operator=(const Bus&) = delete;
-  // Waits for what is under way.
-  ~Bus();
+  ~Bus() { close(); }
+  // Waits for what is under way, also of a device that fails: none of it touches anybody's memory
+  // any more, and all later work is refused.
+  void close();
 
   [[nodiscard]] Runtime& runtime() noexcept { return *runtime_; }
   [[nodiscard]] const Pool& pool() const noexcept { return *pool_; }

@@ -106,6 +106,7 @@ enum Code : int {
   kTooSmall = 22,     // a size to open with
   kOutOfMemory = 23,  // of the host
   kOutside = 24,      // beyond the end of a piece
+  kClosed = 25,
   kCudaError = 1000,
 };
 

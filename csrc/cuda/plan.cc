@@ -242,6 +242,8 @@ const char* blatam_paged_text(int code) {
       return "the pool needs at least 256 bytes, the staging two buffers of at least 4096";
     case kOutOfMemory:
       return "the host has no memory left";
+    case kClosed:
+      return "the bus is closed";
     case kOutside:
       return "it reaches beyond the end of its piece of the pool";
     default:

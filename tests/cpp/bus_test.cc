@@ -364,6 +364,24 @@ TEST(PoolTest, PiecesNeverOverlapAndAllOfItIsOnePieceAgainAtTheEnd) {
 
 // ---- threads ------------------------------------------------------------------------------------
 
+TEST_P(BusTest, ClosingDoesWhatIsUnderWayAlsoOnADeviceThatFailsAndRefusesTheRest) {
+  Machine machine(GetParam());
+  const auto piece = machine.take(5000);
+  const Bytes bytes = noise(5000, 1);
+  std::shared_ptr<Mark> done;
+  const Bus::Part part = {bytes, piece, 0};
+  ASSERT_EQ(machine.bus->up({&part, 1}, &done), kOk);
+  dynamic_cast<HostRuntime&>(machine.bus->runtime()).fail_after(0, kCudaError + 4, true);
+  machine.bus->close();
+  machine.bus->close();
+  EXPECT_EQ(memcmp(piece->data(), bytes.data(), bytes.size()), 0);
+  EXPECT_EQ(machine.bus->up({&part, 1}, &done), kClosed);
+  Bytes found(5000);
+  EXPECT_EQ(machine.bus->down(piece, 0, found), kClosed);
+  std::shared_ptr<DevicePiece> another;
+  EXPECT_EQ(machine.bus->take(1, true, &another), kClosed);
+}
+
 TEST_P(BusTest, ThreadsSeeTheirOwnBytesInASmallPool) {
   Machine machine(GetParam(), {65536, 3, 4096});
   std::vector<std::thread> threads;

@@ -157,6 +157,11 @@ class Bus:
         """That stream uses them in what it was given."""
         self._check(self._bus.lent(pieces, stream))
 
+    def close(self) -> None:
+        """Wait for what is under way; nothing of it touches anybody's memory any more. Later work is
+        refused, and pieces stay until they are given back."""
+        self._bus.close()
+
     @property
     def address(self) -> int:
         """Of the pool."""

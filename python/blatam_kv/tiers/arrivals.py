@@ -112,13 +112,15 @@ class DeviceLoad:
 
     def close(self) -> None:
         """Stop after the layer at hand; behind what the stream has waited for the slots are the
-        caller's again. Raises DeviceUnavailable if the stream cannot wait: then they are not."""
+        caller's again. Raises DeviceUnavailable if the stream cannot wait: then they are when the tier is
+        closed."""
         with self._changed:
             self._stopped = True
         self._thread.join()
-        if self._marks:
+        if self._control is not None:
             with self._counted():
-                self._bus.hold(self._marks[-1], self._stream)
+                # Every launch has it, also those of a layer that failed in the middle.
+                self._bus.lend([self._control], self._stream)
 
     def __enter__(self) -> Self:
         return self

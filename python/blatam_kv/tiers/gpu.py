@@ -130,11 +130,13 @@ class GpuTier:
         return [a or b for a, b in zip(here, below, strict=True)]
 
     def close(self) -> None:
-        """Write down what is only on the device, let go of it and close the tier below."""
+        """Write down what is only on the device, let go of it and close the tier below. Engines' caches
+        are theirs again, whatever failed."""
         if self._forked or self._closed:
             return
         self._closed = True
         self._memory.end()
+        self._bus.close()
         self._below.close()
 
     # ---- with the device ------------------------------------------------------------------------
