@@ -38,6 +38,7 @@ from blatam_kv.truthgpt.protocol import (
     Sampling,
     Tokens,
     Usage,
+    joined,
 )
 from blatam_kv.truthgpt.release import Release
 from blatam_kv.truthgpt.sampler import Sampler
@@ -153,11 +154,7 @@ class Local:
         self, messages: Sequence[Message], *, sampling: Sampling, salt: bytes = b""
     ) -> Completion:
         """The whole answer. Raises InvalidRequest if the prompt leaves no room to answer."""
-        *pieces, last = self.stream(messages, sampling=sampling, salt=salt)
-        assert last.finish_reason is not None
-        assert last.usage is not None
-        text = "".join(piece.text for piece in (*pieces, last))
-        return Completion(text, last.finish_reason, last.usage)
+        return joined(self.stream(messages, sampling=sampling, salt=salt))
 
     def stream(
         self, messages: Sequence[Message], *, sampling: Sampling, salt: bytes = b""

@@ -8,7 +8,7 @@ can show its attention keys and values also implements ``PrefixModel``, and then
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -86,6 +86,15 @@ class Chunk:
     text: str
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+
+
+def joined(stream: Iterable[Chunk]) -> Completion:
+    """The whole answer of a stream."""
+    *pieces, last = stream
+    assert last.finish_reason is not None
+    assert last.usage is not None
+    text = "".join(piece.text for piece in (*pieces, last))
+    return Completion(text, last.finish_reason, last.usage)
 
 
 @runtime_checkable

@@ -24,6 +24,7 @@ from blatam_kv.truthgpt.protocol import (
     Message,
     Sampling,
     TruthGPT,
+    joined,
 )
 
 log = logging.getLogger("blatam_kv.truthgpt")
@@ -138,11 +139,7 @@ class Replicas:
         self, messages: Sequence[Message], *, sampling: Sampling, salt: bytes = b""
     ) -> Completion:
         """The whole answer. Raises as ``stream`` does."""
-        *pieces, last = self.stream(messages, sampling=sampling, salt=salt)
-        assert last.finish_reason is not None
-        assert last.usage is not None
-        text = "".join(piece.text for piece in (*pieces, last))
-        return Completion(text, last.finish_reason, last.usage)
+        return joined(self.stream(messages, sampling=sampling, salt=salt))
 
     def stream(
         self, messages: Sequence[Message], *, sampling: Sampling, salt: bytes = b""
