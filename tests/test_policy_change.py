@@ -50,6 +50,14 @@ def test_uses_that_were_counted_go_on_counting() -> None:
     for key in "bad":
         cache.get(key)  # as often used as c now, and later
     assert evicted(cache) == ["c", "b", "a"]
+    far = filled("lfu")
+    for _ in range(2):
+        far.get("c")
+    far.change_policy("gdsf")
+    far.change_policy("lfu")
+    for key in "bad":
+        far.get(key)  # still not as often as c
+    assert evicted(far) == ["b", "a", "d"]
     again = filled("lru")
     again.change_policy("lfu")  # which nobody counted for
     assert evicted(again)[:3] == ["b", "a", "d"]
