@@ -119,7 +119,8 @@ class Outbound:
         """Send; returns once the other side has taken it. Raises Undelivered."""
         where = target(url)
         connection = self._connected(where, self._addresses(where))
-        clock = threading.Timer(self._seconds, _hang_up, [connection])
+        late = threading.Event()
+        clock = threading.Timer(self._seconds, _hang_up, [connection, late])
         clock.daemon = True
         clock.start()
         try:
@@ -127,10 +128,10 @@ class Outbound:
                 connection.secure()
             connection.request("POST", where.path, body, dict(headers))
             status = connection.getresponse().status
-            if clock.finished.is_set():  # headers that were cut off look like headers that ended
+            if late.is_set():  # headers that were cut off look like headers that ended
                 raise TimeoutError
         except (OSError, http.client.HTTPException, ValueError) as error:
-            if clock.finished.is_set():
+            if late.is_set():
                 raise Undelivered(f"took longer than {self._seconds:g} seconds") from None
             raise Undelivered(_reason(error)) from None
         finally:
@@ -187,7 +188,8 @@ class _Secure(http.client.HTTPConnection):
         self.sock = context.wrap_socket(self.sock, server_hostname=self.host)
 
 
-def _hang_up(connection: http.client.HTTPConnection) -> None:
+def _hang_up(connection: http.client.HTTPConnection, late: threading.Event) -> None:
+    late.set()  # before the other thread wakes up and asks
     with suppress(OSError):
         if connection.sock is not None:
             connection.sock.shutdown(socket.SHUT_RDWR)
