@@ -114,7 +114,9 @@ def test_the_build_that_must_have_the_module_has_it() -> None:
 def test_an_error_of_cuda_has_a_reason_and_its_number(number: int, reason: DeviceTrouble) -> None:
     error = probe.error_of(fake(), ERROR + number)
     assert error.reason is reason
-    assert str(error) == f"CUDA error {number}: text of {ERROR + number}"
+    lost = ". CUDA serves this process no more: restart it"
+    remedy = lost if reason is DeviceTrouble.LOST else ""
+    assert str(error) == f"CUDA error {number}: text of {ERROR + number}{remedy}"
 
 
 # ---- a device that is not there -----------------------------------------------------------------
