@@ -188,6 +188,9 @@ def test_work_for_a_device_is_queued_on_the_callers_stream_and_its_errors_are_ty
         )
     with pytest.raises(InvalidRequest, match="pass an integer"):
         cuda.store(plan, slots, **memory, stream="default")
+    for stream in (-1, 2**64, True):
+        with pytest.raises(InvalidRequest, match="2 for the thread's own"):
+            cuda.store(plan, slots, **memory, stream=stream)
     assert len(device) == 6
 
 
