@@ -105,6 +105,15 @@ class Commands:
 
         self._try(self._located(self._near), call)
 
+    def listening(self, channel: bytes) -> int:
+        """How many listen to a channel, wherever they do. Raises TierUnavailable."""
+
+        def call(client: Any) -> int:
+            ((_, count),) = client.pubsub_numsub(channel)
+            return int(count)
+
+        return sum(self._try(server, call) for server in self._located(self._servers.all))
+
     def each(
         self,
         command: str,
