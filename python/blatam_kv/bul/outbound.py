@@ -125,7 +125,7 @@ class Outbound:
         clock.start()
         try:
             if isinstance(connection, _Secure):
-                connection.secure()
+                connection.secure(late)
             connection.request("POST", where.path, body, dict(headers))
             status = connection.getresponse().status
             if late.is_set():  # headers that were cut off look like headers that ended
@@ -182,17 +182,24 @@ class _Secure(http.client.HTTPConnection):
 
     default_port = 443
 
-    def secure(self) -> None:
+    def secure(self, late: threading.Event) -> None:
         assert self.sock is not None
         context = ssl.create_default_context()
-        self.sock = context.wrap_socket(self.sock, server_hostname=self.host)
+        # Two steps: until the socket of the handshake is in its place, nobody could hang it up.
+        self.sock = sock = context.wrap_socket(
+            self.sock, server_hostname=self.host, do_handshake_on_connect=False
+        )
+        if late.is_set():
+            raise TimeoutError
+        sock.do_handshake()
 
 
 def _hang_up(connection: http.client.HTTPConnection, late: threading.Event) -> None:
     late.set()  # before the other thread wakes up and asks
+    sock = connection.sock  # looked at once: that thread may just be closing it
     with suppress(OSError):
-        if connection.sock is not None:
-            connection.sock.shutdown(socket.SHUT_RDWR)
+        if sock is not None:
+            sock.shutdown(socket.SHUT_RDWR)
 
 
 def _reason(error: Exception) -> str:

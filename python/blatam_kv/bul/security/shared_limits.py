@@ -121,6 +121,7 @@ class SharedLimiter:
             self._news.wait()
             self._news.clear()
             self.settle()
+        self.settle()
 
     def _name(self, name: str) -> bytes:
         return f"{self._tier.namespace}:limit:{name}".encode()
