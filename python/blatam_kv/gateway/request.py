@@ -36,9 +36,7 @@ from blatam_kv.tracing import carried
 
 # One step up leads out of the path that a system has here, so no path may have any. Servlets read
 # what follows a semicolon as a parameter of the step.
-_STEPS = re.compile(
-    rb"(?:^|[/\\]|%2f|%5c)(?:\.|%2e){1,2}(?:$|[/\\;]|%2f|%5c|%3b)", re.IGNORECASE
-)
+_STEPS = re.compile(rb"(?:^|[/\\]|%2f|%5c)(?:\.|%2e){1,2}(?:$|[/\\;]|%2f|%5c|%3b)", re.IGNORECASE)
 _READING = (b"GET", b"HEAD", b"OPTIONS")
 _NOT_PASSED_ON = (b"CONNECT", b"TRACE")
 # Of the handshake, which is made anew.

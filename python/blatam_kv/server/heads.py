@@ -55,7 +55,9 @@ class Heads(HttpToolsProtocol):
             self._refuse(http.HTTPStatus.BAD_REQUEST, "Invalid HTTP request received.")
             return
         if self._in_head:
-            self._head_bytes += len(data) if began_before else 0  # else it has a body before it, maybe
+            self._head_bytes += (
+                len(data) if began_before else 0
+            )  # else it has a body before it, maybe
             if self._head_bytes > MAX_HEAD_BYTES:
                 status = http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
                 self._refuse(status, f"The head is larger than {MAX_HEAD_BYTES >> 10} KiB.")
@@ -63,7 +65,9 @@ class Heads(HttpToolsProtocol):
         elif self._in_body:
             return
         # Between two requests too: a single line break ends uvicorn's own patience.
-        if self._clock is None and (self._in_head or self.cycle is None or self.cycle.response_complete):
+        if self._clock is None and (
+            self._in_head or self.cycle is None or self.cycle.response_complete
+        ):
             self._clock = self.loop.call_later(HEAD_SECONDS, self._late)
 
     # ---- what the parser tells ------------------------------------------------------------------
