@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from bul_fakes import until
-from gateway_servers import Gateway, both, gateway, hostile, system
+from gateway_servers import Gateway, gateway, hostile, system
 
 BAD = "/api/v1/export-ia"
 # The same system, waited for as long as an answer's pieces may be apart, and hardly at all.
