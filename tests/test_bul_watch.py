@@ -45,21 +45,22 @@ def test_a_line_whose_number_is_somebody_elses_by_now_is_not_cut() -> None:
 
 
 def test_a_paused_server_is_unavailable_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "_PING_SECONDS", 0.1)
-    monkeypatch.setattr(database_module, "_ANSWER_SECONDS", 0.2)
     with postgres() as server, closing(open_storage(server.database(), node="one")) as one:
         assert one.live()
         one.add([asked_task("bread")])
         server.freeze()
         try:
-            for call in (
-                lambda: one.add([asked_task("cake")]),
-                lambda: one.tasks(tenant="local"),
-                one.live,
-            ):
-                one._database._resting_until = 0.0
-                with pytest.raises(StorageUnavailable):
-                    call()
+            with monkeypatch.context() as hasty:  # only with who is to fail
+                hasty.setattr(database_module, "_PING_SECONDS", 0.1)
+                hasty.setattr(database_module, "_ANSWER_SECONDS", 0.2)
+                for call in (
+                    lambda: one.add([asked_task("cake")]),
+                    lambda: one.tasks(tenant="local"),
+                    one.live,
+                ):
+                    one._database._resting_until = 0.0
+                    with pytest.raises(StorageUnavailable):
+                        call()
             waiting = [
                 thread for thread in threading.enumerate() if thread.name.startswith("bul-w")
             ]
