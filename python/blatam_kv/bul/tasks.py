@@ -96,8 +96,9 @@ class Task:
     """One request's way through the pipeline.
 
     arrived: ``time.monotonic`` seconds. created, finished, deadline: Unix time. request: what was
-    asked, kept as long as there is no document. part: the section that is being written. tries: how often the model began. batch: the id of
-    the batch it is part of. fence: under which this node holds its row, 0 before that is written.
+    asked, kept as long as there is no document. part: the section that is being written. tries: how
+    often the model began. batch: the id of the batch it is part of. fence: under which this node holds
+    its row, 0 before that is written.
     """
 
     tenant: str
@@ -130,6 +131,7 @@ class Task:
 
     @property
     def is_finished(self) -> bool:
+        """Whether it has ended, however that was."""
         return self.status in FINISHED
 
 

@@ -82,8 +82,8 @@ class Local:
 
     folder: as ``save_pretrained`` writes it, tokenizer included. store: where keys and values of
     prompts and answers are kept; one that cannot be used costs time, never the answer. dtype: of
-    weights and computation, "auto" for that of the file. device: as torch names it. context_tokens: by default
-    what the configuration says. The folder is read at the first use, once.
+    weights and computation, "auto" for that of the file. device: as torch names it. context_tokens:
+    by default what the configuration says. The folder is read at the first use, once.
     """
 
     def __init__(
