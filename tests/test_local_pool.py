@@ -137,6 +137,7 @@ def test_keys_and_values_have_the_bits_that_the_host_decodes(
             for ours, theirs in zip(cache.keeping, host.keeping, strict=True):
                 pairs = zip(ours.stored(0, 0, 192), theirs.stored(0, 0, 192), strict=True)
                 assert all(torch.equal(a, b) for a, b in pairs)
+        assert near.restore(KVCache(config), store, tokens[: 3 * BLOCK]) == 2 * BLOCK
         near.close()
 
 
