@@ -119,6 +119,7 @@ void add_bus(py::module_& module) {
       .def_property_readonly("device", [](Bus& bus) { return bus.runtime().device(); })
       .def_property_readonly("pool_bytes", [](const Bus& bus) { return bus.pool().bytes(); })
       .def_property_readonly("taken_bytes", [](const Bus& bus) { return bus.pool().taken_bytes(); })
+      .def_property_readonly("broken", &Bus::broken, "0, or the code of every later call.")
       .def("traffic", traffic,
            "Bytes up and down, waits for a buffer on the way up, buffers under way up and down, "
            "and how many each direction has.")

@@ -86,6 +86,9 @@ class Bus : public std::enable_shared_from_this<Bus> {
   };
   [[nodiscard]] Traffic traffic() const;
 
+  // kOk, or what every later call will say.
+  [[nodiscard]] int broken() const noexcept { return broken_; }
+
   // Bytes of the host for a place in a piece.
   struct Part {
     std::span<const uint8_t> from;

@@ -96,6 +96,12 @@ class Bus:
         """What is in use, or was and may still be."""
         return self._bus.taken_bytes
 
+    @property
+    def broken(self) -> bool:
+        """Whether every later call is refused: work was queued of which nobody knows when it ends, or
+        it is closed."""
+        return self._bus.broken != 0
+
     def traffic(self) -> Traffic:
         """Takes no lock that a copy holds."""
         return Traffic(*self._bus.traffic())

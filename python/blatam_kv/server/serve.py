@@ -162,10 +162,12 @@ def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     """How every service here is served."""
     import uvicorn
 
+    from blatam_kv.server.heads import Heads
+
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=Heads,
         ws="websockets-sansio",
         ws_max_size=4096,  # nothing that a caller says there is listened to
         lifespan="on",

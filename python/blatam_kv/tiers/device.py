@@ -119,6 +119,7 @@ class DeviceMemory:
         if weight > self._bus.pool_bytes:
             return None
         while True:
+            self.require()
             written = self._batches
             piece = self._bus.take(size, wait=True)
             if piece is not None:
@@ -165,20 +166,36 @@ class DeviceMemory:
 
     @contextmanager
     def counted(self) -> Iterator[None]:
-        """Counts what the device does not do; one that is lost is not asked again."""
+        """Counts what the device does not do; one that is lost is not asked again, nor is a bus that is
+        broken."""
         try:
             yield
             self.figures.failing = False
         except DeviceUnavailable as error:
             self.figures.failed(error.reason)
+            lost = None
+            if error.reason is DeviceTrouble.LOST:
+                # Another one: a traceback would keep what its frames hold on the device.
+                lost = DeviceUnavailable(error.reason, str(error))
+            elif self._bus.broken:
+                lost = DeviceUnavailable(
+                    error.reason,
+                    f"{error}. Nobody knows when work on this tier's memory ends: close it and open "
+                    "another",
+                )
             with self._moved:
-                if error.reason is DeviceTrouble.LOST and self.lost is None:
-                    self.lost = error
+                if lost is not None and self.lost is None:
+                    self.lost = lost
                     self.figures.add(dropped=len(self._leaving))
                     self._leaving.clear()
                     self._records.clear()
                     self._moved.notify_all()
             raise
+
+    def require(self) -> None:
+        """Raise DeviceUnavailable if the device is lost."""
+        if self.lost is not None:
+            raise DeviceUnavailable(self.lost.reason, str(self.lost))
 
     def stats(self) -> GpuStats:
         """Exact counters."""

@@ -170,7 +170,7 @@ class GpuTier:
         self._require_open()
         memory, figures, control = self._memory, self._figures, None
         with figures.refusals():
-            self._require_device()
+            self._memory.require()
             table, number = checked_target(keys, cache, slots, stream, device=self._bus.device)
             arrivals, form = gathered(
                 memory, self._below, self._keys, keys, cache,
@@ -218,7 +218,7 @@ class GpuTier:
         ``load_layers``.
         """
         self._require_open()
-        self._require_device()
+        self._memory.require()
         table, number = checked_target(keys, cache, slots, stream, device=self._bus.device)
         if len(tokens) != len(keys):
             raise InvalidRequest(
@@ -248,7 +248,7 @@ class GpuTier:
         for them, and after the block their memory stays until it has come so far.
         """
         self._require_open()
-        self._require_device()
+        self._memory.require()
         number = stream_number(stream, None, self._bus.device)
         residents = [self._brought(key) for key in keys]
         pieces = [resident.piece for resident in residents if resident is not None]
@@ -365,10 +365,6 @@ class GpuTier:
             self.delete_many([key])
         except TierUnavailable:
             self._figures.add(dropped=1)
-
-    def _require_device(self) -> None:
-        if self._memory.lost is not None:
-            raise self._memory.lost
 
     def _require_open(self) -> None:
         if self._forked:
