@@ -248,11 +248,12 @@ def test_a_service_that_starts_again_has_it_dropped(
     older.back()
     with node() as service:
         assert service.shared is not None
+        shared = service.shared._tier
         digest = service.place(parse_request(QUERY)).digest
 
         def away() -> bool:
             try:
-                return service.shared._tier.contains_many([digest]) == [False]  # type: ignore[union-attr]
+                return not shared.contains_many([digest])[0]
             except TierUnavailable:
                 return False
 
