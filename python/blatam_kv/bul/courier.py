@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Protocol
 import orjson
 
 from blatam_kv.bul.outbound import Outbound, Undelivered
-from blatam_kv.bul.storage import BatchRow, Callback, StorageUnavailable
+from blatam_kv.bul.storage import Callback, StorageUnavailable
 from blatam_kv.bul.tasks import NotFound, Task
 from blatam_kv.errors import Error
 from blatam_kv.signature import sign
 
 if TYPE_CHECKING:
+    from blatam_kv.bul.batches import Batches
     from blatam_kv.bul.storage.callbacks import Callbacks
 
 log = logging.getLogger("blatam_kv.bul")
@@ -40,13 +41,14 @@ Signer = Callable[[str, str], tuple[str, bytes] | None]
 
 
 class Subjects(Protocol):
-    """What the courier asks of a service."""
+    """What may end and be told of; a service has it."""
+
+    @property
+    def batches(self) -> Batches:
+        """Those of many documents."""
 
     def task(self, task_id: str, *, tenant: str) -> Task:
         """A tenant's task. Raises NotFound, StorageUnavailable."""
-
-    def batch_rows(self, batch: str, *, tenant: str) -> Sequence[BatchRow]:
-        """The tasks of a tenant's batch. Raises NotFound, StorageUnavailable."""
 
 
 class Courier:
@@ -107,15 +109,17 @@ class Courier:
 
     def _send_due(self) -> None:
         with self._lock:
-            mine = Counter(self._under_way.values())
+            # As it is before the rows are read: one that is delivered meanwhile is still due there.
+            under_way = dict(self._under_way)
         # One tenant whose receivers hang must not keep the others waiting.
+        mine = Counter(under_way.values())
         busy = [tenant for tenant, count in mine.items() if count >= SENDERS_PER_TENANT]
         for callback in self._rows.due(now=time.time(), limit=64, without=busy):
             with self._lock:
                 if len(self._under_way) >= SENDERS:
                     return
                 count = list(self._under_way.values()).count(callback.tenant)
-                if callback.id in self._under_way or count >= SENDERS_PER_TENANT:
+                if callback.id in under_way or count >= SENDERS_PER_TENANT:
                     continue
                 self._under_way[callback.id] = callback.tenant
             self._pool.submit(self._deliver, callback)
@@ -141,12 +145,12 @@ class Courier:
     def _failed(self, callback: Callback, reason: str, *, final: bool) -> None:
         over = final or callback.tries >= len(self._pauses)
         again = None if over else time.time() + self._pauses[callback.tries]
-        self._count("given_up" if over else "failed")
         log.info("callback %s, try %d: %s", callback.id, callback.tries + 1, reason)
         try:
             self._rows.tried(callback, error=reason[:500], again=again)
         except Error as error:
             log.warning("a callback waits: %s", error)
+        self._count("given_up" if over else "failed")  # who sees that finds it so in its row
 
     def _send(self, callback: Callback) -> bool:
         """Tell it; False if that is another node's by now."""
@@ -167,7 +171,7 @@ class Courier:
     def _event(self, callback: Callback) -> dict[str, object]:
         event: dict[str, object] = {"id": callback.id, "attempt": callback.tries + 1}
         if callback.batch is not None:
-            rows = self._subjects.batch_rows(callback.batch, tenant=callback.tenant)
+            rows = self._subjects.batches.rows(callback.batch, tenant=callback.tenant)
             counts = Counter[str](row.status for row in rows)
             path = f"/api/batch/{callback.batch}"
             data: dict[str, object] = {"batch_id": callback.batch, "total": len(rows), **counts}
