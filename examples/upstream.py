@@ -105,13 +105,14 @@ class Upstream:
         seconds = float(request.query_params.get("seconds", "0.01"))
 
         async def told() -> AsyncIterator[bytes]:
+            whole = False
             try:
                 for number in range(count):
                     yield b"data: %d\n\n" % number
                     await asyncio.sleep(seconds)
-            except asyncio.CancelledError:
-                self.left += 1
-                raise
+                whole = True
+            finally:
+                self.left += not whole
 
         return StreamingResponse(told(), media_type="text/event-stream")
 

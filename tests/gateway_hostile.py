@@ -13,6 +13,7 @@ import time
 
 OK = b"HTTP/1.1 200 OK\r\n"
 JUNK = b"x" * 65536
+closed: list[str] = []  # paths of /once whose connections are closed by now
 
 
 def answer(connection: socket.socket, path: str) -> bool:
@@ -76,9 +77,9 @@ def answer(connection: socket.socket, path: str) -> bool:
         case "/drips":
             send(OK + b"Transfer-Encoding: chunked\r\n\r\n")
             with contextlib.suppress(OSError):
-                for _ in range(30):
+                for _ in range(40):
                     send(b"1\r\n.\r\n")
-                    time.sleep(0.05)
+                    time.sleep(0.1)
                 send(b"0\r\n\r\n")
         case "/endless":
             with contextlib.suppress(OSError):
@@ -88,6 +89,9 @@ def answer(connection: socket.socket, path: str) -> bool:
         case "/once":  # kept, and closed before the next request
             send(OK + b"Content-Length: 4\r\n\r\nfine")
             time.sleep(0.2)
+        case "/closed":
+            count = b"%d" % len(closed)
+            send(OK + b"Content-Length: %d\r\n\r\n%b" % (len(count), count))
         case "/early":  # answers before it has read the body
             send(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 5\r\n\r\nlarge")
             time.sleep(0.2)
@@ -98,13 +102,21 @@ def answer(connection: socket.socket, path: str) -> bool:
 
 
 def serve(connection: socket.socket) -> None:
+    path = _served(connection)
+    if path == "/once":
+        closed.append(path)
+
+
+def _served(connection: socket.socket) -> str:
+    """Answer what is asked on a connection, and close it; returns the path that was asked last."""
+    path = ""
     with connection, contextlib.suppress(OSError):
         data = b""
         while True:
             while b"\r\n\r\n" not in data:
                 piece = connection.recv(65536)
                 if not piece:
-                    return
+                    return path
                 data += piece
             head, _, data = data.partition(b"\r\n\r\n")
             path = head.split(b" ")[1].decode("latin-1")
@@ -118,7 +130,8 @@ def serve(connection: socket.socket) -> None:
                     data += connection.recv(65536)
                 data = data[length:]
             if not answer(connection, path):
-                return
+                return path
+    return path
 
 
 def main() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response, sync_playwright
 
+# What a busy machine may take for anything that is waited for.
+PATIENCE_SECONDS = 60.0
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 
 
@@ -20,7 +23,9 @@ def chromium() -> Iterator[Browser]:
     if path is None:
         pytest.skip("there is no chromium here; apt-get install chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        browser = playwright.chromium.launch(
+            executable_path=path, args=FLAGS, timeout=1000 * PATIENCE_SECONDS
+        )
         try:
             yield browser
         finally:
@@ -46,8 +51,18 @@ class Visit:
 
     def figures(self, number: int = 1) -> None:
         """Wait until so many more events have been drawn."""
-        before = int(self.page.locator("body").get_attribute("data-ready") or 0)
-        self.page.wait_for_selector(f'body[data-ready="{before + number}"]', timeout=60_000)
+        wanted = self._drawn() + number
+        self.until(lambda: self._drawn() >= wanted, f"{number} more events")
+
+    def _drawn(self) -> int:
+        return int(self.page.locator("body").get_attribute("data-ready") or 0)
+
+    def until(self, true: Callable[[], bool], what: str) -> None:
+        """Wait for what the page does."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not true():
+            assert time.monotonic() < deadline, what
+            self.page.wait_for_timeout(50)
 
     def chart(self, name: str) -> list[float | None]:
         """What a chart shows as its newest values."""
@@ -69,6 +84,7 @@ def visiting(browser: Browser, url: str, **options: object) -> Iterator[Visit]:
     asked of anyone else, and nothing was refused."""
     options = {"locale": "en-US", "viewport": {"width": 1280, "height": 900}, **options}
     context = browser.new_context(**options)  # type: ignore[arg-type]  # its own options
+    context.set_default_timeout(1000 * PATIENCE_SECONDS)
     visit = Visit(context.new_page())
     visit.page.goto(url, wait_until="load")
     yield visit

@@ -61,25 +61,40 @@ class Postgres:
 
     def kill(self) -> None:
         """End all of its processes without a word, as a crash would."""
-        self._each(signal.SIGKILL)
+        every = self._stopped()
+        for pid in every:
+            os.kill(pid, signal.SIGKILL)
         self._process.wait(60)
+        # The others are not ours to wait for; the next server would find their memory in use.
+        while any(_state(pid) not in "ZX" for pid in every):
+            time.sleep(0.01)
         for path in (*self.folder.glob(".s.PGSQL*"), self.folder / "data" / "postmaster.pid"):
             path.unlink(missing_ok=True)
 
     def freeze(self) -> None:
         """Let it hear and not answer, with every process that it has by now."""
-        self._each(signal.SIGSTOP)
+        self._stopped()
 
     def thaw(self) -> None:
         """Let it go on."""
-        self._each(signal.SIGCONT)
+        for pid in (*self._children(), self._process.pid):
+            with suppress(ProcessLookupError):  # of one that ran, and has ended meanwhile
+                os.kill(pid, signal.SIGCONT)
 
-    def _each(self, number: signal.Signals) -> None:
+    def _stopped(self) -> list[int]:
+        """All of its processes, which stand still now."""
         parent = self._process.pid
-        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-        for pid in (parent, *map(int, children)):  # the parent first: it makes no new ones
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
+        os.kill(parent, signal.SIGSTOP)
+        while _state(parent) != "T":  # until then it may make another one
+            time.sleep(0.001)
+        children = self._children()
+        for pid in children:
+            os.kill(pid, signal.SIGSTOP)
+        return [*children, parent]
+
+    def _children(self) -> list[int]:
+        parent = self._process.pid
+        return list(map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()))
 
     def stop(self) -> None:
         """End it at once; who is connected is cut off."""
@@ -93,6 +108,14 @@ class Postgres:
         create = [binary("createdb"), "-h", str(self.folder), "-U", "postgres", name]
         subprocess.run(create, check=True)
         return f"postgresql://postgres:s3cret@/{name}?host={self.folder}"
+
+
+def _state(pid: int) -> str:
+    """What Linux says a process does; X once it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
 
 
 @contextmanager

@@ -72,6 +72,12 @@ class Prometheus:
             time.sleep(0.1)
         return found
 
+    def alert(self, name: str) -> dict[str, Any]:
+        """The one of this name that is active. Whatever else a busy machine may have set off."""
+        found = self.get("alerts")["alerts"]
+        (alert,) = (each for each in found if each["labels"]["alertname"] == name)
+        return dict(alert)
+
 
 @contextmanager
 def prometheus(

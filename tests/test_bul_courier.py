@@ -57,7 +57,7 @@ def receiving() -> Iterator[Receiver]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             told.heard.append(({k.lower(): v for k, v in self.headers.items()}, body))
             if told.gate is not None:
-                told.gate.wait(30)
+                told.gate.wait(120)
             self.send_response(told.answers.pop(0) if told.answers else 200)
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -85,7 +85,7 @@ def delivering(service: Service, *, signer: Any = None, **options: Any) -> Itera
         service.archive.callbacks,
         service,
         signer or (lambda tenant, key_id: (key_id, KEY)),
-        Outbound(OWN),
+        Outbound(OWN, total_seconds=120.0),
         count=service.metrics.called_back,
         **({"pauses": (0.0, 0.0, 0.0)} | options),
     )
@@ -189,6 +189,30 @@ def test_it_is_given_up_after_the_last_pause_or_when_the_receiver_says_so(
             until(lambda: outcome(service, "given_up"))
         assert len(told.heard) == tries
         assert not service.archive.callbacks.waiting()
+
+
+def test_what_fails_while_the_rows_are_read_waits_for_its_pause(model: Scripted) -> None:
+    with running(model) as service, receiving() as told:
+        gate = told.gate = threading.Event()
+        told.answers = [500]
+        rows, looks = service.archive.callbacks, 0
+        read = rows.due
+
+        def due(**options: Any) -> list[Callback]:
+            nonlocal looks
+            found = read(**options)
+            if told.heard and not gate.is_set():  # what was read is due, and not any more
+                gate.set()
+                until(lambda: not courier._under_way)
+            looks += gate.is_set()
+            return found
+
+        rows.due = due  # type: ignore[method-assign]
+        with delivering(service, pauses=(3600.0,)) as courier:
+            ask(service, "bread", told.url)
+            until(lambda: looks == 2)
+        assert len(told.heard) == 1
+        assert outcome(service, "failed") == 1
 
 
 def test_without_a_key_it_is_given_up(model: Scripted) -> None:

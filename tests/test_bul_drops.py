@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -23,7 +24,7 @@ from blatam_kv.bul.request import parse_request
 from blatam_kv.bul.service import Service
 from blatam_kv.bul.shared import open_redis
 from blatam_kv.config import Secret, Settings
-from blatam_kv.errors import TierUnavailable
+from blatam_kv.errors import TierUnavailable, Unavailable
 from blatam_kv.tiers.breaker import Breaker
 from blatam_kv.tiers.redis import RedisTier
 
@@ -175,21 +176,87 @@ def test_of_too_many_that_could_not_be_told_everything_is(
     assert all(node.drops.waits(bytes([99]) * 32) for _ in KEYS)
 
 
+def test_what_is_dropped_again_while_it_is_being_told_is_told_again(
+    server: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two it came back: another node had just written it."""
+    node, again = Node(server.url), Node(server.url)
+    delete, deleted = node.tier.delete_many, list[bytes]()
+
+    def deleting(keys: list[bytes]) -> int:
+        known = delete(keys)
+        deleted.extend(keys)
+        if len(deleted) == 1:
+            again.tier.put_many([record_of(0, b"new")])
+            with monkeypatch.context() as patched:
+                patched.setattr(node.drops, "retry", lambda: True)  # another thread, a step behind
+                node.drops.tell(KEYS[0])
+        return known
+
+    monkeypatch.setattr(node.tier, "delete_many", deleting)
+    assert node.drops.tell(KEYS[0])
+    assert deleted == [KEYS[0]] * 2
+    assert again.tier.get_many([KEYS[0]]) == [None]
+
+
+def test_who_is_cut_off_behind_another_thread_knows_that_it_is_behind(
+    server: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node(server.url)
+    node.drops.follow()
+    portion, lock, comers = node.drops._portion, threading.Lock(), threading.Semaphore(0)
+
+    class Door:
+        """Lets one in at a time, and tells who comes."""
+
+        def __enter__(self) -> None:
+            comers.release()
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            lock.release()
+
+    monkeypatch.setattr(node.drops, "_reading", Door())
+    second = threading.Thread(target=node.drops.follow)
+
+    def slow() -> int:
+        """The first has read what there is; then a second wants to follow, and Redis goes."""
+        found = portion()
+        monkeypatch.setattr(node.drops, "_portion", gone)
+        second.start()
+        for _ in range(2):
+            assert comers.acquire(timeout=PATIENCE_SECONDS)
+        return found
+
+    def gone() -> int:
+        raise TierUnavailable(Unavailable.UNREACHABLE, "gone")
+
+    monkeypatch.setattr(node.drops, "_portion", slow)
+    node.drops.follow()
+    second.join()
+    assert node.drops._behind
+
+
 # ---- services -----------------------------------------------------------------------------------
 
 
 @contextmanager
 def pair(
-    server: Redis, *, breaker: Breaker | None = None, **settings: Any
+    server: Redis,
+    *,
+    patience: tuple[float, float] = (10.0, 1.0),
+    breaker: Breaker | None = None,
+    **settings: Any,
 ) -> Iterator[tuple[Service, Service, Proxy]]:
-    """Two services with the same answer, the second one behind a network of its own."""
+    """Two services with the same answer, the second one behind a network of its own. patience: the
+    seconds for which each waits for Redis; whose is cut off or paused is to lose it soon."""
     path = server.url.removeprefix("unix://")
     with ExitStack() as opened:
         between = opened.enter_context(proxy(path))
         urls = (server.url, f"redis://127.0.0.1:{between.port}")
         one, two = (
-            opened.enter_context(running(Scripted(), redis=tier(url, 0.2, breaker), **settings))
-            for url in urls
+            opened.enter_context(running(Scripted(), redis=tier(url, wait, breaker), **settings))
+            for url, wait in zip(urls, patience, strict=True)
         )
         for service in (one, two):
             assert service.shared is not None
@@ -221,7 +288,7 @@ def test_a_node_that_was_cut_off_forgets_what_was_dropped_meanwhile(server: Redi
 def test_an_answer_that_is_dropped_while_it_is_fetched_is_not_kept(
     server: Redis, dropper: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pair(server) as (one, two, _):
+    with pair(server, patience=(10.0, 10.0)) as (one, two, _):
         two.pipeline.cache.clear()
         assert two.shared is not None
         fetch = two.shared.fetch
@@ -277,7 +344,7 @@ def test_a_node_that_was_cut_off_while_redis_lost_its_memory_forgets_it_too(serv
 
 
 def test_what_was_dropped_while_redis_was_paused_is_dropped_when_it_goes_on(server: Redis) -> None:
-    with pair(server) as (one, two, _):
+    with pair(server, patience=(0.2, 0.2)) as (one, two, _):
         server.freeze()
         drop(one)
         assert asked(two).cache == "hit"

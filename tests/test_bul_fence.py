@@ -381,7 +381,7 @@ def test_a_life_is_silent_for_ten_seconds_at_most_and_a_transaction_too(url: str
 
 
 def test_a_node_that_says_nothing_for_as_long_as_its_life_is_dead(url: str) -> None:
-    quick = f"{url}&options=-c%20idle_session_timeout%3D100ms"  # an operator's own setting holds
+    quick = f"{url}&options=-c%20idle_session_timeout%3D1s"  # an operator's own setting holds
     with closing(open_storage(quick, node="one")) as one, closing(open_storage(url)) as two:
         assert one.live()
         one.add([asked_task("bread")])

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blatam_kv.bul.outbound import Outbound, Undelivered, is_public, target
+from blatam_kv.bul.outbound import Outbound, Undelivered, _hang_up, is_public, target
 from blatam_kv.errors import InvalidRequest
 
 OWN = ("127.0.0.0/8",)
@@ -218,10 +218,42 @@ def test_who_hangs_or_drips_is_hung_up_on(drip: bool) -> None:
 
     with listening(answer) as url:
         try:
-            with pytest.raises(Undelivered):
+            with pytest.raises(Undelivered, match="took longer than"):
                 Outbound(OWN, total_seconds=0.2).post(url, b"bread", {})
         finally:
             over.set()
+
+
+def test_who_drips_a_handshake_is_hung_up_on() -> None:
+    over = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"\x16\x03\x03\x3f\xff")  # a record of 16 KiB, of which a little comes
+        while not over.wait(0.01):
+            connection.sendall(b"\x02")
+
+    with listening(answer) as url:
+        secure = url.replace("http://", "https://")
+        try:
+            with pytest.raises(Undelivered, match="took longer than"):
+                Outbound(OWN, total_seconds=0.2).post(secure, b"bread", {})
+        finally:
+            over.set()
+
+
+def test_who_is_hung_up_on_while_it_ends_is_no_trouble() -> None:
+    """The clock strikes, and sees the socket, just before the other thread has closed it."""
+
+    with socket.socket() as open_one:
+        looks: list[socket.socket | None] = [None, open_one]
+
+        class Ending:
+            sock = property(lambda connection: looks.pop())
+
+        late = threading.Event()
+        _hang_up(Ending(), late)  # type: ignore[arg-type]  # all that is asked of a connection
+    assert late.is_set()
 
 
 def test_nobody_there_and_no_such_name_are_told() -> None:

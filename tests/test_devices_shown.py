@@ -34,8 +34,7 @@ def test_each_device_shows_what_it_does_and_whether_it_is_given_work(tmp_path: P
         until(lambda: "out of the rotation" in cards.nth(3).inner_text())
         assert visit.page.locator("#gpus .bad").count() == 1
         visit.page.click("#lang-es")
-        visit.figures()
-        assert "fuera de la rotación" in cards.nth(3).inner_text()
+        until(lambda: "fuera de la rotación" in cards.nth(3).inner_text())
         for theme in ("light", "dark"):
             visit.page.emulate_media(color_scheme=theme)
             problems = Axe().run(visit.page, "#gpus").response["violations"]

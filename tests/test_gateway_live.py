@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bul_fakes import until as wait_until
 from gateway_servers import Gateway, both, gateway, system
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
@@ -50,7 +50,8 @@ def test_each_end_hears_how_the_other_closed(gate: Gateway) -> None:
             socket.recv()
         assert closed.value.rcvd is not None
         assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4000, "bye")
-    assert gate.get("/systems/gamma").json()["under_way"] == 0
+    # The client hears of the end before the gateway is done with it.
+    wait_until(lambda: gate.get("/systems/gamma").json()["under_way"] == 0)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +74,21 @@ def test_another_site_s_page_cannot_talk(gate: Gateway) -> None:
     assert refused.value.response.status_code == 403
 
 
+def test_a_websocket_is_one_of_the_connections_that_a_system_may_have(tmp_path: Path) -> None:
+    with (
+        system(tmp_path, "gamma") as gamma,
+        gateway(tmp_path, {"gamma": {"url": gamma, "connections": 1}}) as gate,
+    ):
+        with talk(gate):
+            with pytest.raises(InvalidStatus) as refused, talk(gate):
+                pass
+            assert refused.value.response.status_code == 503
+        until(gate, "/api/v1/gamma/echo", 200)
+        with talk(gate) as socket:
+            socket.send("again")
+            assert socket.recv() == "again"
+
+
 # ---- the configuration --------------------------------------------------------------------------
 
 
@@ -82,16 +98,17 @@ def rewritten(gate: Gateway, systems: dict[str, dict[str, object]], **own: objec
 
 
 def until(gate: Gateway, path: str, status: int) -> None:
-    deadline = time.monotonic() + 20
-    while gate.get(path).status_code != status:
-        assert time.monotonic() < deadline, gate.log
-        time.sleep(0.05)
+    wait_until(lambda: gate.get(path).status_code == status)
 
 
 def test_a_changed_file_holds_without_a_restart_and_a_bad_one_does_not(tmp_path: Path) -> None:
     with system(tmp_path, "gamma") as gamma, system(tmp_path, "other") as other:
         systems: dict[str, dict[str, object]] = {"gamma": {"url": gamma}}
         with gateway(tmp_path, systems) as gate:
+
+            def error() -> str:
+                return str(gate.get("/statistics").json()["configuration"]["error"] or "")
+
             assert gate.get("/api/v1/other/echo").status_code == 404
             with gate.client.stream("GET", "/api/v1/gamma/events?count=100&seconds=0.05") as answer:
                 lines = answer.iter_lines()
@@ -103,10 +120,8 @@ def test_a_changed_file_holds_without_a_restart_and_a_bad_one_does_not(tmp_path:
             for text in ('{"systems": ', '{"systems": {"other": {"ulr": "x"}}}'):
                 gate.file.write_text(text)
                 gate.running.send_signal(signal.SIGHUP)
-                deadline = time.monotonic() + 20
-                while not (error := gate.get("/statistics").json()["configuration"]["error"]):
-                    assert time.monotonic() < deadline
-                assert str(gate.file) in error
+                wait_until(error)
+                assert str(gate.file) in error()
                 assert gate.get("/api/v1/other/echo").status_code == 200
                 assert "the old one holds on" in gate.log
             gate.file.unlink()
@@ -137,7 +152,4 @@ def test_checks_run_by_themselves(tmp_path: Path) -> None:
         system(tmp_path, "gamma") as gamma,
         gateway(tmp_path, {"gamma": {"url": gamma}}, health_seconds=0.1) as gate,
     ):
-        deadline = time.monotonic() + 20
-        while len(gate.get("/systems/gamma").json()["checks"]) < 3:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: len(gate.get("/systems/gamma").json()["checks"]) >= 3)

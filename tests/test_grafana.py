@@ -10,7 +10,6 @@ import importlib
 import json
 import math
 import re
-import socket
 import threading
 import urllib.error
 import urllib.request
@@ -22,6 +21,7 @@ from typing import Any
 import pytest
 import yaml
 from gateway_servers import Gateway, gateway, system
+from nginx_server import free_port
 from prometheus_server import ROOT, Prometheus, prometheus
 from test_server_process import asked, completed, serving
 
@@ -113,14 +113,6 @@ def test_provisioning_names_the_folder_and_the_source() -> None:
     assert yaml.safe_load(provider.read_text())["providers"][0]["type"] == "file"
 
 
-def nobody() -> int:
-    """A port where nobody answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
 @contextmanager
 def traffic(client: Client, gateway: Gateway) -> Iterator[None]:
     """Documents new and known, chats, refusals, and through the gateway a system that answers and one
@@ -168,7 +160,7 @@ def test_every_curve_of_every_panel_has_data(tmp_path: Path) -> None:
         systems: dict[str, dict[str, object]] = {
             "bul": {"url": client.url},
             "gamma": {"url": opened.enter_context(system(tmp_path, "gamma"))},
-            "export-ia": {"url": f"http://127.0.0.1:{nobody()}", "failures": 1_000_000},
+            "export-ia": {"url": f"http://127.0.0.1:{free_port()}", "failures": 1_000_000},
         }
         gate = opened.enter_context(gateway(tmp_path / "gateway", systems, health_seconds=0.5))
         server = opened.enter_context(

@@ -22,7 +22,7 @@ from websockets.sync.client import connect
 
 from blatam_kv.bul.drafts import Part
 from blatam_kv.bul.security.tickets import LIFE_SECONDS, Tickets
-from blatam_kv.server import progress
+from blatam_kv.server import progress, replies
 from blatam_kv.signature import keyed, sign
 
 BASE, WS = "http://127.0.0.1:8002", "ws://127.0.0.1:8002"
@@ -82,21 +82,30 @@ def events(response: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
 
 @pytest.mark.parametrize("through", ["events", "socket"])
 def test_a_task_is_followed_from_the_queue_to_its_document(
-    browser: Browser, model: Scripted, through: str
+    browser: Browser, model: Scripted, through: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model.gate = threading.Event()
+    gate = model.gate = threading.Event()
     browser.ask(query="first")
     assert model.writing.wait(30)
     task = browser.ask(query="bread").json()["task_id"]
-    opener = threading.Timer(0.05, model.gate.set)
-    opener.start()
+    described, times = replies.describe_now, 0
+
+    def describe(*arguments: Any, **options: Any) -> dict[str, Any]:
+        """As ever; writing goes on once it has been told what is before."""
+        nonlocal times
+        body = described(*arguments, **options)
+        times += 1
+        if times == 2:  # the first time only finds out whether there is anything to tell
+            gate.set()
+        return body
+
+    monkeypatch.setattr(progress, "describe_now", describe)
     if through == "events":
         found = events(browser.get(f"/task/{task}/events"))
         assert found[-1] == ("end", {})
         told = [body for _, body in found[:-1]]
     else:
         told = heard(browser, f"/ws/task/{task}")
-    opener.join()
     assert (told[0]["status"], told[0]["position"]) == ("queued", 1)
     assert told[-1] == browser.get(f"/task/{task}/status").json()
     assert told[-1]["status"] == "completed"
@@ -128,7 +137,17 @@ def test_a_silence_is_filled(
     model.gate = threading.Event()
     task = browser.ask(query="bread").json()["task_id"]
     assert model.writing.wait(30)
-    threading.Timer(0.3, model.gate.set).start()
+    timeout, silences = asyncio.timeout, 0
+
+    def waited(seconds: float | None) -> asyncio.Timeout:
+        """As ever; after a few silences the writing goes on."""
+        nonlocal silences
+        silences += seconds == 0.01
+        if silences == 5 and model.gate is not None:
+            model.gate.set()
+        return timeout(seconds)
+
+    monkeypatch.setattr(asyncio, "timeout", waited)
     assert ": still here\n\n" in browser.get(f"/task/{task}/events").text
 
 

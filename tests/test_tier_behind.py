@@ -190,6 +190,26 @@ def test_a_deletion_is_done_when_it_returns() -> None:
         assert contents(tier, KEYS) == {}
 
 
+@pytest.mark.parametrize("waits", ["flush", "put"])
+def test_who_waits_for_what_is_deleted_instead_of_written_goes_on(
+    monkeypatch: pytest.MonkeyPatch, waits: str
+) -> None:
+    with monkeypatch.context() as patched:  # the thread that writes comes late
+        patched.setattr(threading.Thread, "start", lambda thread: None)
+        tier = WriteBehind(SlowTier(), queue_bytes=500)
+    tier.put_many([record_of(1, bytes(300))])
+    call = tier.flush if waits == "flush" else lambda: tier.put_many([record_of(2, bytes(300))])
+    waiter = threading.Thread(target=call, daemon=True)
+    waiter.start()
+    while not tier._moved._waiters:  # type: ignore[attr-defined]  # of the standard library
+        threading.Event().wait(0.001)
+    tier.delete_many([key_of(1)])
+    waiter.join(60)
+    assert not waiter.is_alive()
+    tier._thread.start()
+    tier.close()
+
+
 def test_durable_waits_for_the_tier_and_raises_what_it_raises() -> None:
     below = SlowTier()
     with WriteBehind(below) as tier:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -292,12 +291,11 @@ def test_a_full_server_is_no_space_and_goes_on_answering() -> None:
 
 
 def test_tls_is_a_matter_of_the_url(tmp_path: Path) -> None:
+    from nginx_server import free_port
     from test_nginx import certificate
 
     chain, key = certificate(tmp_path)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     options = ["--tls-port", str(port), "--tls-cert-file", str(chain), "--tls-key-file", str(key)]
     options += ["--tls-ca-cert-file", str(chain), "--tls-auth-clients", "no"]
     with redis(*options):

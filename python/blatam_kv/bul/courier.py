@@ -109,15 +109,17 @@ class Courier:
 
     def _send_due(self) -> None:
         with self._lock:
-            mine = Counter(self._under_way.values())
+            # As it is before the rows are read: one that is delivered meanwhile is still due there.
+            under_way = dict(self._under_way)
         # One tenant whose receivers hang must not keep the others waiting.
+        mine = Counter(under_way.values())
         busy = [tenant for tenant, count in mine.items() if count >= SENDERS_PER_TENANT]
         for callback in self._rows.due(now=time.time(), limit=64, without=busy):
             with self._lock:
                 if len(self._under_way) >= SENDERS:
                     return
                 count = list(self._under_way.values()).count(callback.tenant)
-                if callback.id in self._under_way or count >= SENDERS_PER_TENANT:
+                if callback.id in under_way or count >= SENDERS_PER_TENANT:
                     continue
                 self._under_way[callback.id] = callback.tenant
             self._pool.submit(self._deliver, callback)
@@ -143,12 +145,12 @@ class Courier:
     def _failed(self, callback: Callback, reason: str, *, final: bool) -> None:
         over = final or callback.tries >= len(self._pauses)
         again = None if over else time.time() + self._pauses[callback.tries]
-        self._count("given_up" if over else "failed")
         log.info("callback %s, try %d: %s", callback.id, callback.tries + 1, reason)
         try:
             self._rows.tried(callback, error=reason[:500], again=again)
         except Error as error:
             log.warning("a callback waits: %s", error)
+        self._count("given_up" if over else "failed")  # who sees that finds it so in its row
 
     def _send(self, callback: Callback) -> bool:
         """Tell it; False if that is another node's by now."""

@@ -57,7 +57,7 @@ class Drops:
         self._name = f"{tier.namespace}:drops".encode()
         self._node = secrets.token_bytes(8)
         self._lock = threading.Lock()  # guards _pending and count
-        self._pending: dict[bytes, None] = {}
+        self._pending: dict[bytes, object] = {}  # with who wanted it last
         self._reading = threading.Lock()  # one thread follows at a time
         self._read = self._recalled()
         self._behind = True
@@ -69,18 +69,17 @@ class Drops:
         not, ``retry`` tells it."""
         with self._lock:
             self.count += 1
-            if digest is None or len(self._pending) >= MOST:
+            if digest is None or _EVERYTHING in self._pending or len(self._pending) >= MOST:
                 self._pending.clear()
                 digest = _EVERYTHING
-            if _EVERYTHING not in self._pending:
-                self._pending[digest] = None
+            self._pending[digest] = object()
         return self.retry()
 
     def retry(self) -> bool:
         """Tell what could not be told; whether nothing is left."""
         while True:
             with self._lock:
-                digest = next(iter(self._pending), None)
+                digest, wanted = next(iter(self._pending.items()), (None, None))
             if digest is None:
                 return True
             fields = {b"node": self._node, b"digest": digest}
@@ -93,7 +92,8 @@ class Drops:
             except TierUnavailable:
                 return False
             with self._lock:
-                self._pending.pop(digest, None)
+                if self._pending.get(digest) is wanted:  # else it is to be dropped once more
+                    self._pending.pop(digest, None)
             self._told()
 
     def waits(self, digest: bytes) -> bool:
@@ -104,8 +104,8 @@ class Drops:
     def follow(self) -> None:
         """Forget what the others dropped since this was last called, by whichever process of this
         node. Where Redis is away nothing happens, and ``catch_up`` does it."""
-        self._behind = True
         with self._reading, suppress(TierUnavailable):
+            self._behind = True
             if self._read is None:
                 self._remember(self._newest())
             while self._portion() == _PORTION:

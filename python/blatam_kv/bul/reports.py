@@ -23,7 +23,7 @@ from blatam_kv.devices import DeviceSnapshot
 from blatam_kv.metrics import BlocksSnapshot, CacheSnapshot, TierSnapshot
 from blatam_kv.tiers import DiskStats
 from blatam_kv.tiers.took import Took
-from blatam_kv.truthgpt.protocol import TruthGPT
+from blatam_kv.truthgpt.protocol import HoldsTiers, TruthGPT
 
 
 class Reports:
@@ -207,9 +207,12 @@ class Reports:
                         lookups={"hit": far.hits, "miss": far.misses},
                         failures={"unavailable": far.failures},
                         failing=far.failing,
+                        left_alone=far.left_alone,
                         took=self._blocks.far_took.by_operation(),
                     )
                 )
+        if isinstance(self._model, HoldsTiers):
+            found += self._model.tiers()
         return found
 
     def _blocks_stats(self) -> dict[str, object] | None:

@@ -242,6 +242,7 @@ class TaskBook:
 
     def hold(self, ids: Iterable[str]) -> None:
         """Their rows are written: this node holds them under the first fence."""
+        ids = set(ids)
         with self._lock:
             for tasks in (self._unfinished, self._unsaved):
                 for key in tasks.keys() & ids:
@@ -267,7 +268,8 @@ class TaskBook:
 
     def knows(self, task_id: str) -> bool:
         """Whether this is one of those, or one whose row is still to be written."""
-        return task_id in self._unfinished or task_id in self._unsaved
+        with self._lock:  # one that ends is for a moment in neither
+            return task_id in self._unfinished or task_id in self._unsaved
 
     def unsaved(self, limit: int) -> list[Task]:
         """The oldest finished tasks whose rows are still to be written."""

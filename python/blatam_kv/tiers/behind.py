@@ -114,6 +114,8 @@ class WriteBehind:
         self._require_open()
         with self._lock:
             waiting = [self._unqueue(key) for key in keys]
+            if any(waiting):  # there is room now, and perhaps nothing left that would be written
+                self._moved.notify_all()
             self._await_writing(keys)
         try:
             below = self._tier.contains_many(keys)
