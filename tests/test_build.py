@@ -121,14 +121,15 @@ def cpu_seconds(program: str) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def test_import_costs_less_than_fifty_milliseconds() -> None:
+def test_import_costs_less_than_five_starts_of_the_interpreter() -> None:
     # The one assertion on time in this suite; test_layers.py asserts its cause, the modules loaded.
-    # The best of several alternating runs, in CPU time, says the same on a busy machine.
+    # By the machine's own measure: 50 ms where the interpreter alone takes 10. The best of several
+    # alternating runs, in CPU time, says the same on a busy machine.
     bare, loaded = [], []
     for _ in range(9):
         bare.append(cpu_seconds("pass"))
         loaded.append(cpu_seconds("import blatam_kv"))
-    assert min(loaded) - min(bare) < 0.050
+    assert min(loaded) - min(bare) < 5 * min(bare)
 
 
 # ---- one version --------------------------------------------------------------------------------

@@ -218,7 +218,7 @@ def test_who_hangs_or_drips_is_hung_up_on(drip: bool) -> None:
 
     with listening(answer) as url:
         try:
-            with pytest.raises(Undelivered):
+            with pytest.raises(Undelivered, match="took longer than"):
                 Outbound(OWN, total_seconds=0.2).post(url, b"bread", {})
         finally:
             over.set()

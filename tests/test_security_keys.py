@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from blatam_kv.bul.caller import Scope
-from blatam_kv.bul.security.keys import FILE, ROLES, KeyRing
+from blatam_kv.bul.security.keys import FILE, ROLES, Key, KeyRing
 from blatam_kv.bul.security.master import FILE as MASTER_FILE
 from blatam_kv.bul.security.master import Master, load_master
 from blatam_kv.config import Secret
@@ -185,6 +185,36 @@ def test_a_running_ring_sees_what_another_process_does(tmp_path: Path, time: Tim
     time.now += 1
     assert running.by_api_key(made.api_key) is None
     assert running.by_id(made.key.key_id) is None
+
+
+def test_a_key_that_is_ended_while_the_file_is_being_read_stays_ended(
+    ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = ring.create("acme")
+    (tmp_path / FILE).touch()  # as after another process's change
+    read, has_read, go_on = ring._read, threading.Event(), threading.Event()
+
+    def slow() -> list[Key]:
+        monkeypatch.setattr(ring, "_read", read)
+        found = read()
+        has_read.set()
+        assert go_on.wait(60)
+        return found
+
+    monkeypatch.setattr(ring, "_read", slow)
+    reader = threading.Thread(target=ring.refresh)
+    reader.start()
+    assert has_read.wait(60)
+    ender = threading.Thread(target=ring.revoke, args=(made.key.key_id,))
+    monkeypatch.setattr(ring, "_one", lambda key_id: made.key)  # which would look as well
+    ender.start()
+    while '"revoked"' not in (tmp_path / FILE).read_text():
+        ender.join(0.01)
+    ender.join(0.2)  # time for one that does not wait to be wrong
+    go_on.set()
+    for thread in (reader, ender):
+        thread.join()
+    assert ring.by_api_key(made.api_key) is None
 
 
 def test_a_rotated_key_works_on_for_its_overlap(ring: KeyRing, time: Time) -> None:

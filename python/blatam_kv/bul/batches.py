@@ -12,7 +12,7 @@ from blatam_kv.bul.asked import Asked
 from blatam_kv.bul.caller import ITSELF, Caller
 from blatam_kv.bul.ledger import AlreadyFinished, Ledger
 from blatam_kv.bul.order import Order
-from blatam_kv.bul.pipeline import Pipeline
+from blatam_kv.bul.pipeline import Found, Pipeline
 from blatam_kv.bul.recorder import Recorder
 from blatam_kv.bul.request import QueryRequest
 from blatam_kv.bul.storage import BatchRow, Callback, counting
@@ -68,22 +68,21 @@ class Batches:
             Asked(self._place(request, caller), request, now + number * 1e-6, caller.key_id)
             for number, request in enumerate(requests)
         ]
-        answers = [self._pipeline.lookup(each.order) for each in asked]
-        others = [at for at, answer in enumerate(answers) if answer is None]
+        found = [self._pipeline.lookup(each.order) for each in asked]
+        others = [at for at, there in enumerate(found) if there is None]
         orders = [asked[at].order for at in others]
-        found = self._pipeline.elsewhere([(order, order.wishes) for order in orders])
-        for at, answer in zip(others, found, strict=True):
-            answers[at] = answer
-        tiers = dict.fromkeys(others, "redis")
-        missing = [each for each, answer in zip(asked, answers, strict=True) if answer is None]
+        answers = self._pipeline.elsewhere([(order, order.wishes) for order in orders])
+        for at, answer in zip(others, answers, strict=True):
+            found[at] = None if answer is None else Found(answer, "redis")
+        missing = [each for each, there in zip(asked, found, strict=True) if there is None]
         begun = iter(self._ledger.begin(missing, batch=batch))
         tasks = [
             next(begun)
-            if answer is None
+            if there is None
             else self._ledger.answered(
-                each, answer, arrived=arrived, batch=batch, tier=tiers.get(at, "memory")
+                each, there.answer, arrived=arrived, batch=batch, tier=there.tier
             )
-            for at, (each, answer) in enumerate(zip(asked, answers, strict=True))
+            for each, there in zip(asked, found, strict=True)
         ]
         self._recorder.flush()  # who asks how far the batch is, is told what the rows say
         told = [

@@ -125,13 +125,13 @@ class Outbound:
         clock.start()
         try:
             if isinstance(connection, _Secure):
-                connection.secure(late)
+                connection.greet()
             connection.request("POST", where.path, body, dict(headers))
             status = connection.getresponse().status
             if late.is_set():  # headers that were cut off look like headers that ended
                 raise TimeoutError
         except (OSError, http.client.HTTPException, ValueError) as error:
-            if late.is_set():
+            if late.is_set() or isinstance(error, TimeoutError):  # the socket has as long
                 raise Undelivered(f"took longer than {self._seconds:g} seconds") from None
             raise Undelivered(_reason(error)) from None
         finally:
@@ -166,32 +166,33 @@ class Outbound:
                 sock = socket.create_connection(
                     (address, where.port), timeout=min(CONNECT_SECONDS, self._seconds)
                 )
+                sock.settimeout(self._seconds)
+                kind = _Secure if where.secure else http.client.HTTPConnection
+                connection = kind(where.host, where.port, timeout=self._seconds)
+                # It connects by itself only where it has none.
+                connection.sock = _covered(sock, where.host) if where.secure else sock
             except OSError as error:
                 reason = _reason(error)
                 continue
-            sock.settimeout(self._seconds)
-            kind = _Secure if where.secure else http.client.HTTPConnection
-            connection = kind(where.host, where.port, timeout=self._seconds)
-            connection.sock = sock  # it connects by itself only where it has none
             return connection
         raise Undelivered(f"{where.host} cannot be reached ({reason})")
 
 
 class _Secure(http.client.HTTPConnection):
-    """TLS on a socket that is connected already, for the name that was asked for."""
+    """One whose socket speaks TLS, once it has greeted."""
 
     default_port = 443
 
-    def secure(self, late: threading.Event) -> None:
-        assert self.sock is not None
-        context = ssl.create_default_context()
-        # Two steps: until the socket of the handshake is in its place, nobody could hang it up.
-        self.sock = sock = context.wrap_socket(
-            self.sock, server_hostname=self.host, do_handshake_on_connect=False
-        )
-        if late.is_set():
-            raise TimeoutError
-        sock.do_handshake()
+    def greet(self) -> None:
+        assert isinstance(self.sock, ssl.SSLSocket)
+        self.sock.do_handshake()
+
+
+def _covered(sock: socket.socket, host: str) -> ssl.SSLSocket:
+    """The socket for TLS with the name that was asked for. The handshake comes under the clock, which
+    hangs up on the socket that is in its place by then."""
+    context = ssl.create_default_context()
+    return context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
 
 
 def _hang_up(connection: http.client.HTTPConnection, late: threading.Event) -> None:
@@ -199,7 +200,8 @@ def _hang_up(connection: http.client.HTTPConnection, late: threading.Event) -> N
     sock = connection.sock  # looked at once: that thread may just be closing it
     with suppress(OSError):
         if sock is not None:
-            sock.shutdown(socket.SHUT_RDWR)
+            # Not TLS's own, which would take the session away under the other thread's hands.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 def _reason(error: Exception) -> str:

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from blatam_kv.bul.chat import ChatOrder
 from blatam_kv.bul.drafts import Progress, Stopped, Turn, Writer
@@ -58,6 +58,13 @@ class Answer:
         return len(self.text.encode()) + len(self.title.encode()) + 256
 
 
+class Found(NamedTuple):
+    """An answer that was there. tier: where, ``memory``, ``disk`` or ``redis``."""
+
+    answer: Answer
+    tier: str
+
+
 class Pipeline:
     """The cache in front of the model. shared: what the nodes beside this one know, None if alone;
     ttl: how long an answer lives from its birth."""
@@ -79,26 +86,31 @@ class Pipeline:
         self._ttl = ttl
         self._clock = clock
 
-    def lookup(self, order: Order) -> Answer | None:
+    def lookup(self, order: Order) -> Found | None:
         """The cached answer, or None; nothing is computed."""
         return self.recall(order.digest, order.wishes)
 
-    def recall(self, digest: bytes, wishes: Wishes = USUAL) -> Answer | None:
+    def recall(self, digest: bytes, wishes: Wishes = USUAL) -> Found | None:
         """The answer under a digest if it will do, or None."""
         if current() is None:
             return self._recall(digest, wishes)
         with span("cache.lookup") as looking:
-            answer = self._recall(digest, wishes)
+            found = self._recall(digest, wishes)
             if looking is not None:
-                looking.say({"blatam_kv.cache.hit": answer is not None})
-            return answer
+                looking.say({"blatam_kv.cache.hit": found is not None})
+            return found
 
-    def _recall(self, digest: bytes, wishes: Wishes) -> Answer | None:
+    def _recall(self, digest: bytes, wishes: Wishes) -> Found | None:
         if not wishes.look:
             return None
-        answer = self.cache.get(digest) if self.shelf is None else self.shelf.get(digest)
-        if answer is None or wishes is USUAL or wishes.take(self._clock() - answer.born):
-            return answer
+        if self.shelf is None:
+            answer, read = self.cache.get(digest), False
+        else:
+            answer, read = self.shelf.find(digest)
+        if answer is None:
+            return None
+        if wishes is USUAL or wishes.take(self._clock() - answer.born):
+            return Found(answer, "disk" if read else "memory")
         return None
 
     def elsewhere(self, wanted: Sequence[tuple[Order | ChatOrder, Wishes]]) -> list[Answer | None]:

@@ -207,6 +207,7 @@ class Reports:
                         lookups={"hit": far.hits, "miss": far.misses},
                         failures={"unavailable": far.failures},
                         failing=far.failing,
+                        left_alone=far.left_alone,
                         took=self._blocks.far_took.by_operation(),
                     )
                 )

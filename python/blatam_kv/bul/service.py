@@ -223,10 +223,11 @@ class Service:
     def answer_from_cache(self, order: Order, request: QueryRequest) -> Task | None:
         """A finished task if the answer is cached. Quick: no queue, no model, no database."""
         arrived = time.monotonic()
-        answer = self.pipeline.lookup(order)  # untimed: noting it would take longer
-        if answer is None:
+        found = self.pipeline.lookup(order)  # untimed: noting it would take longer
+        if found is None:
             return None
-        return self.ledger.answered(Asked(order, request, time.time()), answer, arrived=arrived)
+        asked = Asked(order, request, time.time())
+        return self.ledger.answered(asked, found.answer, arrived=arrived, tier=found.tier)
 
     def enqueue(self, order: Order, request: QueryRequest, key_id: str = ITSELF.key_id) -> Task:
         """A task for an answer that is not cached here: finished if another node has it, durable if

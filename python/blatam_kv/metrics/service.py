@@ -90,7 +90,7 @@ class ServiceMetrics:
         self._request_children = {
             (status, tier): self._requests.labels(status, tier)
             for status, tier in (
-                *(("hit", "memory"), ("hit", "redis"), ("miss", "none")),
+                *(("hit", "memory"), ("hit", "disk"), ("hit", "redis"), ("miss", "none")),
                 *(("collapsed", "none"), ("bypass", "none")),
             )
         }

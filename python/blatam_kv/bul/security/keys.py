@@ -14,6 +14,7 @@ import json
 import os
 import re
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -110,6 +111,8 @@ class KeyRing:
         self._clock = clock
         self._ticks = ticks
         self._pepper = keyed(master.derive("blatam-kv/api-key/v1"))
+        # One at a time, or what was read earlier could be put in the place of what was read later.
+        self._refreshing = threading.Lock()
         self._seen: tuple[int, ...] = ()
         self._looked = -_REFRESH_SECONDS
         self._known: Mapping[str, Known] = {}
@@ -163,16 +166,17 @@ class KeyRing:
 
     def refresh(self) -> None:
         """Read the file again if it changed. Raises ConfigError if it cannot be understood."""
-        self._looked = self._ticks()
-        try:
-            status = self._path.stat()
-            seen: tuple[int, ...] = (status.st_mtime_ns, status.st_ino, status.st_size)
-        except FileNotFoundError:
-            seen = (0,)
-        if seen != self._seen:
-            keys = self._read()
-            self._known = {key.key_id: self._know(key) for key in (self._local(), *keys)}
-            self._seen = seen
+        with self._refreshing:
+            self._looked = self._ticks()
+            try:
+                status = self._path.stat()
+                seen: tuple[int, ...] = (status.st_mtime_ns, status.st_ino, status.st_size)
+            except FileNotFoundError:
+                seen = (0,)
+            if seen != self._seen:
+                keys = self._read()
+                self._known = {key.key_id: self._know(key) for key in (self._local(), *keys)}
+                self._seen = seen
 
     def _find(self, key_id: str) -> Known | None:
         known = self._current().get(key_id)
