@@ -54,17 +54,20 @@ def test_a_layout_is_checked_when_it_is_made(
         ({"salt": "tenant"}, TypeError, "salt must be bytes"),
         ({"salt": bytes(65)}, ConfigError, "at most 64 bytes"),
         ({"model": 7}, TypeError, "model must be a str"),
+        ({"tokenizer": "\ud800"}, ConfigError, "tokenizer must be text that UTF-8 can say"),
         ({"rope": {"theta": object()}}, ConfigError, "rope must hold what JSON can say"),
         ({"read_only": True}, ConfigError, "read_only speaks of a folder"),
         ({"disk_bytes": "1GiB"}, ConfigError, "disk_bytes speaks of a folder"),
+        ({"path": ""}, ConfigError, "path must name a folder"),
         ({"path": "x", "tier": BrokenTier()}, ConfigError, "pass one"),
         ({"path": "x", "disk_bytes": 1000}, ConfigError, "disk_bytes must be at least"),
+        ({"path": "x", "codec": "int8_per_token_head"}, ConfigError, "for memory and exchange"),
     ],
 )
 def test_options_are_checked_before_anything_is_opened(
     options: dict[str, Any], error: type[Exception], message: str, tmp_path: Any
 ) -> None:
-    if "path" in options:
+    if options.get("path"):
         options = options | {"path": tmp_path / "x"}
     with pytest.raises(error, match=message):
         kv.KVStore(options.pop("layout", LAYOUT), **{"capacity_bytes": "1MiB"} | options)

@@ -8,6 +8,7 @@ from blatam_kv import _core, tensors
 from blatam_kv.blocks.layout import KVLayout
 from blatam_kv.cache import byte_count
 from blatam_kv.errors import ConfigError, InvalidRequest, Unsupported
+from blatam_kv.record import MAX_CODEC_CHARS
 
 # By default no more than this waits to be written.
 _QUEUE_BYTES = 64 << 20
@@ -82,11 +83,22 @@ def check_places(
     """Raises ConfigError for options that say nothing together."""
     if write not in ("save", "evict"):
         raise ConfigError(f"write must be 'save' or 'evict', not {write!r}")
+    if path == "":
+        raise ConfigError('path must name a folder; "." is the one at hand')
     if path is None and (read_only or disk_bytes is not None):
         option = "read_only" if read_only else "disk_bytes"
         raise ConfigError(f"{option} speaks of a folder; pass path= too")
     if path is not None and tier is not None:
         raise ConfigError("path and tier are two places for the same blocks; pass one")
+
+
+def check_recordable(codec: str) -> None:
+    """Raises ConfigError for a codec whose blocks can be in memory only."""
+    if len(codec) > MAX_CODEC_CHARS:
+        raise ConfigError(
+            f"codec {codec!r} is for memory and exchange: a record has {MAX_CODEC_CHARS} characters "
+            "for its name; use int8, which is as small, or another codec"
+        )
 
 
 def checked_ttl(ttl: float | None) -> None:

@@ -8,7 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from blatam_kv.blocks.arguments import check_places, checked_pair, checked_queue, checked_ttl
+from blatam_kv.blocks.arguments import (
+    check_places,
+    check_recordable,
+    checked_pair,
+    checked_queue,
+    checked_ttl,
+)
 from blatam_kv.blocks.below import Below, open_disk
 from blatam_kv.blocks.binding import Binding
 from blatam_kv.blocks.block import Block, block_weight
@@ -102,6 +108,8 @@ class KVStore:
         words: dict[str, Words] = {"model": model, "tokenizer": tokenizer, "lora": lora}
         tags = tags_of(layout, fidelity, salt=salt, rope=rope, **words)
         check_places(path, tier, disk_bytes, read_only=read_only, write=write)
+        if path is not None or tier is not None or shared is not None:
+            check_recordable(packing.codec)
         self.layout = layout
         self._codec = codec
         self._news = News()

@@ -67,6 +67,10 @@ def _text(name: str, word: Words) -> str:
     if word is None:
         return ""
     if isinstance(word, str):
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"{name} must be text that UTF-8 can say: {error}") from None
         return word
     if isinstance(word, Mapping):
         try:
