@@ -8,7 +8,8 @@
 // runs the same code over ids that it already has: a chain cannot be cut, so what a device gains is
 // the number of sequences.
 //
-// --json prints all of it as one object. Exits with 1 where bits differ, not where a target is
+// --json prints all of it as one object; --check compares a smaller cache and few sequences and
+// times nothing, for compute-sanitizer. Exits with 1 where bits differ, not where a target is
 // missed.
 #include <cuda_runtime.h>
 
@@ -35,8 +36,10 @@ constexpr uint32_t kHeads = 8;
 constexpr uint32_t kHeadDim = 128;
 constexpr uint32_t kPageTokens = 16;
 constexpr uint32_t kBlocks = 16;
+constexpr uint32_t kCheckedBlocks = 2;
 constexpr int kTurns = 15;
-constexpr uint64_t kTensorBytes = uint64_t{kBlocks} * kTokens * kHeads * kHeadDim * 2;
+constexpr uint64_t kBlockBytes = uint64_t{kTokens} * kHeads * kHeadDim * 2;  // of one tensor
+constexpr uint64_t kCacheBytes = kTensors * kBlocks * kBlockBytes;
 
 void check(cudaError_t error) {
   if (error == cudaSuccess) return;
@@ -115,7 +118,7 @@ constexpr Named kSchemes[] = {
     {Scheme::exp4, "exp4", 0.5},
 };
 
-Job job_for(Scheme scheme) {
+Job job_for(Scheme scheme, uint32_t blocks) {
   Job job = {};
   job.scheme = scheme;
   job.element = Element::bf16;
@@ -126,8 +129,8 @@ Job job_for(Scheme scheme) {
   job.head_bytes = 2 * kHeadDim;
   job.token_bytes = kHeads * job.head_bytes;
   job.block_bytes = kPageTokens * job.token_bytes;
-  job.slot_limit = uint64_t{kBlocks} * kTokens;
-  job.blocks = kBlocks;
+  job.slot_limit = uint64_t{blocks} * kTokens;
+  job.blocks = blocks;
   job.tensors = kTensors;
   job.payload_room = (blatam_paged_most_bytes(&job) + 15) / 16 * 16;
   job.block_stride = job.payload_room * kTensors;
@@ -137,7 +140,8 @@ Job job_for(Scheme scheme) {
 
 void point(Job* job, uint8_t* cache, const int64_t* slots, uint8_t* payloads, uint64_t* bytes,
            uint32_t* faults) {
-  for (uint32_t t = 0; t < kTensors; ++t) job->tensor[t].base = cache + t * kTensorBytes;
+  for (uint32_t t = 0; t < kTensors; ++t)
+    job->tensor[t].base = cache + t * job->blocks * kBlockBytes;
   job->slots = slots;
   job->payloads = payloads;
   job->bytes = bytes;
@@ -156,6 +160,7 @@ struct Speed {
 
 struct Machine {
   cudaStream_t stream;
+  uint32_t blocks;
   std::vector<uint8_t> cache;
   std::vector<int64_t> slots;
   Device<uint8_t> device_cache;
@@ -163,9 +168,9 @@ struct Machine {
   Device<int64_t> device_slots;
 };
 
-std::vector<uint8_t> normal_values(std::mt19937_64& random) {
+std::vector<uint8_t> normal_values(uint32_t blocks, std::mt19937_64& random) {
   std::normal_distribution<float> normal;
-  std::vector<uint8_t> cache(kTensors * kTensorBytes);
+  std::vector<uint8_t> cache(kTensors * blocks * kBlockBytes);
   for (size_t i = 0; i < cache.size(); i += 2) {
     const float value = normal(random);
     uint32_t bits;
@@ -181,15 +186,17 @@ std::vector<uint8_t> normal_values(std::mt19937_64& random) {
   std::exit(1);
 }
 
-Speed measure(Machine& machine, const Named& named) {
-  Job job = job_for(named.scheme);
+// Compares, and times so many turns.
+Speed measure(Machine& machine, const Named& named, int turns) {
+  const uint32_t blocks = machine.blocks;
+  Job job = job_for(named.scheme, blocks);
   Job host_job = job;
-  const size_t payload_bytes = job.block_stride * kBlocks;
+  const size_t payload_bytes = job.block_stride * blocks;
   std::vector<uint8_t> payloads(payload_bytes + 16);
   uint8_t* const aligned =
       payloads.data() + (16 - reinterpret_cast<uintptr_t>(payloads.data()) % 16) % 16;
-  std::vector<uint64_t> bytes(kBlocks * kTensors);
-  std::vector<uint32_t> faults(kBlocks * kTensors);
+  std::vector<uint64_t> bytes(blocks * kTensors);
+  std::vector<uint32_t> faults(blocks * kTensors);
   const Device<uint8_t> device_payloads(payload_bytes);
   const Device<uint64_t> device_bytes(bytes.size());
   const Device<uint32_t> device_faults(faults.size());
@@ -215,11 +222,12 @@ Speed measure(Machine& machine, const Named& named) {
   check(cudaMemcpy(machine.device_cache.data(), machine.cache.data(), machine.cache.size(),
                    cudaMemcpyHostToDevice));
 
+  if (turns == 0) return {named.name, 0, 0, 0, named.target};
   Timer timer;
   std::vector<double> copy;
   std::vector<double> store;
   std::vector<double> fetch;
-  for (int turn = 0; turn < kTurns; ++turn) {
+  for (int turn = 0; turn < turns; ++turn) {
     copy.push_back(timer.seconds(machine.stream, [&] {
       check(cudaMemcpyAsync(machine.device_copy.data(), machine.device_cache.data(),
                             machine.cache.size(), cudaMemcpyDeviceToDevice, machine.stream));
@@ -230,7 +238,7 @@ Speed measure(Machine& machine, const Named& named) {
         timer.seconds(machine.stream, [&] { check(blatam_cuda_fetch(&job, 0, machine.stream)); }));
   }
   const double moved = static_cast<double>(machine.cache.size()) +
-                       static_cast<double>(blatam_paged_fixed_bytes(&job)) * kBlocks * kTensors;
+                       static_cast<double>(blatam_paged_fixed_bytes(&job)) * blocks * kTensors;
   return {named.name, 2.0 * static_cast<double>(machine.cache.size()) / median(copy),
           moved / median(store), moved / median(fetch), named.target};
 }
@@ -247,7 +255,8 @@ struct ChainSpeed {
   double host;
 };
 
-ChainSpeed measure_chains(cudaStream_t stream, uint32_t sequences, std::mt19937_64& random) {
+ChainSpeed measure_chains(cudaStream_t stream, uint32_t sequences, std::mt19937_64& random,
+                          int turns) {
   constexpr uint32_t kRoom = kChainTokens / kChainBlock;
   std::vector<int32_t> ids(size_t{sequences} * kChainTokens);
   for (int32_t& id : ids) id = static_cast<int32_t>(random() % 128000);
@@ -280,9 +289,10 @@ ChainSpeed measure_chains(cudaStream_t stream, uint32_t sequences, std::mt19937_
   check(cudaStreamSynchronize(stream));
   if (device_digests.host() != digests || device_counts.host() != counts)
     differ("digests", "the device's are not the host's");
+  if (turns == 0) return {sequences, 0, 0};
   Timer timer;
   std::vector<double> device;
-  for (int turn = 0; turn < kTurns; ++turn)
+  for (int turn = 0; turn < turns; ++turn)
     device.push_back(
         timer.seconds(stream, [&] { check(blatam_cuda_chains_run(&there, 0, stream)); }));
   const double blocks = static_cast<double>(sequences) * kRoom;
@@ -293,8 +303,7 @@ ChainSpeed measure_chains(cudaStream_t stream, uint32_t sequences, std::mt19937_
 
 void print_table(const char* device, const std::vector<Speed>& speeds,
                  const std::vector<ChainSpeed>& chains) {
-  std::printf("%s, %.0f MiB of bfloat16, median of %d\n", device,
-              kTensors * kTensorBytes / 1048576.0, kTurns);
+  std::printf("%s, %.0f MiB of bfloat16, median of %d\n", device, kCacheBytes / 1048576.0, kTurns);
   std::printf("%-14s %10s %10s %8s %10s %8s %7s\n", "", "copy GB/s", "store GB/s", "of copy",
               "fetch GB/s", "of copy", "target");
   for (const Speed& s : speeds)
@@ -312,7 +321,7 @@ void print_table(const char* device, const std::vector<Speed>& speeds,
 void print_json(const char* device, const std::vector<Speed>& speeds,
                 const std::vector<ChainSpeed>& chains) {
   std::printf("{\"device\": \"%s\", \"bytes\": %llu, \"turns\": %d, \"kernels\": [", device,
-              static_cast<unsigned long long>(kTensors * kTensorBytes), kTurns);
+              static_cast<unsigned long long>(kCacheBytes), kTurns);
   const char* comma = "";
   for (const Speed& s : speeds) {
     std::printf(
@@ -338,8 +347,9 @@ void print_json(const char* device, const std::vector<Speed>& speeds,
 
 int main(int count, char** arguments) {
   const bool json = count == 2 && std::strcmp(arguments[1], "--json") == 0;
-  if (count > 1 && !json) {
-    std::fprintf(stderr, "usage: cuda_bench [--json]\n");
+  const bool check_only = count == 2 && std::strcmp(arguments[1], "--check") == 0;
+  if (count > 1 && !json && !check_only) {
+    std::fprintf(stderr, "usage: cuda_bench [--json | --check]\n");
     return 2;
   }
   int devices = 0;
@@ -353,21 +363,29 @@ int main(int count, char** arguments) {
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
 
   std::mt19937_64 random(1);
-  std::vector<uint8_t> cache = normal_values(random);
-  std::vector<int64_t> slots(size_t{kBlocks} * kTokens);
+  const uint32_t blocks = check_only ? kCheckedBlocks : kBlocks;
+  const int turns = check_only ? 0 : kTurns;
+  std::vector<uint8_t> cache = normal_values(blocks, random);
+  std::vector<int64_t> slots(size_t{blocks} * kTokens);
   std::iota(slots.begin(), slots.end(), 0);
   std::shuffle(slots.begin(), slots.end(), random);
   Machine machine = {stream,
+                     blocks,
                      cache,
                      slots,
                      Device<uint8_t>(cache),
                      Device<uint8_t>(cache.size()),
                      Device<int64_t>(slots)};
   std::vector<Speed> speeds;
-  for (const Named& named : kSchemes) speeds.push_back(measure(machine, named));
+  for (const Named& named : kSchemes) speeds.push_back(measure(machine, named, turns));
   std::vector<ChainSpeed> chains;
   for (const uint32_t sequences : kSequences)
-    chains.push_back(measure_chains(stream, sequences, random));
+    if (!check_only || sequences <= 32)
+      chains.push_back(measure_chains(stream, sequences, random, turns));
+  if (check_only) {
+    std::printf("the device's bits are the host's\n");
+    return 0;
+  }
   (json ? print_json : print_table)(device.name, speeds, chains);
   return 0;
 }

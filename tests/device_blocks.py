@@ -65,6 +65,12 @@ def open_tier(
     return GpuTier(below, capacity_bytes=capacity_bytes, bus=bus, policy=policy), bus
 
 
+def some_slots(blocks: int, seed: int = 0) -> Array:
+    """Places for some blocks in an engine of eight, in any order."""
+    places = np.random.default_rng(seed).permutation(8 * TOKENS)
+    return places[: blocks * TOKENS].reshape(-1, TOKENS)
+
+
 def key_of(number: int) -> bytes:
     return number.to_bytes(32, "little")
 

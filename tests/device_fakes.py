@@ -11,6 +11,7 @@ from bul_fakes import Scripted
 
 from blatam_kv.devices import Balancer, Reading, Weights
 from blatam_kv.errors import DeviceFailed, DeviceTrouble, DeviceUnavailable
+from blatam_kv.metrics import TierSnapshot
 from blatam_kv.truthgpt.protocol import Chunk, Message, Sampling
 
 GIB = 1 << 30
@@ -64,6 +65,10 @@ class OnDevice(Scripted):
         self.lost_after_first = False
         self.probes = 0
         self.answered = threading.Semaphore(0)
+        self.held: list[TierSnapshot] = []
+
+    def tiers(self) -> list[TierSnapshot]:
+        return self.held
 
     def stream(
         self, messages: Sequence[Message], *, sampling: Sampling, salt: bytes = b""

@@ -41,6 +41,39 @@ def test_layers_come_in_order_and_hold_what_a_whole_load_gives(store: kv.KVStore
     assert store.stats().tokens_from_memory == 3 * SIZE
 
 
+def test_a_load_by_layers_is_work_of_the_codec_as_a_whole_one_is(store: kv.KVStore) -> None:
+    save(store, PROMPT)
+    work = store.codec_work["decode"]
+    store.load_prefix(PROMPT, out=room(len(PROMPT)))
+    whole = work.raw_bytes, work.encoded_bytes, work.took.snapshot()[0][-1]
+    with store.load_layers(PROMPT, out=room(len(PROMPT))) as load:
+        load.wait(LAYOUT.layers - 1)
+    assert (work.raw_bytes, work.encoded_bytes, work.took.snapshot()[0][-1]) == tuple(
+        2 * n for n in whole
+    )
+    assert whole[2] == 3
+
+
+def test_a_load_that_was_closed_before_its_end_is_not_counted(
+    store: kv.KVStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(store, PROMPT)
+    went = threading.Event()
+    decode_layer = Packing.decode_layer
+
+    def held(self: Packing, payload: Any, at: int, layer: int, *rest: Any) -> int:
+        if layer == LAYOUT.layers - 1:
+            assert went.wait(60)
+        return decode_layer(self, payload, at, layer, *rest)
+
+    monkeypatch.setattr(Packing, "decode_layer", held)
+    load = store.load_layers(PROMPT, out=room(len(PROMPT)))
+    load._stopped = True
+    went.set()
+    load.close()
+    assert store.codec_work["decode"].took.snapshot()[0][-1] == 0
+
+
 def test_the_first_layer_is_there_before_the_last_is_decoded(
     store: kv.KVStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

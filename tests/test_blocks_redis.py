@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from block_fakes import LAYOUT, load, prompt_of, save
+from block_fakes import LAYOUT, BrokenTier, load, prompt_of, save
 from redis import Redis as Client
 from redis_server import Redis, redis
 from test_bul_shared import eventually
@@ -22,6 +22,7 @@ from test_server_process import serving
 import blatam_kv as kv
 from blatam_kv.cli.remote import connect
 from blatam_kv.config import Secret, Settings
+from blatam_kv.tiers.protocol import Rests
 from blatam_kv.tiers.redis import RedisTier
 
 PROMPT = prompt_of([1, 2, 3, 4, 5])
@@ -265,7 +266,16 @@ def test_a_redis_that_is_away_costs_a_store_nothing_but_its_prefixes() -> None:
             assert far is not None
             assert far.failing
             own.stop()
-            assert load(store, prompt_of([7])) == 0
+            for number in range(5):
+                assert load(store, prompt_of([7 + number])) == 0
+            far = store.stats().far
+            assert far is not None
+            assert far.left_alone
+
+
+def test_a_tier_that_is_never_left_alone_is_one_all_the_same() -> None:
+    assert not isinstance(BrokenTier(), Rests)
+    assert isinstance(RedisTier("redis://h"), Rests)
 
 
 def test_services_share_the_prefixes_of_mini(server: Redis, tmp_path: Path) -> None:

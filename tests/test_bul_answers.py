@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from pathlib import Path
 
 import pytest
 from bul_fakes import Scripted, running
+from server_browser import browsing
 from test_bul_service import finished, submit
 
 from blatam_kv.bul.answers import decode, encode
+from blatam_kv.bul.request import parse_request
 from blatam_kv.bul.service import Service
 from blatam_kv.config import Settings
 from blatam_kv.tiers.files import SystemFiles
@@ -38,6 +41,50 @@ def test_an_answer_is_a_hit_after_a_restart(tmp_path: Path) -> None:
     with running(model, **options) as service:
         assert submit(service, "bread").cache == "miss"
     assert (tmp_path / "answers" / "metadata.json").exists()
+
+
+def hits(service: Service) -> dict[str, float]:
+    """Answered requests by where their answers were."""
+    text = service.metrics.expose()[0].decode()
+    found = re.findall(r'kv_cache_requests_total{status="hit",tier="(\w+)"} (\S+)', text)
+    return {tier: float(count) for tier, count in found}
+
+
+def test_a_hit_counts_where_it_was(tmp_path: Path) -> None:
+    with running(Scripted(), data_dir=tmp_path) as service:
+        finished(service, submit(service, "bread"))
+        finished(service, submit(service, "cake"))
+        order = service.place(parse_request({"query": "bread"}))
+        assert hits(service) == {"memory": 0, "disk": 0, "redis": 0}
+        assert submit(service, "bread").cache == "hit"
+        assert hits(service) == {"memory": 1, "disk": 0, "redis": 0}
+        service.pipeline.cache.clear()
+        found = service.pipeline.recall(order.digest)
+        assert found is not None
+        assert found.tier == "disk"
+        service.pipeline.cache.clear()
+        assert submit(service, "bread").cache == "hit"
+        assert submit(service, "bread").cache == "hit"  # in memory again
+        assert hits(service) == {"memory": 2, "disk": 1, "redis": 0}
+        service.pipeline.cache.clear()
+        _, tasks = service.batches.ask(
+            [parse_request({"query": query}) for query in ("bread", "cake", "bread")]
+        )
+        assert [task.cache for task in tasks] == ["hit"] * 3
+        assert hits(service) == {"memory": 3, "disk": 3, "redis": 0}
+
+
+def test_a_conversation_that_is_a_hit_counts_where_it_was(tmp_path: Path) -> None:
+    with browsing(Scripted(), data_dir=tmp_path) as browser:
+        service = browser.service
+        asked = {"messages": [{"role": "user", "content": "bread"}]}
+        said = [browser.post("/v1/chat/completions", json=asked).status_code for _ in range(2)]
+        service.pipeline.cache.clear()
+        for stream in (False, True):
+            reply = browser.post("/v1/chat/completions", json=asked | {"stream": stream})
+            said.append(reply.status_code)
+        assert said == [200] * 4
+        assert hits(service) == {"memory": 2, "disk": 1, "redis": 0}
 
 
 def test_answers_are_kept_unless_told_otherwise(tmp_path: Path) -> None:

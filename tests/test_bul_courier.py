@@ -153,9 +153,9 @@ def test_failures_cancellations_hits_and_batches_are_told_as_well(model: Scripte
         first = ask(service, "bread", told.url)
         until(lambda: len(told.heard) == 3)
         requests = [parse_request({"query": query}) for query in ("bread", "cake")]
-        batch, _ = service.ask_all(requests, callback_url=told.url)
+        batch, _ = service.batches.ask(requests, callback_url=told.url)
         until(lambda: len(told.heard) == 4)
-        all_hits, _ = service.ask_all(requests, callback_url=told.url)
+        all_hits, _ = service.batches.ask(requests, callback_url=told.url)
         until(lambda: len(told.heard) == 5)
     failed, cancelled, written, many, cached = told.events
     assert (failed["type"], failed["data"]["error"]) == ("task.failed", "out of paper")

@@ -88,7 +88,7 @@ def test_a_pause_before_a_retry_holds_up_nobody_else(model: Scripted) -> None:
         assert finished(service, submit(service, "other")).status == "completed"
         again = service.task(first.id)
         assert (again.status, again.progress) == ("queued", 0.0)
-        assert service.position(again) is None
+        assert service.ledger.position(again) is None
 
 
 def test_an_answer_that_takes_too_long_is_ended(gated: Scripted) -> None:
@@ -109,7 +109,7 @@ def test_a_waiting_task_is_cancelled_and_never_written(service: Service, gated: 
     first = submit(service, "first")
     assert gated.writing.wait(30)
     waiting = submit(service, "waiting")
-    assert service.position(waiting) == 1
+    assert service.ledger.position(waiting) == 1
     ended = service.cancel(waiting.id)
     assert (ended.status, ended.error) == ("cancelled", "was cancelled")
     assert service.cancel(waiting.id).status == "cancelled"
@@ -177,12 +177,12 @@ def test_who_joins_what_has_just_expired_is_written_all_the_same(
     monkeypatch.setattr(writers, "TICK_SECONDS", 1e6)  # the test looks at the clock itself
     with running(model, continuous_mode=False) as service:
         late = submit(service, "bread", deadline_seconds=0.01)
-        until(lambda: service.position(late) is None)
+        until(lambda: service.ledger.position(late) is None)
         patient = submit(service, "bread", priority=2)
         assert patient.cache == "collapsed"
-        service._ledger.tick()
+        service.ledger.tick()
         assert service.task(late.id).error == "was not written before its deadline"
-        assert service.position(patient) == 1
+        assert service.ledger.position(patient) == 1
         service.go_on()
         assert finished(service, patient).status == "completed"
 
@@ -223,9 +223,10 @@ def test_position_and_time_left_are_told(service: Service, gated: Scripted) -> N
     submit(service, "first")
     assert gated.writing.wait(30)
     waiting = [submit(service, f"q{n}") for n in range(3)]
-    assert [service.position(task) for task in waiting] == [1, 2, 3]
+    assert [service.ledger.position(task) for task in waiting] == [1, 2, 3]
     estimates = [
-        service.estimated_seconds(task, position=service.position(task)) for task in waiting
+        service.writers.seconds_left(task.progress, service.ledger.position(task))
+        for task in waiting
     ]
     assert estimates == sorted(estimates)
     assert estimates[0] > 0
@@ -256,18 +257,15 @@ def test_a_batch_is_hits_misses_and_shared_answers_in_its_order(
 ) -> None:
     finished(service, submit(service, "cached"))
     queries = ["new", "cached", "new", "other"]
-    batch, tasks = service.ask_all([asked(query) for query in queries])
+    batch, tasks = service.batches.ask([asked(query) for query in queries])
     assert [task.cache for task in tasks] == ["miss", "hit", "collapsed", "miss"]
     done = [finished(service, task) for task in tasks]
     assert {task.status for task in done} == {"completed"}
-    listed = service.batch(batch)
-    assert [task.id for task in listed] == [task.id for task in tasks]
-    assert [task.answer and task.answer.id for task in listed] == [
-        task.answer and task.answer.id for task in done
-    ]
+    rows = service.batches.rows(batch)
+    assert [(row.id, row.status) for row in rows] == [(task.id, task.status) for task in done]
     assert sorted(model.calls) == ["cached", "new", "other"]
     with pytest.raises(UnknownBatch):
-        service.batch(batch, tenant="other")
+        service.batches.rows(batch, tenant="other")
 
 
 def test_a_batch_that_does_not_fit_leaves_nothing(gated: Scripted) -> None:
@@ -275,10 +273,10 @@ def test_a_batch_that_does_not_fit_leaves_nothing(gated: Scripted) -> None:
         submit(service, "first")
         assert gated.writing.wait(30)
         with pytest.raises(Overloaded, match="3 documents are waiting"):
-            service.ask_all([asked(f"q{n}") for n in range(4)])
+            service.batches.ask([asked(f"q{n}") for n in range(4)])
         assert sum(service.queue.depths().values()) == 0
         assert service.archive.tasks(tenant="local").total == 1
-        assert len(service.ask_all([asked(f"q{n}") for n in range(3)])[1]) == 3
+        assert len(service.batches.ask([asked(f"q{n}") for n in range(3)])[1]) == 3
 
 
 def test_after_much_work_nothing_is_left_behind(
@@ -300,7 +298,7 @@ def test_after_much_work_nothing_is_left_behind(
         until(lambda: service.tasks.unsaved_count == 0)
         service.archive.retain(newest=30, days=1)
         service.clear()
-        ledger, queue = service._ledger, service.queue
+        ledger, queue = service.ledger, service.queue
         until(lambda: not service.writers.busy)
         held = (ledger._writings, ledger._writing_of, service.tasks._unfinished, queue._by_tenant)
         assert [len(each) for each in held] == [0] * 4
@@ -452,7 +450,7 @@ def test_without_a_database_misses_are_refused_and_hits_go_on(
             with pytest.raises(StorageUnavailable):
                 submit(service, "cake")
         with pytest.raises(StorageUnavailable):
-            service.ask_all([asked("cake"), asked("bread")])
+            service.batches.ask([asked("cake"), asked("bread")])
         with pytest.raises(StorageUnavailable):
             service.task("0" * 32)
         assert submit(service, "bread").cache == "hit"

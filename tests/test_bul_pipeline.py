@@ -39,7 +39,7 @@ def test_the_first_time_computes_and_the_second_finds(pipeline: Pipeline, model:
     assert answer.text.startswith("# Document\n\nAbout bread")
     assert answer.born == 1000.0
     assert (answer.finish_reason, answer.usage.completion_tokens) == ("stop", 7)
-    assert pipeline.lookup(wanted) is answer
+    assert pipeline.lookup(wanted) == (answer, "memory")
     assert pipeline.write(wanted) == (answer, False)
     assert model.calls == ["bread"]
 

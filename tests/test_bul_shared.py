@@ -117,7 +117,7 @@ def test_a_batch_asks_for_all_at_once(server: Redis) -> None:
         requests = [parse_request({"query": f"plan {number}"}) for number in range(5)]
         client = Client.from_url(server.url)
         client.config_resetstat()
-        _, tasks = two.ask_all(requests)
+        _, tasks = two.batches.ask(requests)
         assert client.info("commandstats")["cmdstat_mget"]["calls"] == 1
         assert [task.cache for task in tasks] == ["hit", "hit", "hit", "miss", "miss"]
         for task in tasks:
@@ -333,11 +333,14 @@ def test_an_answer_lives_from_its_birth_wherever_it_is(server: Redis) -> None:
         assert answer is not None
         order = one.place(parse_request(QUERY))
         one.shared.keep(order.digest, order.salt, replace(answer, born=answer.born - 70))
-        left = Client.from_url(server.url).pttl(f"blatam-kv:1:{order.digest.hex()}")
-        assert 20_000 < left <= 30_000
+        milliseconds = Client.from_url(server.url).pttl(f"blatam-kv:1:{order.digest.hex()}")
+        assert 20_000 < milliseconds <= 30_000
         task = asked(two)
         assert task.cache == "hit"
-        assert two.seconds_left(task) in range(20, 31)
+        assert task.answer is not None
+        left = two.pipeline.seconds_left(task.answer)
+        assert left is not None
+        assert 20 < left <= 30
         one.shared.keep(order.digest, order.salt, replace(answer, born=answer.born - 170))
         assert two.shared is not None
         assert two.shared.fetch([(order.digest, order.salt)]) == [None]
@@ -347,11 +350,14 @@ def test_an_answer_with_a_life_of_its_own_has_it_wherever_it_is(server: Redis) -
     with nodes(server, 2, cache_ttl=1000.0) as [(one, _), (two, _)]:
         order = one.place(parse_request(QUERY))
         finished(one, asked(one, cache={"ttl": 50.0}))
-        left = Client.from_url(server.url).pttl(f"blatam-kv:1:{order.digest.hex()}")
-        assert 30_000 < left <= 50_000
+        milliseconds = Client.from_url(server.url).pttl(f"blatam-kv:1:{order.digest.hex()}")
+        assert 30_000 < milliseconds <= 50_000
         task = asked(two)
         assert task.cache == "hit"
-        assert two.seconds_left(task) in range(30, 51)
+        assert task.answer is not None
+        left = two.pipeline.seconds_left(task.answer)
+        assert left is not None
+        assert 30 < left <= 50
 
 
 # ---- wishes and callbacks -----------------------------------------------------------------------
@@ -587,7 +593,9 @@ def test_the_rights_on_the_page_are_enough_and_no_more_than_that(server: Redis) 
         one, two = made
         finished(one, asked(one))
         assert asked(two).cache == "hit"
-        _, tasks = one.ask_all([parse_request({"query": f"plan {number}"}) for number in range(3)])
+        _, tasks = one.batches.ask(
+            [parse_request({"query": f"plan {number}"}) for number in range(3)]
+        )
         for task in tasks:
             finished(one, task)
         two.clear()

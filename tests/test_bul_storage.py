@@ -158,7 +158,7 @@ def test_a_service_keeps_and_resumes_its_work_in_either(url: str) -> None:
 
     requests = [parse_request({"query": query}) for query in ("bread", "cake", "bread")]
     with running(Scripted(), continuous_mode=False, archive=open_storage(url)) as service:
-        batch, begun = service.ask_all(requests)
+        batch, begun = service.batches.ask(requests)
         service.cancel(begun[1].id)
     with running(Scripted(), archive=open_storage(url)) as service:
         done = [ended(service, service.task(task.id)) for task in begun]
@@ -169,7 +169,7 @@ def test_a_service_keeps_and_resumes_its_work_in_either(url: str) -> None:
     archive = open_storage(url)
     assert archive.tasks(tenant="local").total == 53
     assert archive.documents(tenant="local", text="bread").total == 1
-    assert [task.status for task in archive.batch(batch, tenant="local")] == [
+    assert [row.status for row in archive.batch_rows(batch, tenant="local")] == [
         task.status for task in done
     ]
     archive.close()
@@ -302,7 +302,7 @@ def test_nobody_sees_what_another_tenant_owns(archive: Archive) -> None:
     for tenant, sees in (("a", True), ("b", False), ("", False), ("%", False)):
         assert (archive.task(task.id, tenant=tenant) is not None) == sees
         assert (archive.document(task.answer.id, tenant=tenant) is not None) == sees
-        assert bool(archive.batch("b" * 32, tenant=tenant)) == sees
+        assert bool(archive.batch_rows("b" * 32, tenant=tenant)) == sees
         assert bool(archive.tasks(tenant=tenant).items) == sees
         assert bool(archive.documents(tenant=tenant, text="secret").items) == sees
 

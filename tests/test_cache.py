@@ -94,6 +94,7 @@ def test_capacity_bytes_reads_units(text: str, expected: int) -> None:
         ({"capacity": 1.5}, TypeError, "capacity must be an int, not float"),
         ({"capacity": True}, TypeError, "capacity must be an int, not bool"),
         ({"capacity_bytes": "2 parsecs"}, ValueError, "write 1048576, '512MiB' or '2GB'"),
+        ({"capacity_bytes": "9" * 400}, ValueError, "must be from 1 to 2"),
         ({"capacity_bytes": "0"}, ValueError, "from 1 to"),
         ({"capacity_bytes": math.nan}, TypeError, "int or a str, not float"),
         ({"policy": "mru"}, ValueError, "choose one of lru, lfu, fifo"),

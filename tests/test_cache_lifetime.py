@@ -94,6 +94,37 @@ def test_memory_comes_back(policy: str) -> None:
     assert more_blocks < 500
 
 
+def test_a_forked_child_computes_what_a_thread_was_computing() -> None:
+    done = run(
+        """
+        import os, signal, threading, warnings
+        import blatam_kv as kv
+
+        warnings.simplefilter("ignore")  # of a fork beside threads, which is what this is about
+        cache = kv.Cache(capacity=10)
+        started, gate = threading.Event(), threading.Event()
+
+        def slow():
+            started.set()
+            gate.wait()
+            return 1
+
+        thread = threading.Thread(target=cache.get_or_compute, args=("k", slow))
+        thread.start()
+        started.wait()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)  # that thread is not here: who waits for it waits for ever
+            os._exit(cache.get_or_compute("k", lambda: 2))
+        gate.set()
+        thread.join()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+        assert cache["k"] == 1
+        """
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_fork_after_use() -> None:
     """The child has its own copy; neither sees what the other does."""
     done = run(

@@ -217,3 +217,35 @@ def test_streams_whose_node_dies_end_visibly_and_go_on_under_their_key(whole: Cl
     assert theirs.reply.headers["Idempotency-Replayed"] is None
     assert theirs.rest() != again.heard
     assert whole.model.calls[mark] == 3
+
+
+# ---- an answer whose writer dies ----------------------------------------------------------------
+
+
+def test_when_the_writer_of_an_answer_dies_one_of_those_who_wait_elsewhere_writes_it(
+    whole: Cluster,
+) -> None:
+    victim = whole.node_of("ada")
+    others = [node for node in whole.nodes if node is not victim]
+    mark = "[ada-awaited]"
+    gate = whole.model.gate = threading.Event()
+    heard: list[str] = []
+
+    def ask(url: str) -> None:
+        with whole.client("ada", url=url) as client:
+            reply = client.request("POST", "/v1/chat/completions", chat(mark))
+            heard.append(f"{reply.status} {mark in reply.content.decode()}")
+
+    callers = [threading.Thread(target=ask, args=(whole.url,))]
+    callers[0].start()
+    eventually(lambda: whole.model.calls[mark], "nobody writes it")
+    callers += [threading.Thread(target=ask, args=(node.url,)) for node in others]
+    for caller in callers[1:]:
+        caller.start()
+    victim.kill()
+    eventually(lambda: whole.model.calls[mark] == 2, "nobody else writes it")
+    gate.set()
+    for caller in callers:
+        caller.join()
+    assert heard == ["200 True"] * 3
+    assert whole.model.calls[mark] == 2

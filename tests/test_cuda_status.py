@@ -114,7 +114,9 @@ def test_the_build_that_must_have_the_module_has_it() -> None:
 def test_an_error_of_cuda_has_a_reason_and_its_number(number: int, reason: DeviceTrouble) -> None:
     error = probe.error_of(fake(), ERROR + number)
     assert error.reason is reason
-    assert str(error) == f"CUDA error {number}: text of {ERROR + number}"
+    lost = ". CUDA serves this process no more: restart it"
+    remedy = lost if reason is DeviceTrouble.LOST else ""
+    assert str(error) == f"CUDA error {number}: text of {ERROR + number}{remedy}"
 
 
 # ---- a device that is not there -----------------------------------------------------------------
@@ -186,6 +188,9 @@ def test_work_for_a_device_is_queued_on_the_callers_stream_and_its_errors_are_ty
         )
     with pytest.raises(InvalidRequest, match="pass an integer"):
         cuda.store(plan, slots, **memory, stream="default")
+    for stream in (-1, 2**64, True):
+        with pytest.raises(InvalidRequest, match="2 for the thread's own"):
+            cuda.store(plan, slots, **memory, stream=stream)
     assert len(device) == 6
 
 

@@ -314,6 +314,7 @@ def test_options_that_do_not_fit_are_refused() -> None:
     assert caught.value.reason is DeviceTrouble.OUT_OF_MEMORY
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # 3.12's
 def test_a_closed_tier_and_one_from_before_a_fork_say_so() -> None:
     tier, _ = open_tier(DictTier())
     if (child := os.fork()) == 0:

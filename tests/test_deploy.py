@@ -36,6 +36,15 @@ def manifests() -> list[dict[str, Any]]:
     ]
 
 
+class Strict(yaml.SafeLoader):
+    """Refuses a key that is given twice, as Kubernetes does."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"{node.start_mark}: a key is given twice: {keys}"
+        return super().construct_mapping(node, deep)
+
+
 def of_kind(kind: str) -> list[dict[str, Any]]:
     return [document for document in manifests() if document["kind"] == kind]
 
@@ -50,6 +59,11 @@ def texts(value: object) -> Iterator[str]:
             yield from texts(inner)
     elif isinstance(value, str):
         yield value
+
+
+def test_no_key_is_given_twice() -> None:
+    for path in sorted([*DEPLOY.rglob("*.yaml"), *DEPLOY.rglob("*.yml")]):
+        assert list(yaml.load_all(path.read_text(), Strict)), path
 
 
 def test_every_setting_that_is_named_exists() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from device_blocks import Block, DictTier, Engine, open_tier, some_slots
 from device_fakes import Machine
 from device_node import Node, node
 from prometheus_server import prometheus
@@ -20,8 +21,24 @@ SEED = (0.30, 0.45, 0.20, 0.15)  # the original's picture
 
 @contextmanager
 def traffic(bul: Node) -> Iterator[None]:
-    """Documents and a conversation that grows, for the body of the ``with``."""
+    """Documents and a conversation that grows, for the body of the ``with``, and blocks that come and
+    go in the memory of the first device."""
     done = threading.Event()
+    tier, _ = open_tier(DictTier(), 48 << 10)
+    blocks = [Block.of(number, "int4") for number in range(8)]
+    engine = Engine()
+    for tensor in engine.tensors:
+        tensor[:] = 0  # it is full of NaN, of which few fit into a block
+
+    def move(number: int) -> None:
+        few = [blocks[(number + at) % len(blocks)].record for at in range(3)]
+        keys, slots = [record.key for record in few], some_slots(3, number)
+        tokens = [bytes(record.tokens) for record in few]
+        tier.save_blocks(keys, engine.cache, slots, codec="int4", tags=few[0].tags, tokens=tokens)
+        tier.get_many(keys)
+        with tier.load_layers(keys, engine.cache, slots) as load:
+            load.finish()
+        bul.models["0"].held = [tier.snapshot()]
 
     def go_on() -> None:
         number, said = 0, ""
@@ -31,6 +48,7 @@ def traffic(bul: Node) -> Iterator[None]:
                 said += f" Una panadería con obrador propio, dice el plan {number}."
                 chat = {"messages": [{"role": "user", "content": said[:8_000]}], "max_tokens": 8}
                 client.request("POST", "/v1/chat/completions", chat)
+                move(number)
                 number += 1
 
     thread = threading.Thread(target=go_on)
@@ -40,6 +58,7 @@ def traffic(bul: Node) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+        tier.close()
 
 
 def test_every_curve_of_the_board_has_data_and_a_device_that_is_out_sets_off_the_alarm(

@@ -231,6 +231,14 @@ def test_a_bad_request_by_name_is_refused(
     assert hint in answer.json()["detail"]
 
 
+def test_who_may_only_read_cannot_have_the_gateway_sign_a_change(gate: Gateway) -> None:
+    reader = {"X-API-Key": gate.keys.create("acme", role="reader").api_key}
+    asked: dict[str, object] = {"target_system": "signed", "endpoint": "/query"}
+    assert route(gate, asked | {"data": json.loads(QUERY)}, **reader).status_code == 403
+    listed: dict[str, object] = {"target_system": "signed", "endpoint": "/tasks", "method": "GET"}
+    assert route(gate, listed, **reader).status_code == 200
+
+
 def test_asking_by_name_takes_a_key(gate: Gateway) -> None:
     answer = route(gate, {"target_system": "gamma", "endpoint": "/echo"}, **{"X-None": "1"})
     assert answer.status_code == 401

@@ -120,6 +120,20 @@ def test_an_endless_answer_goes_at_the_client_s_pace_and_takes_no_memory(gate: G
         assert memory(gate) - before < 32 << 20
 
 
+def test_a_client_that_takes_nothing_gives_its_place_back(tmp_path: Path) -> None:
+    with hostile(tmp_path) as bad:
+        settings = {"url": bad, "connections": 1, "idle_seconds": 0.2}
+        with gateway(tmp_path, {"export-ia": settings}) as gate:
+            parts = urlsplit(gate.url)
+            with socket.create_connection((parts.hostname or "", parts.port or 0)) as line:
+                line.sendall(f"GET {BAD}/endless HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode())
+                assert line.recv(12) == b"HTTP/1.1 200"
+                deadline = time.monotonic() + 30
+                while gate.get(f"{BAD}/fine").status_code != 200:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+
+
 def memory(gate: Gateway) -> int:
     for line in Path(f"/proc/{gate.running.pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):

@@ -74,6 +74,21 @@ def test_another_site_s_page_cannot_talk(gate: Gateway) -> None:
     assert refused.value.response.status_code == 403
 
 
+def test_a_websocket_is_one_of_the_connections_that_a_system_may_have(tmp_path: Path) -> None:
+    with (
+        system(tmp_path, "gamma") as gamma,
+        gateway(tmp_path, {"gamma": {"url": gamma, "connections": 1}}) as gate,
+    ):
+        with talk(gate):
+            with pytest.raises(InvalidStatus) as refused, talk(gate):
+                pass
+            assert refused.value.response.status_code == 503
+        until(gate, "/api/v1/gamma/echo", 200)
+        with talk(gate) as socket:
+            socket.send("again")
+            assert socket.recv() == "again"
+
+
 # ---- the configuration --------------------------------------------------------------------------
 
 

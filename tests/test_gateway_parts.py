@@ -223,6 +223,23 @@ def test_a_check_that_passed_shortens_the_wait(clock: Clock) -> None:
     assert breaker.enter() == 0
 
 
+def test_a_check_that_passed_does_not_let_all_wait_for_one_long_answer(clock: Clock) -> None:
+    breaker = tripped(clock)
+    clock.now += 5
+    assert breaker.enter() == 0  # it takes a minute
+    assert breaker.enter() > 0
+    breaker.looks_well()
+    assert [breaker.enter(), breaker.enter()] == [0, 0]
+    breaker.failed()
+    assert breaker.enter() == 5
+    clock.now += 5
+    assert breaker.enter() == 0
+    breaker.looks_well()
+    breaker.succeeded()
+    breaker.failed()
+    assert breaker.enter() == 0  # what was counted against it is forgotten
+
+
 def test_requests_from_before_it_opened_do_not_lengthen_the_wait(clock: Clock) -> None:
     breaker = tripped(clock)
     clock.now += 4
@@ -303,7 +320,12 @@ def test_a_file_names_its_systems_and_keeps_what_it_does_not_say(tmp_path: Path,
         ("systems: {gamma: {credentials: sign}}", "needs key_id and key_file"),
         ("systems: {gamma: {credentials: kepe}}", "did you mean keep?"),
         ("gateway: {trusted_proxies: [x]}", "networks such as 10.0.0.0/8"),
+        ("systems: {gamma: {url: 'http://x/a b'}}", "must look like http://"),
+        ("systems: {gamma: {url: 'http://a..b'}}", "must look like http://"),
+        ("systems: {gamma: {health: /a b}}", "with %20 for a space"),
         ("{", "not valid YAML"),
+        ("gateway: {port: 2026-13-45}", "not valid YAML: month must be"),
+        ("gateway: {port: !!timestamp now}", "not valid YAML"),
     ],
 )
 def test_a_mistake_is_named_with_its_place_and_its_fix(

@@ -7,6 +7,7 @@ import http.client
 import json
 import re
 import shlex
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -229,6 +230,52 @@ def test_an_answer_that_had_begun_is_not_asked_for_again(tmp_path: Path) -> None
     assert asked == ["/query"]
 
 
+def shorter(text: str, *others: tuple[str, str]) -> str:
+    """The configuration with one second where it has ten."""
+    for long, short in (("proxy_read_timeout 10s;", "proxy_read_timeout 1s;"), *others):
+        assert long in text
+        text = text.replace(long, short)
+    return text
+
+
+def test_a_stream_of_events_may_be_silent_for_longer_than_what_is_answered_at_once(
+    tmp_path: Path,
+) -> None:
+    over, asked = threading.Event(), threading.Event()
+
+    def silent(handler: BaseHTTPRequestHandler) -> None:
+        if handler.path.endswith("/events"):
+            asked.set()
+            assert over.wait(60)
+            echo(handler)
+        else:
+            over.wait(60)
+
+    with ExitStack() as opened:
+        node = opened.enter_context(scripted(silent))
+        opened.callback(over.set)
+        port = free_port()
+        text = configuration([node], listen=f"127.0.0.1:{port}", affinity="none")
+        text = shorter(text, ("proxy_read_timeout 20s;", "proxy_read_timeout 600s;"))
+        opened.enter_context(nginx(tmp_path, text, port=port))
+        here = Site(port)
+        events: list[int] = []
+        threads = [
+            threading.Thread(target=lambda path=path: events.append(here.ask(path)[0]))
+            for path in ("/task/a/events", "/api/batch/b/events")
+        ]
+        for thread in threads:
+            thread.start()
+        assert asked.wait(60)
+        for path in ("/query", "/task/a/status", "/documents", "/stats"):
+            assert here.ask(path)[0] == 503  # nobody answers, and it was not waited for
+        assert events == []
+        over.set()
+        for thread in threads:
+            thread.join()
+        assert events == [200, 200]
+
+
 def test_without_any_node_the_answer_is_a_problem_that_says_when_to_come_back(
     tmp_path: Path,
 ) -> None:
@@ -416,3 +463,52 @@ def test_the_node_that_answers_is_killed_and_no_answer_is_lost(tmp_path: Path) -
     assert all(isinstance(error.__cause__, http.client.IncompleteRead) for error in begun)
     assert {status for mine in statuses for status in mine} == {200}
     assert sum(map(len, statuses)) + len(begun) >= 600
+
+
+def test_a_node_that_is_paused_is_waited_for_a_moment_and_one_that_is_ended_not_at_all(
+    tmp_path: Path,
+) -> None:
+    options: dict[str, Any] = {"BUL_HMAC_SECRET": SECRET, "BUL_TRUSTED_PROXIES": "127.0.0.1/32"}
+    with ExitStack() as opened:
+        started = [opened.enter_context(serving(**options)) for _ in range(2)]
+        nodes = [
+            (process, opened.enter_context(client_of(client.url, tmp_path)))
+            for process, client in started
+        ]
+        port = free_port()
+        places = [client.url.removeprefix("http://") for _, client in nodes]
+        text = shorter(configuration(places, listen=f"127.0.0.1:{port}", rate=0))
+        opened.enter_context(nginx(tmp_path, text, port=port))
+        query = {"query": "Plan de negocio", "max_length": 40}
+        said = {"messages": [{"role": "user", "content": "Hola"}], "max_tokens": 8}
+        chats = "/v1/chat/completions"
+        for _, client in nodes:
+            client.document(query)
+            assert client.request("POST", chats, said).status == 200
+        through = opened.enter_context(client_of(f"http://127.0.0.1:{port}", tmp_path))
+        before = [client.request("GET", "/stats").json()["total_tasks"] for _, client in nodes]
+        for _ in range(5):
+            assert through.request("POST", "/query", query).status == 200
+        after = [client.request("GET", "/stats").json()["total_tasks"] for _, client in nodes]
+        changes = [now - then for then, now in zip(before, after, strict=True)]
+        own = nodes[changes.index(max(changes))][0]
+        own.send_signal(signal.SIGSTOP)
+
+        # The other may be slow on a machine that is busy; the paused one never answers.
+        while through.request("POST", "/query", query).status != 200:
+            pass
+
+        # A conversation may take its time, so it waits, until systemd ends who is silent.
+        heard: list[int] = []
+
+        def converse() -> None:
+            with client_of(f"http://127.0.0.1:{port}", tmp_path) as client:
+                heard.append(client.request("POST", chats, said).status)
+
+        caller = threading.Thread(target=converse)
+        caller.start()
+        caller.join(1.5)
+        assert heard == []
+        own.kill()
+        caller.join()
+        assert heard == [200]

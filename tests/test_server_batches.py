@@ -370,11 +370,11 @@ def test_a_batch_goes_on_after_a_restart_and_its_zip_is_whole(
     requests = [parse_request({"query": f"q{n}"}) for n in range(4)]
     with running(model, archive=open_storage(url)) as service:
         service.pause()
-        batch, tasks = service.ask_all(requests)
+        batch, tasks = service.batches.ask(requests)
     with running(model, archive=open_storage(url)) as service:
         while any(not service.task(task.id).is_finished for task in tasks):
             time.sleep(0.001)
-        rows = service.batch_rows(batch)
+        rows = service.batches.rows(batch)
         content = b"".join(bundle(service, rows, tenant="local"))
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         assert len(archive.namelist()) == 5
@@ -384,10 +384,10 @@ def test_a_batch_goes_on_after_a_restart_and_its_zip_is_whole(
 def test_a_zip_holds_one_document_at_a_time(model: Scripted) -> None:
     model.text = "# Big\n\n" + "word " * 20_000
     with running(model) as service:
-        batch, tasks = service.ask_all([parse_request({"query": f"q{n}"}) for n in range(20)])
+        batch, tasks = service.batches.ask([parse_request({"query": f"q{n}"}) for n in range(20)])
         while any(not service.task(task.id).is_finished for task in tasks):
             time.sleep(0.001)
-        rows = service.batch_rows(batch)
+        rows = service.batches.rows(batch)
         pieces = list(bundle(service, rows, tenant="local"))
     assert len(pieces) == 21
     sizes = [len(piece) for piece in pieces[:-1]]  # the last is the directory

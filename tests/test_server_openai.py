@@ -484,9 +484,11 @@ def test_chats_and_documents_share_their_writers_tenants_take_turns_and_batches_
 ) -> None:
     model.gate = threading.Event()
     with running(model, max_concurrent_tasks=1) as service:
-        service.ask_all([parse_request({"query": "first", "priority": 1})])
+        service.batches.ask([parse_request({"query": "first", "priority": 1})])
         assert model.writing.wait(30)
-        service.ask_all([parse_request({"query": f"batch {n}", "priority": 3}) for n in range(2)])
+        service.batches.ask(
+            [parse_request({"query": f"batch {n}", "priority": 3}) for n in range(2)]
+        )
 
         async def listen() -> None:
             heard = []

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from block_fakes import LAYOUT, load, prompt_of, save
 from bul_fakes import Scripted, running
 from redis import Redis as Client
 from redis.crc import key_slot
-from redis_cluster import Cluster, cluster
+from redis_cluster import Cluster, Node, cluster
 from test_bul_shared import asked, eventually, finished
 from tier_fakes import contents, key_of, record_of
 
@@ -25,6 +26,7 @@ from blatam_kv.tiers.breaker import Breaker
 from blatam_kv.tiers.leases import Leases
 from blatam_kv.tiers.notices import Notices
 from blatam_kv.tiers.redis import RedisTier
+from blatam_kv.tiers.trip import Trip
 
 KEYS = [key_of(number) for number in range(300)]
 PATIENCE_SECONDS = 60.0
@@ -84,15 +86,152 @@ def test_a_batch_is_one_round_trip_to_each_server(
     shared = tier(servers)
     shared.put_many(record_of(number, b"a") for number in range(60))
     calls = []
-    trip = shared.commands._try
 
-    def counted(server: Any, call: Any) -> Any:
-        calls.append(server.place)
-        return trip(server, call)
+    class Counted(Trip):
+        def __init__(self, client: Any, *others: Any) -> None:
+            calls.append(client)
+            super().__init__(client, *others)
 
-    monkeypatch.setattr(shared.commands, "_try", counted)
+    monkeypatch.setattr("blatam_kv.tiers.commands.Trip", Counted)
     assert None not in shared.get_many(KEYS[:60])
-    assert len(calls) == len(set(calls)) == 3
+    assert len(calls) == len({id(each) for each in calls}) == 3
+    shared.close()
+
+
+@contextmanager
+def frozen(node: Node) -> Iterator[None]:
+    """A server that takes what comes and says nothing, for the body of a ``with``."""
+    node.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        node.process.send_signal(signal.SIGCONT)
+
+
+def of(shared: RedisTier, servers: Cluster, key: bytes) -> Node:
+    """The server that has a key."""
+    place = shared.commands._servers.of(shared._name(key)).place
+    return next(node for node in servers.nodes if place.endswith(f":{node.port}"))
+
+
+def gets(node: Node) -> int:
+    """How often it was asked."""
+    calls: int = client(node.port).info("commandstats").get("cmdstat_get", {}).get("calls", 0)
+    return calls
+
+
+def test_all_servers_are_asked_before_any_has_answered(servers: Cluster) -> None:
+    shared = tier(servers, timeout=60.0)
+    records = [record_of(number, b"%d" % number) for number in range(60)]
+    shared.put_many(records)
+    first = of(shared, servers, KEYS[0])  # the one that a loop would begin with
+    others = [node for node in servers.nodes if node is not first]
+    before = [gets(node) for node in others]
+    found: list[Any] = []
+    asking = threading.Thread(target=lambda: found.extend(shared.get_many(KEYS[:60])))
+    with frozen(first):
+        asking.start()
+        eventually(
+            lambda: all(gets(node) > then for node, then in zip(others, before, strict=True))
+        )
+        assert found == []
+    asking.join()
+    assert found == records
+    shared.close()
+
+
+def test_a_silent_server_costs_nobody_elses_answers_and_is_left_alone(servers: Cluster) -> None:
+    shared = tier(servers, timeout=0.3, breaker=Breaker(pause=60.0))
+    records = [record_of(number, b"%d" % number) for number in range(60)]
+    eventually(lambda: served(shared, records))
+    with frozen(of(shared, servers, KEYS[0])):
+        eventually(lambda: lost(shared, records) == 1 and shared.stats().left_alone)
+    assert shared.stats().failures[Unavailable.TIMED_OUT] >= 3
+    shared.close()
+
+
+def served(shared: RedisTier, records: list[Any]) -> bool:
+    with suppress(TierUnavailable):
+        return shared.put_many(records) == len(records) and None not in shared.get_many(KEYS[:60])
+    return False
+
+
+def lost(shared: RedisTier, records: list[Any]) -> int:
+    """How many servers' records are missing; the others are right."""
+    found = shared.get_many(KEYS[:60])
+    assert all(one in (None, wanted) for one, wanted in zip(found, records, strict=True))
+    there = [one is not None for one in found]
+    places = [shared.commands._servers.of(shared._name(key)).place for key in KEYS[:60]]
+    whole = {place for place, is_there in zip(places, there, strict=True) if is_there}
+    return len(set(places) - whole)
+
+
+def test_connections_that_servers_have_closed_are_made_again(servers: Cluster) -> None:
+    shared = tier(servers)
+    records = [record_of(number, b"%d" % number) for number in range(60)]
+    shared.put_many(records)
+    for node in servers.nodes:
+        client(node.port).client_kill_filter(_type="normal", skipme=True)
+    assert shared.get_many(KEYS[:60]) == records
+    assert not shared.stats().failures
+    shared.close()
+
+
+@contextmanager
+def moving(slot: int, source: Node, target: Node) -> Iterator[None]:
+    """A slot that one server is just giving to another, for the body of a ``with``; then it stays."""
+    one, two = client(source.port), client(target.port)
+    ids = [each.execute_command("CLUSTER MYID").decode() for each in (one, two)]
+    two.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[0])
+    one.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[1])
+    try:
+        yield
+    finally:
+        for key in two.execute_command("CLUSTER GETKEYSINSLOT", slot, 100):
+            two.execute_command("ASKING")
+            two.delete(key)
+        for each in (two, one):
+            each.execute_command("CLUSTER SETSLOT", slot, "NODE", ids[0])
+
+
+def test_a_slot_that_is_just_being_moved_is_asked_for_where_it_goes(servers: Cluster) -> None:
+    shared = tier(servers)
+    records = [record_of(number, b"%d" % number) for number in range(60)]
+    shared.put_many(records)
+    source = of(shared, servers, KEYS[0])
+    target = next(node for node in servers.nodes if node is not source)
+    name = shared._name(KEYS[0])
+    slot = key_slot(name)
+    with moving(slot, source, target):
+        assert shared.get_many(KEYS[:60]) == records  # it has not left yet
+        client(source.port).delete(name)
+        assert shared.get_many(KEYS[:60]) == [None, *records[1:]]
+        assert shared.put_many(records) == 60  # in a batch
+        assert client(source.port).execute_command("CLUSTER COUNTKEYSINSLOT", slot) == 0
+        assert client(target.port).execute_command("CLUSTER COUNTKEYSINSLOT", slot) == 1
+        assert shared.get_many(KEYS[:60]) == records
+        assert shared.get_many(KEYS[:1]) == records[:1]  # and alone
+        assert shared.delete_many(KEYS[:1]) == 1
+        script = shared.commands.script("return redis.call('SET', KEYS[1], ARGV[1])")
+        assert script(name, b"by a script") == b"OK"  # which that server has not heard of
+        assert shared.ask("get", name) == b"by a script"
+    assert not shared.stats().failures
+    shared.close()
+
+
+def test_a_single_servers_url_that_leads_into_a_cluster_is_a_tier_that_fails(
+    servers: Cluster,
+) -> None:
+    shared = RedisTier(f"redis://127.0.0.1:{servers.nodes[0].port}", timeout=10.0)
+    with pytest.raises(TierUnavailable):
+        shared.get_many(KEYS[:60])  # of several slots
+    refused = 0
+    for key in KEYS[:60]:
+        try:
+            shared.get_many([key])
+        except TierUnavailable:
+            refused += 1  # it is another's
+    assert 0 < refused < 60
     shared.close()
 
 

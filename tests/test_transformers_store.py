@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from blatam_kv.integrations.transformers import (
     restore,
     rows_of,
 )
+from blatam_kv.integrations.transformers.prefill import prefill_told
 
 SIZE = 16
 
@@ -63,6 +65,55 @@ def test_every_family_says_the_same_from_a_stored_beginning(family: str) -> None
             expected, found = both(model, ids[:, :length], store)
             assert found == expected
             assert cached <= reused(store) - before <= length
+
+
+def test_the_store_is_told_how_long_the_model_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (ids, _) = model_of("llama"), prompts(100)
+    told: list[int] = []
+
+    def observe(self: KVStore, tokens: int, seconds: float) -> None:
+        assert seconds > 0
+        told.append(tokens)
+
+    monkeypatch.setattr(KVStore, "observe", observe)
+    with store_of(model) as store:
+        generate(model, ids[:1, :70], store=store, max_new_tokens=5)
+        assert told == [70]
+        generate(model, ids[:1, :70], store=store, max_new_tokens=5)
+        assert told == [70]  # fewer than a block were left
+        generate(model, ids[:1], store=store, max_new_tokens=5)
+        assert told == [70, 100 - 64]
+        model(ids)
+        assert len(told) == 2
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
+
+
+def test_only_the_call_that_is_meant_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (ids, _) = model_of("llama"), prompts(100)
+    told: list[int] = []
+
+    def elsewhere() -> None:
+        model(ids[:, :50])
+
+    with prefill_told(model, lambda tokens, seconds: told.append(tokens), least=1):
+        other = threading.Thread(target=elsewhere)
+        other.start()
+        other.join()
+        assert told == []
+        model(input_ids=ids[:1, :30])
+        model(ids[:1, :20])
+    assert told == [30]
+    with (
+        pytest.raises(ValueError, match="no"),
+        prefill_told(model, lambda tokens, seconds: told.append(tokens), least=1),
+    ):
+        raise ValueError("no")
+    assert not model._forward_hooks
+    embedded = model.get_input_embeddings()(ids)
+    with prefill_told(model, lambda tokens, seconds: told.append(tokens), least=1):
+        model(inputs_embeds=embedded)
+    assert told == [30, embedded.shape[0] * embedded.shape[1]]
 
 
 @pytest.mark.parametrize("family", STORED)

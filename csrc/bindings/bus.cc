@@ -77,6 +77,12 @@ py::tuple run(const std::shared_ptr<Bus>& bus, bool store, const Pieces& pieces,
   return py::make_tuple(code, KeptMark{bus, done});
 }
 
+py::tuple traffic(const Bus& bus) {
+  const Bus::Traffic now = bus.traffic();
+  return py::make_tuple(now.up_bytes, now.down_bytes, now.up_waits, now.up_busy, now.down_busy,
+                        now.buffers);
+}
+
 // Only a host can be told to fail.
 void fail_after(Bus& bus, uint64_t calls, int code, bool forever) {
   auto* const runtime = dynamic_cast<cuda::HostRuntime*>(&bus.runtime());
@@ -113,6 +119,10 @@ void add_bus(py::module_& module) {
       .def_property_readonly("device", [](Bus& bus) { return bus.runtime().device(); })
       .def_property_readonly("pool_bytes", [](const Bus& bus) { return bus.pool().bytes(); })
       .def_property_readonly("taken_bytes", [](const Bus& bus) { return bus.pool().taken_bytes(); })
+      .def_property_readonly("broken", &Bus::broken, "0, or the code of every later call.")
+      .def("traffic", traffic,
+           "Bytes up and down, waits for a buffer on the way up, buffers under way up and down, "
+           "and how many each direction has.")
       .def_property_readonly(
           "address", [](const Bus& bus) { return reinterpret_cast<uintptr_t>(bus.pool().base()); })
       .def_static("rounded", &cuda::Pool::rounded, py::arg("size"), "What a piece takes.")

@@ -47,6 +47,15 @@ int Bus::take(uint64_t bytes, bool wait, std::shared_ptr<DevicePiece>* piece) {
   return kOk;
 }
 
+Bus::Traffic Bus::traffic() const {
+  return {.up_bytes = up_bytes_.load(std::memory_order_relaxed),
+          .down_bytes = down_bytes_.load(std::memory_order_relaxed),
+          .up_waits = up_staging_->waits(),
+          .up_busy = up_staging_->busy(),
+          .down_busy = down_staging_->busy(),
+          .buffers = up_staging_->buffers()};
+}
+
 int Bus::up(std::span<const Part> parts, std::shared_ptr<Mark>* done) {
   Pieces pieces;
   for (const Part& part : parts) {
@@ -80,6 +89,7 @@ int Bus::up(std::span<const Part> parts, std::shared_ptr<Mark>* done) {
       code = runtime_->copy(part.to->data() + part.at + begin, buffer + filled, size, up_stream_);
       if (code != kOk) break;
       queued = true;
+      up_bytes_.fetch_add(size, std::memory_order_relaxed);
       filled += size;
       begin += size;
     }
@@ -116,6 +126,7 @@ int Bus::down(const std::shared_ptr<DevicePiece>& piece, uint64_t at, std::span<
     code = runtime_->copy(buffer, piece->data() + at + begin, size, down_stream_);
     if (code != kOk) break;
     if (code = down_staging_->used(index); code != kOk) return broke(code);
+    down_bytes_.fetch_add(size, std::memory_order_relaxed);
     flights.push_back({to.data() + begin, size, index, buffer});
     begin += size;
   }

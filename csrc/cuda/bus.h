@@ -74,6 +74,21 @@ class Bus : public std::enable_shared_from_this<Bus> {
   // As Pool::take.
   [[nodiscard]] int take(uint64_t bytes, bool wait, std::shared_ptr<DevicePiece>* piece);
 
+  // What has gone each way since the start, and the ring buffers whose copies are under way now.
+  // up_waits: how often a copy up found none free. Takes no lock that a copy holds.
+  struct Traffic {
+    uint64_t up_bytes;
+    uint64_t down_bytes;
+    uint64_t up_waits;
+    uint32_t up_busy;
+    uint32_t down_busy;
+    uint32_t buffers;  // of each direction
+  };
+  [[nodiscard]] Traffic traffic() const;
+
+  // kOk, or what every later call will say.
+  [[nodiscard]] int broken() const noexcept { return broken_; }
+
   // Bytes of the host for a place in a piece.
   struct Part {
     std::span<const uint8_t> from;
@@ -119,6 +134,8 @@ class Bus : public std::enable_shared_from_this<Bus> {
   std::mutex down_lock_;
   std::mutex work_lock_;  // holds and the launch behind them belong together
   std::atomic<int> broken_ = kOk;
+  std::atomic<uint64_t> up_bytes_ = 0;  // relaxed: figures, nothing depends on them
+  std::atomic<uint64_t> down_bytes_ = 0;
 };
 
 }  // namespace blatam::cuda

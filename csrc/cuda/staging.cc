@@ -23,16 +23,19 @@ Staging::~Staging() {
 }
 
 int Staging::next(uint8_t** buffer, uint32_t* index) {
+  Buffer& next = ring_[at_];
+  if (next.busy && runtime_.query(next.event) == kNotYet)
+    waits_.fetch_add(1, std::memory_order_relaxed);
   if (const int code = await(at_); code != kOk) return code;
   *index = at_;
-  *buffer = ring_[at_].memory;
+  *buffer = next.memory;
   at_ = (at_ + 1) % buffers();
   return kOk;
 }
 
 int Staging::used(uint32_t index) {
   const int code = runtime_.record(ring_[index].event, stream_);
-  if (code == kOk) ring_[index].busy = true;
+  if (code == kOk) ring_[index].busy.store(true, std::memory_order_release);
   return code;
 }
 
@@ -41,6 +44,14 @@ int Staging::await(uint32_t index) {
   const int code = runtime_.synchronize(ring_[index].event);
   if (code == kOk) ring_[index].busy = false;
   return code;
+}
+
+uint32_t Staging::busy() const {
+  uint32_t found = 0;
+  for (const Buffer& buffer : ring_)
+    if (buffer.busy.load(std::memory_order_acquire) && runtime_.query(buffer.event) == kNotYet)
+      ++found;
+  return found;
 }
 
 }  // namespace blatam::cuda

@@ -1,12 +1,13 @@
 // Staging is a ring of pinned buffers between memory that a device cannot reach and its copies. A
 // buffer is handed out again when the event that was recorded behind its last copy is done, so as
 // many copies are under way as there are buffers, and none sees what was meant for another. For one
-// thread at a time; the ring belongs to one stream.
+// thread at a time, but for what is asked of its state; the ring belongs to one stream.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <deque>
 #include <memory>
-#include <vector>
 
 #include "cuda/runtime.h"
 
@@ -31,11 +32,15 @@ class Staging {
   // Returns when they are done.
   [[nodiscard]] int await(uint32_t index);
 
+  // From any thread: how many buffers' copies are under way now, and how often `next` had to wait.
+  [[nodiscard]] uint32_t busy() const;
+  [[nodiscard]] uint64_t waits() const noexcept { return waits_.load(std::memory_order_relaxed); }
+
  private:
   struct Buffer {
     uint8_t* memory = nullptr;
     Runtime::Event event = nullptr;
-    bool busy = false;
+    std::atomic<bool> busy = false;  // release, acquire: the event was recorded before
   };
 
   Staging(Runtime& runtime, Runtime::Stream stream, uint64_t buffer_bytes)
@@ -44,8 +49,9 @@ class Staging {
   Runtime& runtime_;
   const Runtime::Stream stream_;
   const uint64_t buffer_bytes_;
-  std::vector<Buffer> ring_;
+  std::deque<Buffer> ring_;  // which never moves its buffers
   uint32_t at_ = 0;
+  std::atomic<uint64_t> waits_ = 0;  // relaxed: a figure, nothing depends on it
 };
 
 }  // namespace blatam::cuda

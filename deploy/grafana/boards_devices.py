@@ -7,6 +7,11 @@ from boards_parts import Board, Job, Panel
 _BUL = Job("bul")
 _DEVICE = "{{instance}}: {{gpu}}"
 _BY = "instance, gpu"
+_TIER = "{{instance}}: {{tier}}"
+_PLACE = "instance, tier"
+_HIT = 'result="hit"'
+# Of the tiers those that lie in the memory of a device.
+_ON_DEVICE = f"and on ({_PLACE}) {_BUL.each('kv_gpu_queue_entries')}"
 
 
 def _of(name: str) -> str:
@@ -120,6 +125,99 @@ DEVICES = Board(
                 "How often it could not be read.",
                 "ops",
                 {_DEVICE: _BUL.rate("kv_cache_gpu_unread_total", _BY)},
+            ),
+        ),
+        "Blocks in device memory": (
+            Panel(
+                "Blocks found there",
+                "Of those that were looked for.",
+                "percentunit",
+                {
+                    _TIER: f"({_BUL.rate('kv_tier_requests_total', _PLACE, _HIT)} / "
+                    f"{_BUL.rate('kv_tier_requests_total', _PLACE)}) {_ON_DEVICE}"
+                },
+            ),
+            Panel(
+                "Pool in use",
+                "By records, and by what moves them; of what was taken when the tier opened.",
+                "percentunit",
+                {
+                    _TIER: f"{_BUL.each('kv_gpu_pool_taken_bytes')} / "
+                    f"{_BUL.each('kv_cache_size_limit_bytes')}"
+                },
+            ),
+            Panel(
+                "Loads",
+                "Into an engine's cache, by what became of them.",
+                "ops",
+                {
+                    f"{_TIER}, {{{{outcome}}}}": _BUL.rate(
+                        "kv_gpu_loads_total", f"{_PLACE}, outcome"
+                    )
+                },
+            ),
+            Panel(
+                "Time of a load",
+                "From its beginning until all of it was decoded and looked at, P95.",
+                "s",
+                {
+                    _TIER: "histogram_quantile(0.95, "
+                    + _BUL.rate(
+                        "kv_tier_operation_duration_seconds_bucket",
+                        f"{_PLACE}, le",
+                        'operation="load"',
+                    )
+                    + ")"
+                },
+            ),
+            Panel(
+                "Over the bus",
+                "Bytes between the host and the device, each way.",
+                "Bps",
+                {
+                    f"{_TIER}, {{{{direction}}}}": _BUL.rate(
+                        "kv_gpu_bus_bytes_total", f"{_PLACE}, direction"
+                    )
+                },
+            ),
+            Panel(
+                "Bytes saved",
+                "Of keys and values for each byte that holds them, encoded and decoded.",
+                "none",
+                {
+                    f"{_TIER}, {{{{codec}}}} {{{{operation}}}}": _BUL.rate(
+                        "kv_gpu_raw_bytes_total", f"{_PLACE}, codec, operation"
+                    )
+                    + " / "
+                    + _BUL.rate("kv_gpu_encoded_bytes_total", f"{_PLACE}, codec, operation")
+                },
+            ),
+            Panel(
+                "Pinned buffers in use",
+                "Of those that each direction has.",
+                "percentunit",
+                {
+                    f"{_TIER}, {{{{direction}}}}": f"{_BUL.each('kv_gpu_staging_busy_buffers')} / "
+                    f"{_BUL.each('kv_gpu_staging_buffers')}"
+                },
+            ),
+            Panel(
+                "Waits for a buffer",
+                "Copies up that found none free.",
+                "ops",
+                {_TIER: _BUL.rate("kv_gpu_staging_waits_total", _PLACE)},
+            ),
+            Panel(
+                "On their way down",
+                "Records that left and are not yet below.",
+                "none",
+                {_TIER: _BUL.each("kv_gpu_queue_entries")},
+            ),
+            Panel(
+                "What became of records",
+                "That came up, went down, were lost on the way, or found no room.",
+                "ops",
+                {f"{_TIER}, {{{{event}}}}": _BUL.rate("kv_gpu_records_total", f"{_PLACE}, event")},
             ),
         ),
     },

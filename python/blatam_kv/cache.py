@@ -258,22 +258,24 @@ class Cache(CacheBase[K, V], Generic[K, V]):
     ) -> V:
         """``get_or_compute`` after a miss that was counted."""
         flights = self._flights
+        flight = future = None
         again = False
-        while True:
-            flight, future = flights.join(key, again=again)
-            if future is None:
-                break
-            from concurrent.futures import CancelledError
+        before = computing.get()
+        try:  # from the start: Ctrl-C between two lines must leave no flight that nobody lands
+            while True:
+                flight, future = flights.join(key, again=again)
+                if future is None:
+                    break
+                from concurrent.futures import CancelledError
 
-            again = True
-            try:
-                return future.result()
-            except CancelledError:
-                if not future.cancelled():
-                    raise
-                # The leader was interrupted: take its place.
-        token = flights.take_off(key)
-        try:
+                again = True
+                try:
+                    return future.result()
+                except CancelledError:
+                    if not future.cancelled():
+                        raise
+                    # The leader was interrupted: take its place.
+            flights.take_off(key)
             # Another flight may have landed between our miss and our take-off.
             value: V = self.peek(key, _MISSING)
             if value is _MISSING:
@@ -283,13 +285,14 @@ class Cache(CacheBase[K, V], Generic[K, V]):
                 value = compute()
                 flight.end()
                 self._keep(key, value, ttl, size)
+            flights.land(key, flight, value=value)
+            return value
         except BaseException as error:
-            flights.land(key, flight, error=error)
+            if flight is not None and future is None:
+                flights.land(key, flight, error=error)
             raise
         finally:
-            computing.reset(token)
-        flights.land(key, flight, value=value)
-        return value
+            computing.set(before)
 
     async def aget_or_compute(
         self,
@@ -434,7 +437,8 @@ def byte_count(name: str, bound: int | str) -> int:
             unit = f"{unit}B" if match is not None and not unit.endswith("i") else "?"
         if match is None or unit not in _UNITS:
             raise ConfigError(f"cannot read {bound!r} as bytes; write 1048576, '512MiB' or '2GB'")
-        number = math.floor(float(match[1]) * _UNITS[unit])
+        exact = float(match[1]) * _UNITS[unit]
+        number = math.floor(exact) if exact < 2**63 else 2**63
     elif isinstance(bound, bool) or not hasattr(bound, "__index__"):
         raise TypeError(f"{name} must be an int or a str, not {type(bound).__name__}")
     else:

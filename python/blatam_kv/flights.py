@@ -7,9 +7,11 @@ for the first who waits: it costs more than all the rest of a miss.
 from __future__ import annotations
 
 import contextvars
+import os
 from threading import RLock
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from weakref import WeakSet
 
 from blatam_kv.errors import ReentrantComputation
 
@@ -25,6 +27,9 @@ _MISSING = cast("Any", object())  # Any: stands in for a value of whatever type 
 computing: contextvars.ContextVar[tuple[tuple[int, object], ...]] = contextvars.ContextVar(
     "blatam_kv_computing", default=()
 )
+
+
+_all: WeakSet[Flights[Any, Any]] = WeakSet()
 
 
 class Flight(Generic[V]):
@@ -55,9 +60,10 @@ class Flights(Generic[K, V]):
     signal handler may run between any two lines and use the same cache.
     """
 
-    __slots__ = ("_under_way", "collapsed", "failures", "loads", "lock", "seconds")
+    __slots__ = ("__weakref__", "_under_way", "collapsed", "failures", "loads", "lock", "seconds")
 
     def __init__(self) -> None:
+        _all.add(self)
         self._under_way: dict[K, Flight[V]] = {}
         self.lock = RLock()
         self.loads = self.failures = self.collapsed = 0
@@ -70,15 +76,19 @@ class Flights(Generic[K, V]):
         Raises ReentrantComputation where the caller is in the middle of computing this very key.
         """
         inside = computing.get()
-        if inside and (id(self), key) in inside:
+        if inside and (id(self), key) in inside and key in self._under_way:
             raise ReentrantComputation(
                 f"computing {key!r} asked the cache for {key!r}; it would wait for itself"
             )
         while True:
             mine: Flight[V] = Flight()
-            flight = self._under_way.setdefault(key, mine)  # one atomic step: a single leader
-            if flight is mine:
-                return mine, None
+            try:
+                flight = self._under_way.setdefault(key, mine)  # one atomic step: a single leader
+                if flight is mine:
+                    return mine, None
+            except KeyboardInterrupt as error:  # after that step, and nobody would land it
+                self.land(key, mine, error=error)
+                raise
             future = self.future_of(flight, waits=not again)
             if future is not None:
                 return flight, future
@@ -109,7 +119,8 @@ class Flights(Generic[K, V]):
         value: V = _MISSING,
         error: BaseException | None = None,
     ) -> None:
-        """End a flight, once: with a value, or with what those who wait shall see raised.
+        """End a flight: with a value, or with what those who wait shall see raised. A second time
+        finishes what an interruption left of the first.
 
         An error that is no Exception, an interruption, is its leader's alone: the others take its
         place.
@@ -117,15 +128,18 @@ class Flights(Generic[K, V]):
         failed = flight.began is not None and flight.seconds is None
         if failed:
             flight.end()
-        self._under_way.pop(key, None)
+        if self._under_way.get(key) is flight:
+            del self._under_way[key]
         with self.lock:
+            counts = flight.seconds is not None and not flight.landed
             flight.landed = True
             future = flight.future
-            if flight.seconds is not None:
+            if counts:
+                assert flight.seconds is not None
                 self.loads += 1
                 self.seconds += flight.seconds
                 self.failures += failed
-        if future is None:
+        if future is None or future.done():
             return
         if error is None:
             future.set_result(value)
@@ -133,3 +147,19 @@ class Flights(Generic[K, V]):
             future.set_exception(error)
         else:
             future.cancel()
+
+    def begin_anew(self) -> None:
+        """In a forked child: forget the flights of threads that are not here, and their lock."""
+        inside = computing.get()
+        self.lock = RLock()
+        for key in list(self._under_way):
+            if (id(self), key) not in inside:
+                del self._under_way[key]
+
+
+def _begin_anew() -> None:
+    for flights in list(_all):
+        flights.begin_anew()
+
+
+os.register_at_fork(after_in_child=_begin_anew)

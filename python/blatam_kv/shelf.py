@@ -78,16 +78,18 @@ class Shelf(Generic[V]):
 
     def get(self, key: bytes) -> V | None:
         """The value, from memory or from disk, or None."""
-        value = self._cache.get(key)
+        return self.find(key)[0]
+
+    def find(self, key: bytes) -> tuple[V | None, bool]:
+        """The same, and whether it had to be read from disk."""
+        value, read = self._cache.get(key), False
+        if value is None:
+            with self._stripe(key):
+                (record,) = self._fetch([key])
+                value, read = self._take(record), True
         if value is not None:
             self._use(key)
-            return value
-        with self._stripe(key):
-            (record,) = self._fetch([key])
-            value = self._take(record)
-        if value is not None:
-            self._use(key)
-        return value
+        return value, read
 
     def keep(self, key: bytes, value: V, *, ttl: float | None = None) -> None:
         """Have the disk keep a value that the cache has, or has just refused. ttl: None for the

@@ -95,6 +95,28 @@ TEST_P(BusTest, PartsShareBuffersAndTheHostsBytesAreFreeAtOnce) {
   EXPECT_EQ(done->await(), kOk);
 }
 
+TEST_P(BusTest, TrafficTellsWhatHasGoneAndWhatIsUnderWay) {
+  Machine machine(GetParam());
+  const auto piece = machine.take(20000);
+  EXPECT_EQ(machine.bus->traffic().buffers, 2u);
+  ASSERT_EQ(machine.up(piece, noise(8192, 1)), kOk);
+  if (GetParam() == Order::lazy) {
+    EXPECT_EQ(machine.bus->traffic().up_busy, 2u);
+  }
+  ASSERT_EQ(machine.up(piece, noise(5000, 2)), kOk);
+  if (GetParam() == Order::lazy) {
+    EXPECT_EQ(machine.bus->traffic().up_waits, 2u);
+  }
+  (void)machine.down(piece);  // which comes after both
+  const Bus::Traffic now = machine.bus->traffic();
+  EXPECT_EQ(now.up_bytes, 8192u + 5000u);
+  EXPECT_EQ(now.down_bytes, 20000u);
+  EXPECT_EQ(now.up_busy, 0u);
+  EXPECT_EQ(now.down_busy, 0u);
+  machine.bus->close();
+  EXPECT_EQ(machine.bus->traffic().up_bytes, now.up_bytes);
+}
+
 TEST_P(BusTest, APieceIsNotTakenAgainWhileAnythingIsUnderWay) {
   Machine machine(GetParam(), {4096, 2, 4096});
   Runtime::Stream stream = nullptr;

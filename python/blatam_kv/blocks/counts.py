@@ -13,7 +13,8 @@ from blatam_kv.tiers import DiskStats
 class FarStats:
     """Of one process, at one moment. hits and misses are blocks that were fetched, or were not there
     any more; written those that were handed on, dropped those that were not: for lack of room on
-    the way, or because the tier failed; failures its calls that failed. What was measured is None
+    the way, or because the tier failed; failures its calls that failed; left_alone: whether nothing is
+    tried for now. What was measured is None
     until it was."""
 
     hits: int
@@ -22,6 +23,7 @@ class FarStats:
     dropped: int
     failures: int
     failing: bool
+    left_alone: bool
     queued_bytes: int
     trip_seconds: float | None
     bytes_per_second: float | None

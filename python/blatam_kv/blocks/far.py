@@ -22,7 +22,7 @@ from blatam_kv.blocks.worth import Worth
 from blatam_kv.errors import TierUnavailable
 from blatam_kv.record import Record, packed_bytes
 from blatam_kv.tiers.lock import abandoned_in_children
-from blatam_kv.tiers.protocol import SharedTier
+from blatam_kv.tiers.protocol import Rests, SharedTier
 from blatam_kv.tiers.took import Took, timed
 from blatam_kv.tracing import Kind, span
 
@@ -176,6 +176,7 @@ class Far:
             return FarStats(
                 **self._counts,
                 failing=self._failing,
+                left_alone=isinstance(self._tier, Rests) and self._tier.left_alone,
                 queued_bytes=self._bytes,
                 trip_seconds=self.worth.trips.seconds(1),
                 bytes_per_second=self.worth.bytes.per_second,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import Any, Self
 
 from blatam_kv.blocks.block import Block
@@ -80,11 +81,12 @@ class LayerLoad:
     def _run(self) -> None:
         packing, blocks, (keys, values) = self._packing, self._blocks, self._out
         size = packing.layout.block_tokens
-        ends = [0] * len(blocks)
+        ends, seconds = [0] * len(blocks), [0.0] * len(blocks)
         for layer in range(packing.layout.layers):
             for number, block in enumerate(blocks):
                 if self._stopped:
                     break
+                began = perf_counter()
                 try:
                     ends[number] = packing.decode_layer(
                         block.payload, ends[number], layer, keys, values, number * size
@@ -95,9 +97,12 @@ class LayerLoad:
                         self._error = CorruptBlob(f"block {number} of the prefix: {error}")
                         self._changed.notify_all()
                     return
+                seconds[number] += perf_counter() - began
             with self._changed:
                 if self._stopped:
                     self._changed.notify_all()
                     return
                 self._done = layer + 1
                 self._changed.notify_all()
+        for took, end in zip(seconds, ends, strict=True):
+            packing.work["decode"].did(took, raw=packing.layout.block_bytes, encoded=end)

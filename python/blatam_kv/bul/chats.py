@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Self
 
 from blatam_kv.bul.chat import ChatOrder
-from blatam_kv.bul.pipeline import Answer, Pipeline
+from blatam_kv.bul.pipeline import Answer, Found, Pipeline
 from blatam_kv.bul.queue import Priority, PriorityQueue, QueueFull, Ticket
 from blatam_kv.bul.tasks import CacheResult
 from blatam_kv.bul.wishes import USUAL, Wishes
@@ -189,7 +189,7 @@ class Chats:
         self._under_way: set[Saying] = set()
         self._stopping = False
 
-    def lookup(self, order: ChatOrder, wishes: Wishes = USUAL) -> Answer | None:
+    def lookup(self, order: ChatOrder, wishes: Wishes = USUAL) -> Found | None:
         """The cached answer if it will do, or None. Quick."""
         return self._pipeline.recall(order.digest, wishes)
 
@@ -202,15 +202,16 @@ class Chats:
         room = self._pipeline.check_room(order, field="messages")
         order = replace(order, sampling=replace(order.sampling, max_tokens=room))
         if order.digest not in self._tellings:
-            (found,) = self._pipeline.elsewhere([(order, wishes)])
-            if found is not None:
-                return Telling.of(found, tier="redis"), "hit"
+            (answer,) = self._pipeline.elsewhere([(order, wishes)])
+            if answer is not None:
+                return Telling.of(answer, tier="redis"), "hit"
         with self._lock:
             telling = self._tellings.get(order.digest) if wishes.take(0.0) else None
             if telling is not None and telling.join():
                 return telling, "collapsed"
-            if (answer := self._pipeline.recall(order.digest, wishes)) is not None:
-                return Telling.of(answer), "hit"  # written since the caller looked
+            if (found := self._pipeline.recall(order.digest, wishes)) is not None:
+                # Written since the caller looked.
+                return Telling.of(found.answer, tier=found.tier), "hit"
             if self._stopping:
                 raise TooManyChats("the service is stopping")
             if self._queue.paused:  # nobody should hold a line for as long as an operator likes

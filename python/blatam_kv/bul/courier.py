@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Protocol
 import orjson
 
 from blatam_kv.bul.outbound import Outbound, Undelivered
-from blatam_kv.bul.storage import BatchRow, Callback, StorageUnavailable
+from blatam_kv.bul.storage import Callback, StorageUnavailable
 from blatam_kv.bul.tasks import NotFound, Task
 from blatam_kv.errors import Error
 from blatam_kv.signature import sign
 
 if TYPE_CHECKING:
+    from blatam_kv.bul.batches import Batches
     from blatam_kv.bul.storage.callbacks import Callbacks
 
 log = logging.getLogger("blatam_kv.bul")
@@ -40,13 +41,14 @@ Signer = Callable[[str, str], tuple[str, bytes] | None]
 
 
 class Subjects(Protocol):
-    """What the courier asks of a service."""
+    """What may end and be told of; a service has it."""
+
+    @property
+    def batches(self) -> Batches:
+        """Those of many documents."""
 
     def task(self, task_id: str, *, tenant: str) -> Task:
         """A tenant's task. Raises NotFound, StorageUnavailable."""
-
-    def batch_rows(self, batch: str, *, tenant: str) -> Sequence[BatchRow]:
-        """The tasks of a tenant's batch. Raises NotFound, StorageUnavailable."""
 
 
 class Courier:
@@ -169,7 +171,7 @@ class Courier:
     def _event(self, callback: Callback) -> dict[str, object]:
         event: dict[str, object] = {"id": callback.id, "attempt": callback.tries + 1}
         if callback.batch is not None:
-            rows = self._subjects.batch_rows(callback.batch, tenant=callback.tenant)
+            rows = self._subjects.batches.rows(callback.batch, tenant=callback.tenant)
             counts = Counter[str](row.status for row in rows)
             path = f"/api/batch/{callback.batch}"
             data: dict[str, object] = {"batch_id": callback.batch, "total": len(rows), **counts}

@@ -8,20 +8,20 @@ comes after the lock.
 
 from __future__ import annotations
 
-import heapq
 import logging
+import math
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from blatam_kv.bul.caller import ITSELF
+from blatam_kv.bul.asked import Asked
+from blatam_kv.bul.deadlines import Deadlines
 from blatam_kv.bul.drafts import Part
 from blatam_kv.bul.order import Order
 from blatam_kv.bul.pipeline import Answer, Pipeline
 from blatam_kv.bul.queue import PriorityQueue, QueueFull
-from blatam_kv.bul.request import QueryRequest
 from blatam_kv.bul.storage import Callback, StorageUnavailable
 from blatam_kv.bul.tally import Tallies
 from blatam_kv.bul.tasks import Status, Task, TaskBook
@@ -47,15 +47,6 @@ class AlreadyFinished(Error, RuntimeError):
     """The task cannot be cancelled: it has ended, or another node works on it."""
 
 
-class Asked(NamedTuple):
-    """What somebody wants; created: when that was, Unix time; key_id: with which key."""
-
-    order: Order
-    request: QueryRequest
-    created: float
-    key_id: str = ITSELF.key_id
-
-
 class TaskRows(Protocol):
     """What the ledger needs of an archive."""
 
@@ -71,6 +62,7 @@ class TaskRows(Protocol):
 class Ledger:
     """Unfinished tasks and their writings. Safe from any thread.
 
+    place_in: roughly how many seconds until the queue has a place again, for who finds it full.
     Lock order: the ledger's, then the queue's or the book's.
     """
 
@@ -82,6 +74,8 @@ class Ledger:
         pipeline: Pipeline,
         tallies: Tallies,
         metrics: ServiceMetrics,
+        *,
+        place_in: Callable[[], float],
     ) -> None:
         self._queue = queue
         self._book = book
@@ -89,63 +83,52 @@ class Ledger:
         self._pipeline = pipeline
         self._tallies = tallies
         self._metrics = metrics
+        self._place_in = place_in
         self._lock = threading.Lock()
         self._stopping = False
         self._writings: dict[bytes, Writing] = {}  # by what may be shared of them
         self._writing_of: dict[str, Writing] = {}  # by task
-        self._deadlines: list[tuple[float, str, str]] = []  # monotonic, task, tenant
+        self._deadlines = Deadlines(self._writing_of)
 
     # How tasks begin.
 
-    def begin(
+    def answered(
         self,
-        asked: Sequence[Asked],
+        asked: Asked,
+        answer: Answer,
         *,
+        arrived: float,
         batch: str | None = None,
-        callbacks: Sequence[Callback] = (),
-    ) -> list[Task]:
-        """A durable task for each of the answers, which are not cached; all or none. callbacks: to be
-        written with them, besides their own.
+        tier: str = "memory",
+    ) -> Task:
+        """A task for an answer that is cached: finished as it comes, its row is written later.
 
-        Raises QueueFull if there is no room, Overloaded if the service is stopping, and
-        StorageUnavailable.
+        arrived: when it was asked for, on the monotonic clock; tier: where the answer came from.
         """
-        arrived = time.monotonic()
-        begun: list[Task] = []
-        told = list(callbacks)
-        fresh: list[Writing] = []
-        with self._lock:
-            if self._stopping:
-                raise Overloaded("the service is stopping", retry_after=10)
-            try:
-                for order, request, created, _ in asked:
-                    task = Task(
-                        tenant=order.tenant,
-                        brief=order.brief,
-                        inferred=order.inferred,
-                        format=request.format,
-                        look=request.look,
-                        priority=request.priority,
-                        cache="collapsed" if order.flight in self._writings else "miss",
-                        request=request,
-                        batch=batch,
-                        deadline=_plus(created, request.deadline_seconds),
-                        arrived=arrived,
-                        created=created,
-                    )
-                    if task.cache == "miss":
-                        fresh.append(self._new_writing(order, task))
-                    self._join(self._writings[order.flight], task)
-                    begun.append(task)
-                if not self._book.add(begun):
-                    raise QueueFull(f"{self._book.unfinished} tasks are unfinished already")
-            except QueueFull:
-                self._withdraw(begun)
-                raise
+        task = asked.task("hit", arrived=arrived, batch=batch, answer=answer)
+        self.count(task)
+        self._book.add_finished(task)
+        self._metrics.cache_request("hit", tier=tier)
+        return task
+
+    def begin(self, asked: Sequence[Asked], *, batch: str | None = None) -> list[Task]:
+        """A durable task for each of the answers, which are not cached; all or none.
+
+        Raises InvalidRequest if a query is too long for the model, Overloaded if there is no room or
+        the service is stopping, and StorageUnavailable.
+        """
+        if not asked:
+            return []
+        for each in asked:
+            self._pipeline.check_room(each.order)
         try:
-            for each, task in zip(asked, begun, strict=True):
-                told += callback(task, each.request.callback_url, each.key_id)
-            self._rows.add(begun, told)
+            begun, fresh = self._enter(asked, batch)
+        except QueueFull as error:
+            seconds = math.ceil(self._place_in())
+            raise Overloaded(f"{error}; try again later", retry_after=seconds) from None
+        both = list(zip(asked, begun, strict=True))
+        try:
+            self._rows.add(begun, [told for each, task in both for told in each.callbacks(task)])
             self._book.hold(task.id for task in begun)
         except StorageUnavailable:
             self._metrics.storage_failed("add")
@@ -156,10 +139,34 @@ class Ledger:
             # Even if ours came to nothing: somebody else may have joined meanwhile.
             for writing in fresh:
                 self._release(writing)
-        for each, task in zip(asked, begun, strict=True):
+        for each, task in both:
             how = task.cache if each.order.wishes.look else "bypass"
             self._metrics.cache_request(how, tier="none")
         return begun
+
+    def _enter(self, asked: Sequence[Asked], batch: str | None) -> tuple[list[Task], list[Writing]]:
+        """Their tasks, and the writings that are new, whose places in the queue are held."""
+        arrived = time.monotonic()
+        begun: list[Task] = []
+        fresh: list[Writing] = []
+        with self._lock:
+            if self._stopping:
+                raise Overloaded("the service is stopping", retry_after=10)
+            try:
+                for each in asked:
+                    order = each.order
+                    joins = order.flight in self._writings
+                    task = each.task("collapsed" if joins else "miss", arrived=arrived, batch=batch)
+                    if not joins:
+                        fresh.append(self._new_writing(order, task))
+                    self._join(self._writings[order.flight], task)
+                    begun.append(task)
+                if not self._book.add(begun):
+                    raise QueueFull(f"{self._book.unfinished} tasks are unfinished already")
+            except QueueFull:
+                self._withdraw(begun)
+                raise
+        return begun, fresh
 
     def resume(self, task: Task, order: Order) -> None:
         """Go on with a task that has its row already, as old as it is."""
@@ -218,11 +225,7 @@ class Ledger:
         writing.task_ids.append(task.id)
         self._writing_of[task.id] = writing
         if deadline is not None:
-            if len(self._deadlines) > 64 + 8 * len(self._writing_of):
-                # Most are of tasks that have ended: without them, or a day's worth would pile up.
-                self._deadlines = [each for each in self._deadlines if each[1] in self._writing_of]
-                heapq.heapify(self._deadlines)
-            heapq.heappush(self._deadlines, (deadline, task.id, task.tenant))
+            self._deadlines.add(deadline, task.id, task.tenant)
 
     def _release(self, writing: Writing) -> None:
         if writing.ticket is not None:
@@ -301,13 +304,9 @@ class Ledger:
     def tick(self) -> None:
         """End what has passed its deadline."""
         expired = [job for job in self._queue.expired() if isinstance(job, Writing)]
-        now = time.monotonic()
-        late = []
         with self._lock:
-            while self._deadlines and self._deadlines[0][0] <= now:
-                _, key, tenant = heapq.heappop(self._deadlines)
-                if self._leave(key):
-                    late.append((key, tenant))
+            passed = self._deadlines.passed(time.monotonic())
+            late = [(key, tenant) for key, tenant in passed if self._leave(key)]
         self._end(self._found(late), status="failed", error=_LATE)
         for writing in expired:
             self._requeue(writing)
@@ -388,22 +387,11 @@ class Ledger:
     # What is asked about those that wait.
 
     def position(self, task: Task) -> int | None:
-        """Where in the queue the task's writing is, 1 for the next; None if it is in none."""
+        """Where in the queue a task's answer is, 1 for the next; None if it is in none."""
         writing = self._writing_of.get(task.id)
         if writing is None or writing.ticket is None:
             return None
         return self._queue.position(writing.ticket)
-
-
-def callback(task: Task, url: str | None, key_id: str) -> list[Callback]:
-    """What is to be written for who wants to be told of a task's end, if anybody does."""
-    if url is None:
-        return []
-    return [Callback(tenant=task.tenant, key_id=key_id, url=url, task_id=task.id)]
-
-
-def _plus(moment: float, seconds: float | None) -> float | None:
-    return None if seconds is None else moment + seconds
 
 
 def _monotonic(deadline: float | None) -> float | None:

@@ -5,12 +5,13 @@ Nothing here knows of HTTP, tasks or threads of its own; every call may come fro
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from blatam_kv.bul.chat import ChatOrder
 from blatam_kv.bul.drafts import Progress, Stopped, Turn, Writer
@@ -18,13 +19,15 @@ from blatam_kv.bul.order import Order
 from blatam_kv.bul.wishes import USUAL, Wishes
 from blatam_kv.cache import Cache
 from blatam_kv.documents.document import title_of
-from blatam_kv.errors import InvalidRequest
+from blatam_kv.errors import InvalidRequest, TierUnavailable
 from blatam_kv.shelf import Shelf
 from blatam_kv.tracing import current, span
 from blatam_kv.truthgpt.protocol import TruthGPT, Usage
 
 if TYPE_CHECKING:
     from blatam_kv.bul.shared import Shared
+
+log = logging.getLogger("blatam_kv.bul")
 
 # An answer shorter than this is not worth starting; the caller should shorten the query instead.
 MIN_ANSWER_TOKENS = 32
@@ -55,6 +58,13 @@ class Answer:
         return len(self.text.encode()) + len(self.title.encode()) + 256
 
 
+class Found(NamedTuple):
+    """An answer that was there. tier: where, ``memory``, ``disk`` or ``redis``."""
+
+    answer: Answer
+    tier: str
+
+
 class Pipeline:
     """The cache in front of the model. shared: what the nodes beside this one know, None if alone;
     ttl: how long an answer lives from its birth."""
@@ -76,26 +86,31 @@ class Pipeline:
         self._ttl = ttl
         self._clock = clock
 
-    def lookup(self, order: Order) -> Answer | None:
+    def lookup(self, order: Order) -> Found | None:
         """The cached answer, or None; nothing is computed."""
         return self.recall(order.digest, order.wishes)
 
-    def recall(self, digest: bytes, wishes: Wishes = USUAL) -> Answer | None:
+    def recall(self, digest: bytes, wishes: Wishes = USUAL) -> Found | None:
         """The answer under a digest if it will do, or None."""
         if current() is None:
             return self._recall(digest, wishes)
         with span("cache.lookup") as looking:
-            answer = self._recall(digest, wishes)
+            found = self._recall(digest, wishes)
             if looking is not None:
-                looking.say({"blatam_kv.cache.hit": answer is not None})
-            return answer
+                looking.say({"blatam_kv.cache.hit": found is not None})
+            return found
 
-    def _recall(self, digest: bytes, wishes: Wishes) -> Answer | None:
+    def _recall(self, digest: bytes, wishes: Wishes) -> Found | None:
         if not wishes.look:
             return None
-        answer = self.cache.get(digest) if self.shelf is None else self.shelf.get(digest)
-        if answer is None or wishes is USUAL or wishes.take(self._clock() - answer.born):
-            return answer
+        if self.shelf is None:
+            answer, read = self.cache.get(digest), False
+        else:
+            answer, read = self.shelf.find(digest)
+        if answer is None:
+            return None
+        if wishes is USUAL or wishes.take(self._clock() - answer.born):
+            return Found(answer, "disk" if read else "memory")
         return None
 
     def elsewhere(self, wanted: Sequence[tuple[Order | ChatOrder, Wishes]]) -> list[Answer | None]:
@@ -160,11 +175,36 @@ class Pipeline:
         """Drop an answer on this node; whether there was one."""
         return self.cache.delete(digest) if self.shelf is None else self.shelf.delete(digest)
 
-    def _remember(self, digest: bytes, answer: Answer) -> None:
+    def clear(self) -> None:
+        """Drop every answer, on every node."""
+        if self.shared is not None:
+            self.shared.clear()
+        self.clear_here()
+
+    def clear_here(self) -> None:
+        """Drop every answer on this node."""
+        self.cache.clear()
+        if self.shelf is not None:
+            self.shelf.clear()
+
+    def close(self) -> None:
+        """Let go of what lies behind the memory; what is to be on disk is, or the log says why not."""
+        if self.shared is not None:
+            self.shared.close()
+        if self.shelf is not None:
+            try:
+                self.shelf.close()
+            except TierUnavailable as error:
+                log.error("the last answers were not kept: %s", error)
+
+    def seconds_left(self, answer: Answer) -> float | None:
+        """How long an answer stays fresh, below 0 if it is not; None without a limit."""
         ttl = self._ttl if answer.ttl is None else answer.ttl
-        if ttl is None:
-            self.cache.put(digest, answer)
-        elif (left := answer.born + ttl - self._clock()) > 0:
+        return None if ttl is None else answer.born + ttl - self._clock()
+
+    def _remember(self, digest: bytes, answer: Answer) -> None:
+        left = self.seconds_left(answer)
+        if left is None or left > 0:
             self.cache.put(digest, answer, ttl=left)
 
     def check_room(self, order: Order | ChatOrder, *, field: str = "query") -> int:

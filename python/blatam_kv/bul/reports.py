@@ -12,9 +12,8 @@ from dataclasses import asdict
 from blatam_kv.blocks import KVStore
 from blatam_kv.bul.backups import Backups
 from blatam_kv.bul.caller import ITSELF, Caller, Scope
-from blatam_kv.bul.pipeline import Answer, Pipeline
+from blatam_kv.bul.pipeline import Pipeline
 from blatam_kv.bul.queue import PriorityQueue
-from blatam_kv.bul.shared import Shared
 from blatam_kv.bul.steering import Steering
 from blatam_kv.bul.tally import Tallies
 from blatam_kv.bul.tasks import TaskBook
@@ -22,10 +21,9 @@ from blatam_kv.bul.writers import Job, Writers
 from blatam_kv.config import Settings
 from blatam_kv.devices import DeviceSnapshot
 from blatam_kv.metrics import BlocksSnapshot, CacheSnapshot, TierSnapshot
-from blatam_kv.shelf import Shelf
 from blatam_kv.tiers import DiskStats
 from blatam_kv.tiers.took import Took
-from blatam_kv.truthgpt.protocol import TruthGPT
+from blatam_kv.truthgpt.protocol import HoldsTiers, TruthGPT
 
 
 class Reports:
@@ -42,8 +40,6 @@ class Reports:
         tallies: Tallies,
         version: str,
         blocks: KVStore | None,
-        shelf: Shelf[Answer] | None,
-        shared: Shared | None,
         backups: Backups,
         database_is_well: Callable[[], bool],
         devices: Callable[[], Sequence[DeviceSnapshot]],
@@ -58,8 +54,8 @@ class Reports:
         self._tallies = tallies
         self._version = version
         self._blocks = blocks
-        self._shelf = shelf
-        self._shared = shared
+        self._shelf = pipeline.shelf
+        self._shared = pipeline.shared
         self._backups = backups
         self._database_is_well = database_is_well
         self._devices = devices
@@ -107,7 +103,7 @@ class Reports:
             policy=stats.policy,
             entries=stats.entries,
             memory_bytes=stats.bytes,
-            memory_limit_bytes=self._settings.cache_max_memory_mb << 20,
+            memory_limit_bytes=stats.capacity_bytes or 0,
             evictions=dict(stats.evictions),
             evictions_by_policy=self._steering.evictions(stats),
             pinned_bytes=stats.pinned_bytes,
@@ -163,7 +159,7 @@ class Reports:
                 tier="memory",
                 entries=cache.entries,
                 bytes=cache.bytes,
-                limit_bytes=self._settings.cache_max_memory_mb << 20,
+                limit_bytes=cache.capacity_bytes or 0,
                 lookups={"hit": cache.hits, "miss": cache.misses},
                 evicted=cache.evictions["capacity"],
             )
@@ -211,9 +207,12 @@ class Reports:
                         lookups={"hit": far.hits, "miss": far.misses},
                         failures={"unavailable": far.failures},
                         failing=far.failing,
+                        left_alone=far.left_alone,
                         took=self._blocks.far_took.by_operation(),
                     )
                 )
+        if isinstance(self._model, HoldsTiers):
+            found += self._model.tiers()
         return found
 
     def _blocks_stats(self) -> dict[str, object] | None:

@@ -5,58 +5,47 @@ row, waits in the queue and is written by one of the writers. Requests for an an
 being written join that writing and take neither a place in the queue nor a writer, so a thousand
 identical misses cost one model call and cannot crowd out the others.
 
-This is the face that the rest of the program calls. Who waits for what is in ``ledger``, the order
-of it in ``queue``, the writing in ``writers``, and what outlives the process in ``storage``.
+This is the face that the rest of the program calls. What is cached where is in ``pipeline``, who waits
+for what in ``ledger``, the order of it in ``queue``, the writing in ``writers``, many requests at once
+in ``batches``, and what outlives the process in ``storage``.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import time
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from blatam_kv.blocks import KVStore
 from blatam_kv.bul.adopter import Adopter
-from blatam_kv.bul.answers import open_shelf
+from blatam_kv.bul.asked import Asked
 from blatam_kv.bul.backups import Backups, folders_of
+from blatam_kv.bul.batches import Batches
 from blatam_kv.bul.caller import ITSELF, Caller
 from blatam_kv.bul.chats import Chats
-from blatam_kv.bul.ledger import AlreadyFinished, Asked, Ledger, Overloaded, callback
+from blatam_kv.bul.keeping import open_pipeline
+from blatam_kv.bul.ledger import Ledger
 from blatam_kv.bul.neighbours import Neighbours
 from blatam_kv.bul.observed import Observed
 from blatam_kv.bul.order import Order, place
 from blatam_kv.bul.outbound import Outbound
-from blatam_kv.bul.pipeline import Answer, Pipeline
 from blatam_kv.bul.press import Press
-from blatam_kv.bul.queue import PriorityQueue, QueueFull
+from blatam_kv.bul.queue import PriorityQueue
 from blatam_kv.bul.recorder import Recorder
 from blatam_kv.bul.reports import Reports
 from blatam_kv.bul.request import QueryRequest
-from blatam_kv.bul.shared import Shared
 from blatam_kv.bul.steering import Steering
-from blatam_kv.bul.storage import BatchRow, Page, StorageUnavailable, open_storage
+from blatam_kv.bul.storage import Callback, Page, counting, open_storage
 from blatam_kv.bul.tally import Tallies
-from blatam_kv.bul.tasks import (
-    Status,
-    Task,
-    TaskBook,
-    UnknownBatch,
-    UnknownDocument,
-    UnknownTask,
-    Written,
-)
+from blatam_kv.bul.tasks import Status, Task, TaskBook, UnknownDocument, UnknownTask, Written
 from blatam_kv.bul.wishes import digest_of
 from blatam_kv.bul.writers import Job, Writers
-from blatam_kv.cache import Cache
 from blatam_kv.config import Settings
 from blatam_kv.devices import DeviceSnapshot
 from blatam_kv.documents.rendering import Rendered
-from blatam_kv.errors import Error, InvalidRequest, TierUnavailable
+from blatam_kv.errors import Error, InvalidRequest
 from blatam_kv.metrics import ServiceMetrics
 from blatam_kv.truthgpt.protocol import RunsOnDevices, TruthGPT
 
@@ -96,15 +85,6 @@ class Service:
         self.version = version
         self.model = model
         self._blocks = blocks
-        cache: Cache[bytes, Answer] = Cache(
-            capacity_bytes=settings.cache_max_memory_mb << 20,
-            sizeof=lambda answer: answer.size_bytes,
-            policy=settings.cache_strategy,
-            ttl=settings.cache_ttl,
-        )
-        self._cache = cache
-        self.shelf = open_shelf(cache, settings)
-        self.backups = Backups(settings, folders_of(settings, shelf=self.shelf, blocks=blocks))
         self.archive = archive if archive is not None else open_storage("sqlite://")
         self.tasks = TaskBook(max_unfinished=settings.max_unfinished_tasks)
         tallies = Tallies()
@@ -121,28 +101,19 @@ class Service:
             tiers=lambda: self.reports.tier_snapshots(),
             backups=lambda: self.backups.snapshot(),
         )
-        observed = Observed(model, self.metrics, provider=settings.model)
-        self.shared: Shared | None = None
-        if redis is not None:
-            self.shared = Shared(
-                redis,
-                ttl=settings.cache_ttl,
-                cleared=self._clear_here,
-                doubted=self._clear_answers,
-                place=settings.data_dir / "drops" if self.shelf is not None else None,
-                dropped=lambda digest: self.pipeline.forget_here(digest),
-            )
-        self.pipeline = Pipeline(
-            observed, cache, shelf=self.shelf, shared=self.shared, ttl=settings.cache_ttl
+        self.pipeline = open_pipeline(
+            Observed(model, self.metrics, provider=settings.model),
+            settings,
+            redis=redis,
+            cleared=self._clear_blocks,
         )
+        self.shelf, self.shared = self.pipeline.shelf, self.pipeline.shared
+        self.backups = Backups(settings, folders_of(settings, shelf=self.shelf, blocks=blocks))
         self.steering = Steering(
             self.pipeline,
             written=self.written,
             configured=settings.cache_strategy,
-            capacity_bytes=settings.cache_max_memory_mb << 20,
         )
-        if self.shared is not None:
-            self.shared.catch_up()
         self.press = Press(lambda: self.archive, self.metrics)
         self.queue: PriorityQueue[Job] = PriorityQueue(
             capacity=settings.max_queued_tasks,
@@ -151,13 +122,19 @@ class Service:
         )
         self.chats = Chats(self.pipeline, self.queue)
         self.outbound = Outbound(settings.callback_allow)
-        self._ledger = Ledger(
-            self.queue, self.tasks, self.archive, self.pipeline, tallies, self.metrics
+        self.ledger = Ledger(
+            self.queue,
+            self.tasks,
+            self.archive,
+            self.pipeline,
+            tallies,
+            self.metrics,
+            place_in=lambda: self.writers.seconds_a_place,
         )
         self.writers = Writers(
             self.queue,
             self.pipeline,
-            self._ledger,
+            self.ledger,
             self.metrics,
             threads=settings.max_concurrent_tasks * max(1, len(self.devices())),
             retries=settings.retry_attempts,
@@ -172,6 +149,15 @@ class Service:
             failed=self.metrics.storage_failed,
             lost=lambda count: self.metrics.taken("another", count),
         )
+        self.batches = Batches(
+            self.pipeline,
+            self.ledger,
+            self.tasks,
+            self.archive,
+            self._recorder,
+            self.metrics,
+            place=self.place,
+        )
         self.reports = Reports(
             model,
             settings,
@@ -182,8 +168,6 @@ class Service:
             tallies,
             version,
             blocks,
-            self.shelf,
-            self.shared,
             self.backups,
             lambda: self.archive.well,
             self.devices,
@@ -199,7 +183,7 @@ class Service:
         self._salt_of = salt_of
         self._adopter = Adopter(
             self.archive,
-            self._ledger,
+            self.ledger,
             go_on=self._go_on_with,
             failed=self.metrics.storage_failed,
             taken=lambda count: self.metrics.taken("this", count),
@@ -223,9 +207,9 @@ class Service:
                 order = place(task.request, self.model, caller)
                 self.pipeline.check_room(order)
             except Error as error:
-                self._ledger.give_up(task, f"could not be resumed: {error}")
+                self.ledger.give_up(task, f"could not be resumed: {error}")
             else:
-                self._ledger.resume(replace(task, brief=order.brief), order)
+                self.ledger.resume(replace(task, brief=order.brief), order)
         if left:
             log.info("%d unfinished tasks go on", len(left))
 
@@ -239,10 +223,11 @@ class Service:
     def answer_from_cache(self, order: Order, request: QueryRequest) -> Task | None:
         """A finished task if the answer is cached. Quick: no queue, no model, no database."""
         arrived = time.monotonic()
-        answer = self.pipeline.lookup(order)  # untimed: noting it would take longer
-        if answer is None:
+        found = self.pipeline.lookup(order)  # untimed: noting it would take longer
+        if found is None:
             return None
-        return self._hit(Asked(order, request, time.time()), answer, arrived)
+        asked = Asked(order, request, time.time())
+        return self.ledger.answered(asked, found.answer, arrived=arrived, tier=found.tier)
 
     def enqueue(self, order: Order, request: QueryRequest, key_id: str = ITSELF.key_id) -> Task:
         """A task for an answer that is not cached here: finished if another node has it, durable if
@@ -253,120 +238,22 @@ class Service:
         """
         arrived, asked = time.monotonic(), Asked(order, request, time.time(), key_id)
         (answer,) = self.pipeline.elsewhere([(order, order.wishes)])
-        if answer is not None:
-            task = self._hit(asked, answer, arrived, tier="redis")
-            if request.callback_url is not None:
-                self.tell(task, request.callback_url, key_id)
-            return task
-        return self._begin([asked])[0]
+        if answer is None:
+            return self.ledger.begin([asked])[0]
+        task = self.ledger.answered(asked, answer, arrived=arrived, tier="redis")
+        if told := asked.callbacks(task):
+            self.archive.add((), told)
+        return task
 
     def tell(self, task: Task, url: str, key_id: str) -> None:
         """Have a URL told of a task that ended at once. Waits for the database."""
-        self.archive.add((), callback(task, url, key_id))
-
-    def ask_all(
-        self,
-        requests: Sequence[QueryRequest],
-        caller: Caller = ITSELF,
-        *,
-        callback_url: str | None = None,
-    ) -> tuple[str, list[Task]]:
-        """A batch: its id, and a task for each request in their order. All are taken or none.
-
-        callback_url: told when all have ended. Waits for the database; raises as ``enqueue`` does.
-        """
-        batch, now, arrived = uuid.uuid4().hex, time.time(), time.monotonic()
-        asked = [
-            # A microsecond apart, so that a listing by time keeps their order.
-            Asked(self.place(request, caller), request, now + number * 1e-6, caller.key_id)
-            for number, request in enumerate(requests)
-        ]
-        answers = [self.pipeline.lookup(each.order) for each in asked]
-        others = [at for at, answer in enumerate(answers) if answer is None]
-        found = self.pipeline.elsewhere(
-            [(asked[at].order, asked[at].order.wishes) for at in others]
-        )
-        tiers = dict.fromkeys(others, "redis")
-        for at, answer in zip(others, found, strict=True):
-            answers[at] = answer
-        missing = [each for each, answer in zip(asked, answers, strict=True) if answer is None]
-        begun = iter(self._begin(missing, batch=batch))
-        tasks = [
-            next(begun)
-            if answer is None
-            else self._hit(each, answer, arrived, batch=batch, tier=tiers.get(at, "memory"))
-            for at, (each, answer) in enumerate(zip(asked, answers, strict=True))
-        ]
-        self._recorder.flush()
-        told = [
-            each
-            for task, (_, request, _, key_id) in zip(tasks, asked, strict=True)
-            if task.cache == "hit"
-            for each in callback(task, request.callback_url, key_id)
-        ]
-        told += [
-            replace(each, task_id=None, batch=batch)
-            for each in callback(tasks[0], callback_url, caller.key_id)
-        ]
-        if told:
-            self.archive.add((), told)
-        return batch, tasks
-
-    def _hit(
-        self,
-        asked: Asked,
-        answer: Answer,
-        arrived: float,
-        *,
-        batch: str | None = None,
-        tier: str = "memory",
-    ) -> Task:
-        order, request, now, _ = asked
-        task = Task(
-            tenant=order.tenant,
-            brief=order.brief,
-            inferred=order.inferred,
-            format=request.format,
-            look=request.look,
-            priority=request.priority,
-            cache="hit",
-            status="completed",
-            progress=1.0,
-            answer=answer,
-            stored=True,
-            batch=batch,
-            arrived=arrived,
-            created=now,
-            finished=now,
-        )
-        self._ledger.count(task)
-        self.tasks.add_finished(task)
-        self.metrics.cache_request("hit", tier=tier)
-        return task
-
-    def _begin(self, asked: Sequence[Asked], *, batch: str | None = None) -> list[Task]:
-        for each in asked:
-            self.pipeline.check_room(each.order)
-        try:
-            return self._ledger.begin(asked, batch=batch) if asked else []
-        except QueueFull as error:
-            seconds = math.ceil(self.writers.typical_seconds / len(self.writers))
-            raise Overloaded(f"{error}; try again later", retry_after=seconds) from None
+        told = Callback(tenant=task.tenant, key_id=key_id, url=url, task_id=task.id)
+        self.archive.add((), [told])
 
     def cancel(self, task_id: str, *, tenant: str = ITSELF.tenant) -> Task:
         """End a task. Raises UnknownTask, AlreadyFinished, StorageUnavailable."""
         task = self.task(task_id, tenant=tenant)
-        return task if task.status == "cancelled" else self._ledger.cancel(task)
-
-    def cancel_all(self, tasks: Sequence[Task]) -> list[Task]:
-        """End those that are not finished; returns all as they are then."""
-        ended = []
-        for task in tasks:
-            try:
-                ended.append(task if task.is_finished else self._ledger.cancel(task))
-            except AlreadyFinished:
-                ended.append(self.task(task.id, tenant=task.tenant))
-        return ended
+        return task if task.status == "cancelled" else self.ledger.cancel(task)
 
     # Reading. What memory does not have is read from the database, so none of it belongs on a loop.
 
@@ -374,33 +261,17 @@ class Service:
         """A tenant's task as it is now. Raises UnknownTask, for those of other tenants as well."""
         task = self.tasks.find(task_id, tenant=tenant)
         if task is None:
-            with self._reading():
+            with counting(self.metrics.storage_failed, "read"):
                 task = self.archive.task(task_id, tenant=tenant)
         if task is None:
             raise UnknownTask(task_id)
         return task
 
-    def batch_rows(self, batch: str, *, tenant: str = ITSELF.tenant) -> list[BatchRow]:
-        """The same in a few words each, of any number. Raises UnknownBatch."""
-        with self._reading():
-            rows = self.archive.batch_rows(batch, tenant=tenant)
-        if not rows:
-            raise UnknownBatch(batch)
-        return rows
-
-    def batch(self, batch: str, *, tenant: str = ITSELF.tenant) -> list[Task]:
-        """The tasks of a tenant's batch. Raises UnknownBatch if there is none."""
-        with self._reading():
-            rows = self.archive.batch(batch, tenant=tenant)
-        if not rows:
-            raise UnknownBatch(batch)
-        return [self.tasks.find(row.id, tenant=tenant) or row for row in rows]
-
     def listed(
         self, *, tenant: str, page: int, limit: int, status: Status | None = None
     ) -> Page[Task]:
         """A tenant's tasks, newest first, as they are now."""
-        with self._reading():
+        with counting(self.metrics.storage_failed, "read"):
             found = self.archive.tasks(tenant=tenant, page=page, limit=limit, status=status)
         return Page(
             tuple(self.tasks.find(row.id, tenant=tenant) or row for row in found.items),
@@ -409,7 +280,7 @@ class Service:
 
     def written(self, document_id: str, *, tenant: str) -> Written:
         """A tenant's document. Raises UnknownDocument."""
-        with self._reading():
+        with counting(self.metrics.storage_failed, "read"):
             found = self.archive.document(document_id, tenant=tenant)
         if found is None:
             raise UnknownDocument(document_id)
@@ -417,7 +288,7 @@ class Service:
 
     def documents(self, *, tenant: str, **options: Any) -> Page[Written]:
         """A tenant's documents, newest first; the options are those of ``Archive.documents``."""
-        with self._reading():
+        with counting(self.metrics.storage_failed, "read"):
             return self.archive.documents(tenant=tenant, **options)
 
     def document(
@@ -438,19 +309,12 @@ class Service:
     def clear(self) -> int:
         """Forget every cached answer and prefix, on every node that shares answers; returns how many
         answers there were here. Tasks keep theirs, and a folder that another process writes keeps its blocks."""
-        entries = len(self._cache)
-        if self.shared is not None:
-            self.shared.clear()
-        self._clear_here()
+        entries = len(self.pipeline.cache)
+        self.pipeline.clear()
+        self._clear_blocks()
         return entries
 
-    def _clear_answers(self) -> None:
-        self._cache.clear()
-        if self.shelf is not None:
-            self.shelf.clear()
-
-    def _clear_here(self) -> None:
-        self._clear_answers()
+    def _clear_blocks(self) -> None:
         if self._blocks is not None and not self._blocks.read_only:
             self._blocks.clear(everyone=True)
 
@@ -467,7 +331,7 @@ class Service:
     def drain(self) -> None:
         """Take nothing new, begin nothing; what is being written is finished."""
         self._draining_since = self._draining_since or time.monotonic()
-        self._ledger.stop()
+        self.ledger.stop()
         self.writers.drain()
         self.chats.stop()
 
@@ -488,49 +352,4 @@ class Service:
         self._adopter.close()
         self.archive.close()
         self.backups.close()
-        if self.shared is not None:
-            self.shared.close()
-        if self.shelf is not None:
-            try:
-                self.shelf.close()
-            except TierUnavailable as error:
-                log.error("the last answers were not kept: %s", error)
-
-    # What others read.
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        try:
-            yield
-        except StorageUnavailable:
-            self.metrics.storage_failed("read")
-            raise
-
-    def pieces(self, task_id: str) -> list[str] | None:
-        """The text of a task so far, as it grows; None where nothing is being written for it."""
-        return self._ledger.pieces(task_id)
-
-    def position(self, task: Task) -> int | None:
-        """Where in the queue a task's answer is, 1 for the next; None if it is in none."""
-        return None if task.is_finished else self._ledger.position(task)
-
-    def estimated_seconds(self, task: Task, *, position: int | None = None) -> float:
-        """Roughly how long until the task is done, from what the model took so far.
-
-        position: where it is in the queue, if that is known.
-        """
-        if task.is_finished:
-            return 0.0
-        rounds = 1.0 - task.progress
-        if position is not None:
-            rounds += math.ceil(position / len(self.writers))
-        return round(self.writers.typical_seconds * rounds, 3)
-
-    def seconds_left(self, task: Task) -> int | None:
-        """Whole seconds that the cached answer of a task stays fresh; None without a limit."""
-        if task.answer is None:
-            return None
-        ttl = task.answer.ttl or self.settings.cache_ttl
-        if ttl is None:
-            return None
-        return max(0, int(task.answer.born + ttl - time.time()))
+        self.pipeline.close()

@@ -24,7 +24,7 @@ from blatam_kv.config import Settings
 from blatam_kv.errors import TierUnavailable
 from blatam_kv.record import Kind, Record
 from blatam_kv.tiers.leases import Leases
-from blatam_kv.tiers.notices import Notices
+from blatam_kv.tiers.notices import SETTLED_SECONDS, Notices
 from blatam_kv.tiers.redis import RedisStats, RedisTier
 from blatam_kv.tiers.took import Took
 
@@ -48,7 +48,8 @@ class Shared:
     cleared, dropped: called, by a thread of this object, when another node forgot everything, or the
     answer of a digest, also while this one was cut off; doubted: when nobody can say what was
     forgotten meanwhile. place: as of ``Drops``.
-    lease_seconds: for how long a node that dies holds up those that wait for its answer.
+    lease_seconds: for how long a node holds up those that wait for its answer when its machine is gone;
+    where only its process is, that is seen (``Leases``). settled_seconds: as of ``Notices``.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Shared:
         doubted: Callable[[], object] = lambda: None,
         place: Path | None = None,
         lease_seconds: float = 5.0,
+        settled_seconds: float = SETTLED_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._tier = tier
@@ -71,9 +73,15 @@ class Shared:
         self._drops = Drops(
             tier, forget=dropped, clear=cleared, doubt=doubted, told=self._told, place=place
         )
-        self._leases = Leases(tier, seconds=lease_seconds)
         self._notices = Notices(
-            tier, heard=self._hear, missed=self._drops.follow, idle=self._drops.catch_up
+            tier,
+            heard=self._hear,
+            missed=self._drops.follow,
+            idle=self._drops.catch_up,
+            settled=settled_seconds,
+        )
+        self._leases = Leases(
+            tier, seconds=lease_seconds, node=self._notices.node, gone=self._notices.gone
         )
 
     def fetch(self, asked: Sequence[tuple[bytes, bytes]]) -> list[Answer | None]:
@@ -132,7 +140,10 @@ class Shared:
                     return compute(), True
                 if mine:
                     return self._computed(digest, salt, compute)
-                over.wait(_LOOK_SECONDS)
+                if self._leases.bury(digest):
+                    log.warning("who was writing an answer is gone; one that waits writes it now")
+                else:
+                    over.wait(_LOOK_SECONDS)
             check()
 
     def forget(self, digest: bytes) -> bool:
@@ -166,10 +177,9 @@ class Shared:
     def listening(self) -> int | None:
         """How many nodes hear one another, this one included; None while Redis is away."""
         try:
-            ((_, count),) = self._tier.ask("pubsub_numsub", self._tier.channel)
+            return self._tier.commands.listening(self._tier.channel)
         except TierUnavailable:
             return None
-        return int(count)
 
     def stats(self) -> RedisStats:
         """Of the tier."""

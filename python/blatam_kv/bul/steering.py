@@ -54,8 +54,8 @@ class Change:
 class Steering:
     """The levers. Safe from any thread; what asks for documents waits for the database.
 
-    written: a tenant's document by its id, UnknownDocument if there is none. configured: the policy of
-    the settings. capacity_bytes: of the cache.
+    pipeline: its cache is bounded in bytes. written: a tenant's document by its id, UnknownDocument if
+    there is none. configured: the policy of the settings.
     """
 
     def __init__(
@@ -64,12 +64,11 @@ class Steering:
         *,
         written: Callable[..., Written],
         configured: str,
-        capacity_bytes: int,
     ) -> None:
         self._cache, self._shelf = pipeline.cache, pipeline.shelf
         self._written = written
         self.configured = configured
-        self._limit_bytes = int(MOST_SHARE * capacity_bytes)
+        self._limit_bytes = int(MOST_SHARE * (self._cache.stats().capacity_bytes or 0))
         self._lock = threading.Lock()  # one change at a time
         self._owned: dict[
             tuple[str, str], bool

@@ -9,6 +9,7 @@ it ends what takes too long and what nobody waits for any more.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -177,6 +178,19 @@ class Writers:
     def typical_seconds(self) -> float:
         """The median of what the model took for an answer; 1 before the first."""
         return self.took.quantile(0.5) or 1.0
+
+    @property
+    def seconds_a_place(self) -> float:
+        """Roughly how long until all that waits is one place further on."""
+        return self.typical_seconds / len(self)
+
+    def seconds_left(self, progress: float, position: int | None) -> float:
+        """Roughly how long until an answer is written. progress: the share that is, 0 to 1; position:
+        where it is in the queue, None if it is in none."""
+        rounds = 1.0 - progress
+        if position is not None:
+            rounds += math.ceil(position / len(self))
+        return round(self.typical_seconds * rounds, 3)
 
     def __len__(self) -> int:
         return len(self._threads)

@@ -336,10 +336,15 @@ def _locations(gateway: str | None, services: Mapping[str, str], affinity: str) 
         proxy_pass http://{nodes};
     }}
 
-    # These are answered at once, and their streams are never silent for longer: a node that is paused
-    # or cut off takes connections and says nothing, and the next one is asked.
-    location ~ ^/(query|task|tasks|documents|search|stats)(/|$) {{
+    # A node that is paused or cut off takes connections and says nothing: the next one is asked. Streams
+    # of events say something every 15 seconds; the others are answered at once, or refused after eight,
+    # which is how long a node waits for its database.
+    location ~ ^/(task|api/batch)/[^/]+/events$ {{
         proxy_read_timeout 20s;
+        proxy_pass http://{nodes};
+    }}
+    location ~ ^/(query|task|tasks|documents|search|stats)(/|$) {{
+        proxy_read_timeout 10s;
         proxy_pass http://{nodes};
     }}
 """

@@ -1,4 +1,7 @@
-"""What the command line of ``blatam-kv`` looks like: every command, its flags and its help."""
+"""What the command line of ``blatam-kv`` looks like: every command, its flags and its help.
+
+A command with actions of its own is in ``actions``, a flag of several commands in ``flags``.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from blatam_kv import __version__
+from blatam_kv.cli.actions import (
+    backup_command,
+    batch_command,
+    deploy_command,
+    keys_command,
+    migrate_command,
+)
+from blatam_kv.cli.flags import config_flag, data_dir_flag, json_flag, model_flags, url_flag
 from blatam_kv.codecs import NAMES as CODECS
-from blatam_kv.config import LOCAL_DTYPES, LOG_LEVELS, MODELS, STRATEGIES
+from blatam_kv.config import LOG_LEVELS, STRATEGIES
 from blatam_kv.simulation import DEFAULT_CAPACITY, DEFAULT_POLICY
 
-DEFAULT_URL = "http://127.0.0.1:8002"
 EXPORT_PORT = 8005
 
 _EXAMPLES = """\
@@ -56,9 +66,32 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"blatam-kv {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (
+        _serve,
+        _gateway,
+        _demo,
+        _remote,
+        _config,
+        keys_command,
+        batch_command,
+        _sign,
+        _simulate,
+        _quality,
+        backup_command,
+        migrate_command,
+        _exchange,
+        deploy_command,
+        _bench,
+        _devices,
+        _doctor,
+    ):
+        add(commands)
+    return parser
 
+
+def _serve(commands: Any) -> None:
     serve = commands.add_parser("serve", help="run the service until it is told to stop")
-    _config_flag(serve)
+    config_flag(serve)
     serve.add_argument(
         "--only",
         choices=("export",),
@@ -66,7 +99,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--host", dest="api_host", help="address to listen on (127.0.0.1)")
     serve.add_argument("--port", dest="api_port", help="port; 0 takes a free one (8002)")
-    _data_dir_flag(serve)
+    data_dir_flag(serve)
     serve.add_argument("--cache-strategy", help=f"one of {', '.join(STRATEGIES)} (adaptive)")
     serve.add_argument("--cache-ttl", help="seconds an answer stays fresh, or none (3600)")
     serve.add_argument("--cache-max-memory-mb", help="MiB of answers to keep (256)")
@@ -109,9 +142,11 @@ def make_parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--drain-seconds", metavar="N", help="what a stop may take to finish what is begun (15)"
     )
-    _model_flags(serve)
+    model_flags(serve)
     serve.add_argument("--log-level", help=f"one of {', '.join(LOG_LEVELS)} (info)")
 
+
+def _gateway(commands: Any) -> None:
     gateway = commands.add_parser("gateway", help="one address in front of BUL and other systems")
     gateway.add_argument("--config", type=Path, metavar="FILE", help="YAML or JSON: the systems")
     gateway.add_argument("--host", metavar="ADDRESS", help="address to listen on (127.0.0.1)")
@@ -119,16 +154,20 @@ def make_parser() -> argparse.ArgumentParser:
     gateway.add_argument(
         "--check", action="store_true", help="read the configuration, show it, and serve nothing"
     )
-    _data_dir_flag(gateway)
-    _json_flag(gateway)
+    data_dir_flag(gateway)
+    json_flag(gateway)
 
+
+def _demo(commands: Any) -> None:
     demo = commands.add_parser("demo", help="write documents through the cache, twice")
-    _config_flag(demo)
+    config_flag(demo)
     demo.add_argument(
         "--output", dest="output_directory", metavar="DIR", help="where to (demo-output)"
     )
-    _json_flag(demo)
+    json_flag(demo)
 
+
+def _remote(commands: Any) -> None:
     for name, text in (
         ("stats", "what the running service has done"),
         ("health", "whether the running service is well"),
@@ -138,10 +177,10 @@ def make_parser() -> argparse.ArgumentParser:
         ("pins", "answers that the running service never evicts"),
     ):
         remote = commands.add_parser(name, help=text)
-        remote.add_argument("--url", default=DEFAULT_URL, help=f"the service ({DEFAULT_URL})")
-        _config_flag(remote)
-        _data_dir_flag(remote)
-        _json_flag(remote)
+        url_flag(remote)
+        config_flag(remote)
+        data_dir_flag(remote)
+        json_flag(remote)
         if name == "policy":
             remote.add_argument("wanted", nargs="?", metavar="NAME", help="let this one decide")
         if name == "pins":
@@ -152,14 +191,16 @@ def make_parser() -> argparse.ArgumentParser:
             remote.add_argument("--interval", type=float, default=5.0, help="seconds (5)")
             remote.add_argument("--count", type=int, metavar="N", help="lines to print (no end)")
 
-    settings = commands.add_parser("config", help="what the service would run with")
-    _config_flag(settings)
-    _data_dir_flag(settings)
-    settings.add_argument("--show-origin", action="store_true", help="and who said so")
-    _json_flag(settings)
 
-    _keys_command(commands)
-    _batch_command(commands)
+def _config(commands: Any) -> None:
+    settings = commands.add_parser("config", help="what the service would run with")
+    config_flag(settings)
+    data_dir_flag(settings)
+    settings.add_argument("--show-origin", action="store_true", help="and who said so")
+    json_flag(settings)
+
+
+def _sign(commands: Any) -> None:
     sign = commands.add_parser(
         "sign",
         help="headers of a signed request, for curl -H @-",
@@ -171,8 +212,10 @@ def make_parser() -> argparse.ArgumentParser:
     sign.add_argument("--method", default="GET", metavar="NAME", help="(GET)")
     sign.add_argument("--data", metavar="TEXT|@FILE", help="the body; @- reads standard input")
     sign.add_argument("--content-type", default="application/json", help="(application/json)")
-    _json_flag(sign)
+    json_flag(sign)
 
+
+def _simulate(commands: Any) -> None:
     simulate = commands.add_parser("simulate", help="hit ratios of policies on a trace")
     simulate.add_argument(
         "trace", metavar="TRACE", help=".u32, .txt, .csv or .jsonl file, maybe packed (.xz, .gz)"
@@ -197,8 +240,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--plot", type=Path, metavar="FILE", help="draw the curves: .png, .svg, …"
     )
     simulate.add_argument("--quiet", action="store_true", help="no progress bar")
-    _json_flag(simulate)
+    json_flag(simulate)
 
+
+def _quality(commands: Any) -> None:
     quality = commands.add_parser("quality", help="what each codec costs in bits and keeps")
     source = quality.add_mutually_exclusive_group()
     source.add_argument(
@@ -213,12 +258,10 @@ def make_parser() -> argparse.ArgumentParser:
     quality.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw error against bits: .png, .svg, …"
     )
-    _json_flag(quality)
+    json_flag(quality)
 
-    _backup_commands(commands.add_parser("backup", help="copies of a cache, and back"))
 
-    _migrate_commands(commands.add_parser("migrate", help="from the original's caches, and back"))
-
+def _exchange(commands: Any) -> None:
     export = commands.add_parser("export", help="a cache as .pt or safetensors files")
     export.add_argument("source", type=Path, metavar="CACHE", help="the folder of the cache")
     export.add_argument("target", type=Path, metavar="DIR", help="a new folder")
@@ -231,206 +274,34 @@ def make_parser() -> argparse.ArgumentParser:
     )
     for command in (export, back):
         command.add_argument("--quiet", action="store_true", help="no progress bar")
-        _json_flag(command)
+        json_flag(command)
 
-    _deploy_commands(commands.add_parser("deploy", help="configurations for the servers around it"))
 
+def _bench(commands: Any) -> None:
     bench = commands.add_parser("bench", help="the speed tables, or traffic for a service")
     bench.add_argument("names", nargs="*", metavar="NAME", help="tables to run (all)")
     bench.add_argument("--http", metavar="URL", help="instead, send traffic to a running service")
     bench.add_argument("--seconds", type=float, default=10.0, help="of traffic (10)")
     bench.add_argument("--connections", type=int, default=4, help="that ask at once (4)")
-    _config_flag(bench)
-    _data_dir_flag(bench)
-    _json_flag(bench)
+    config_flag(bench)
+    data_dir_flag(bench)
+    json_flag(bench)
 
+
+def _devices(commands: Any) -> None:
     devices = commands.add_parser("devices", help="the GPUs of this machine and what they do")
     devices.add_argument("--url", help="instead, what the model of a running service runs on")
     devices.add_argument("--watch", action="store_true", help="a line for each, again and again")
     devices.add_argument("--interval", type=float, default=2.0, help="seconds between them (2)")
     devices.add_argument("--count", type=int, metavar="N", help="how often (no end)")
-    _config_flag(devices)
-    _data_dir_flag(devices)
-    _json_flag(devices)
+    config_flag(devices)
+    data_dir_flag(devices)
+    json_flag(devices)
 
+
+def _doctor(commands: Any) -> None:
     doctor = commands.add_parser("doctor", help="report what this machine has and lacks")
-    _config_flag(doctor)
+    config_flag(doctor)
     doctor.add_argument("--data-dir", metavar="DIR", help="the data directory to check")
-    _model_flags(doctor)
-    _json_flag(doctor)
-    return parser
-
-
-def _batch_command(commands: Any) -> None:
-    batch = commands.add_parser("batch", help="a list of documents for the running service")
-    actions = batch.add_subparsers(dest="action", required=True, metavar="ACTION")
-    submit = actions.add_parser("submit", help="ask for all documents of a list")
-    submit.add_argument("file", type=Path, metavar="FILE", help=".json, .csv or .xlsx")
-    submit.add_argument("--priority", type=int, metavar="N", help="0 critical to 4 background (3)")
-    submit.add_argument("--callback-url", metavar="URL", help="told when all have ended")
-    submit.add_argument("--no-wait", action="store_true", help="do not follow it to its end")
-    follow = actions.add_parser("follow", help="wait for the end of one")
-    cancel = actions.add_parser("cancel", help="end what is not finished of one")
-    for action in (follow, cancel):
-        action.add_argument("batch", metavar="BATCH", help="the id that submit printed")
-    for action in (submit, follow):
-        action.add_argument("--output", type=Path, metavar="ZIP", help="write the documents there")
-    for action in (submit, follow, cancel):
-        action.add_argument("--url", default=DEFAULT_URL, help=f"the service ({DEFAULT_URL})")
-        _config_flag(action)
-        _data_dir_flag(action)
-        _json_flag(action)
-
-
-def _keys_command(commands: Any) -> None:
-    keys = commands.add_parser("keys", help="who may ask the service")
-    actions = keys.add_subparsers(dest="action", required=True, metavar="ACTION")
-    create = actions.add_parser("create", help="make a key, and its tenant with the first one")
-    create.add_argument("--tenant", required=True, metavar="NAME")
-    create.add_argument(
-        "--role", default="writer", help="writer, reader, monitor or admin (writer)"
-    )
-    create.add_argument(
-        "--allow", action="append", metavar="CIDR", help="use from this network only; repeatable"
-    )
-    create.add_argument("--rate", type=int, metavar="N", help="requests a window of its own")
-    create.add_argument("--days", type=float, metavar="N", help="days it works (for ever)")
-    rotate = actions.add_parser("rotate", help="a successor for a key")
-    rotate.add_argument("key", metavar="KEY")
-    rotate.add_argument(
-        "--overlap",
-        type=float,
-        default=86_400,
-        metavar="SECONDS",
-        help="the old one works on (1 day)",
-    )
-    revoke = actions.add_parser("revoke", help="end a key now")
-    revoke.add_argument("key", metavar="KEY")
-    listing = actions.add_parser("list", help="every key, without its secrets")
-    for action in (create, rotate, revoke, listing):
-        _config_flag(action)
-        _data_dir_flag(action)
-        _json_flag(action)
-
-
-def _data_dir_flag(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--data-dir", metavar="DIR", help="the data directory of the service")
-
-
-def _backup_commands(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    create = actions.add_parser("create", help="copy a cache; its writer may go on meanwhile")
-    create.add_argument("source", type=Path, metavar="CACHE", help="the folder of the cache")
-    create.add_argument("root", type=Path, metavar="BACKUPS", help="where backups lie")
-    create.add_argument("--compress", action="store_true", help="with zstd")
-    create.add_argument("--keep", type=int, metavar="N", help="afterwards keep the newest N")
-    create.add_argument("--days", type=float, metavar="D", help="and none older than D days")
-    listing = actions.add_parser("list", help="which backups there are")
-    listing.add_argument("root", type=Path, metavar="BACKUPS", help="where backups lie")
-    verify = actions.add_parser("verify", help="read every byte of a backup")
-    restore = actions.add_parser("restore", help="put a backup in a cache's place")
-    for command in (verify, restore):
-        command.add_argument("path", type=Path, metavar="BACKUP", help="BACKUPS/cache_...")
-    restore.add_argument("target", type=Path, metavar="CACHE", help="the folder of the cache")
-    restore.add_argument(
-        "--tags", metavar="HEX", help="only the records with these tags, one tenant's; others stay"
-    )
-    for command in (create, verify, restore):
-        command.add_argument(
-            "--key-file", type=Path, metavar="FILE", help="encrypted under the secret in this file"
-        )
-    for command in (create, listing, verify, restore):
-        _json_flag(command)
-
-
-def _migrate_commands(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    status = actions.add_parser("status", help="what a folder holds")
-    up = actions.add_parser("up", help="bring it to this version: all steps or none")
-    down = actions.add_parser("down", help="go back to what was there, byte for byte")
-    for command in (status, up, down):
-        command.add_argument("folder", type=Path, metavar="DIR", help="settings and data")
-        _json_flag(command)
-    for command in (up, down):
-        command.add_argument("--dry-run", action="store_true", help="change nothing")
-    up.add_argument(
-        "--database",
-        metavar="URL",
-        help="PostgreSQL whose table cache_entries comes along; its password belongs into PGPASSWORD "
-        "or ~/.pgpass, since command lines are seen by everyone on the machine",
-    )
-    up.add_argument("--disk-bytes", type=int, metavar="N", help="the new cache's bound")
-    up.add_argument("--quiet", action="store_true", help="no progress bar")
-
-
-def _deploy_commands(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="SERVER")
-    nginx = actions.add_parser("nginx", help="in front of nodes, a gateway and other services")
-    nginx.add_argument(
-        "--nodes",
-        required=True,
-        metavar="HOST:PORT,...",
-        help="the services, each `blatam-kv serve`",
-    )
-    nginx.add_argument("--gateway", metavar="HOST:PORT", help="what answers /api/v1/ (the nodes)")
-    nginx.add_argument(
-        "--service",
-        action="append",
-        metavar="NAME=HOST:PORT",
-        help="what answers /NAME/; may be repeated",
-    )
-    nginx.add_argument("--listen", default="80", metavar="[ADDRESS:]PORT", help="for HTTP (80)")
-    nginx.add_argument("--server-name", metavar="NAME,...", help="its host names (any)")
-    nginx.add_argument(
-        "--certificate", type=Path, metavar="FILE", help="for TLS on port 443, as a PEM chain"
-    )
-    nginx.add_argument("--certificate-key", type=Path, metavar="FILE", help="its private key")
-    nginx.add_argument(
-        "--affinity",
-        default="tenant",
-        metavar="NAME",
-        help="what leads to the same node: tenant, prefix (X-Prefix-Key) or none (tenant)",
-    )
-    nginx.add_argument(
-        "--rate", type=int, default=100, metavar="N", help="requests a second of an address (100)"
-    )
-
-
-def _model_flags(command: argparse.ArgumentParser) -> None:
-    """What writes. The key has no flag: every user of the machine can read command lines."""
-    command.add_argument("--model", help=f"what writes, one of {', '.join(MODELS)} (mini)")
-    command.add_argument(
-        "--devices",
-        metavar="NAME,...",
-        help="what it runs on if it runs here: auto (every GPU), cuda:0,cuda:1, cpu",
-    )
-    command.add_argument(
-        "--local-model", metavar="DIR", help="the folder of --model local, a transformers model"
-    )
-    command.add_argument("--local-dtype", help=f"one of {', '.join(LOCAL_DTYPES)} (auto)")
-    command.add_argument("--local-device", metavar="NAME", help="as torch names it (cpu)")
-    command.add_argument(
-        "--local-context-tokens",
-        metavar="N",
-        help="tokens that prompt and answer may have (what the model's configuration says)",
-    )
-    command.add_argument(
-        "--openai-base-url",
-        metavar="URL",
-        help="the endpoint of --model openai, for example http://127.0.0.1:8000/v1, or several with "
-        "commas between them; its key goes into BUL_OPENAI_API_KEY or BUL_OPENAI_API_KEY_FILE",
-    )
-    command.add_argument("--openai-model", metavar="NAME", help="the endpoint's name of the model")
-    command.add_argument(
-        "--openai-context-tokens",
-        metavar="N",
-        help="tokens that prompt and answer may have (what the endpoint says, else 4096)",
-    )
-
-
-def _config_flag(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--config", type=Path, metavar="FILE", help="YAML or JSON settings")
-
-
-def _json_flag(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--json", action="store_true", help="print JSON")
+    model_flags(doctor)
+    json_flag(doctor)

@@ -15,6 +15,9 @@ from blatam_kv.errors import ConfigError, MissingExtra
 # The names without a prefix that have an effect, where the one with it is not set.
 _WITHOUT_PREFIX = ("DATABASE_URL", "REDIS_URL")
 
+# What yaml raises for a value that its tag or its form promised to be something else: 2026-13-45.
+_UNREADABLE = (ValueError, TypeError, AttributeError, LookupError)
+
 _SECTIONS = {"bul": "BUL_", "kv_cache": "KV_CACHE_"}
 
 
@@ -133,7 +136,7 @@ def parse_file(file: Path) -> object:
         raise MissingExtra("PyYAML", extra="server") from error
     try:
         return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, *_UNREADABLE) as error:
         raise ConfigError(f"{file} is not valid YAML: {error}") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
@@ -19,6 +20,22 @@ BUFFERS, BUFFER_BYTES = 4, 4 << 20
 # Codes of csrc/cuda/paged.h.
 _FULL, _TOO_SMALL, _OUT_OF_MEMORY, _OUTSIDE = 21, 22, 23, 24
 _CUDA_ERROR = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What has gone over a bus since the start, and what is under way.
+
+    up_waits: how often a copy up found no buffer free. up_busy, down_busy: buffers with a copy under
+    way, of the ``buffers`` that each direction has.
+    """
+
+    up_bytes: int
+    down_bytes: int
+    up_waits: int
+    up_busy: int
+    down_busy: int
+    buffers: int
 
 
 class Bus:
@@ -78,6 +95,16 @@ class Bus:
     def taken_bytes(self) -> int:
         """What is in use, or was and may still be."""
         return self._bus.taken_bytes
+
+    @property
+    def broken(self) -> bool:
+        """Whether every later call is refused: work was queued of which nobody knows when it ends, or
+        it is closed."""
+        return self._bus.broken != 0
+
+    def traffic(self) -> Traffic:
+        """Takes no lock that a copy holds."""
+        return Traffic(*self._bus.traffic())
 
     def take(self, size: int, *, wait: bool) -> DevicePiece | None:
         """Memory with unspecified content, given back with the object; None if there is no room.

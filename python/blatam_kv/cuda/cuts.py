@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from blatam_kv import _core, codecs
 from blatam_kv.cuda.arrangement import CODECS, ELEMENTS
-from blatam_kv.cuda.layouts import PagedCache
+from blatam_kv.cuda.layouts import Kind, PagedCache
 from blatam_kv.errors import CorruptBlob, Unsupported
 from blatam_kv.record import filled
 
@@ -68,29 +69,41 @@ class Cuts:
 class Form:
     """What the blobs of a block must say of themselves to go into a cache.
 
-    Raises Unsupported for a codec or a shape that has no kernel.
+    hosted: whether no kernel decodes them: the host does, and what goes up is raw. schemes: of the
+    launches. Raises Unsupported for a codec that does not exist, or a block too large for a launch.
     """
 
     def __init__(self, cache: PagedCache, codec: str, *, tokens: int, seed: int = 0) -> None:
-        if codec not in CODECS:
-            raise Unsupported(
-                f"codec {codec!r} has no kernel; these have: {', '.join(CODECS)}"
-                + ("; decode it on the CPU" if codec in codecs.NAMES else "")
-            )
+        if codec not in codecs.NAMES:
+            raise Unsupported(f"no codec is called {codec!r}; these are: {', '.join(codecs.NAMES)}")
         self.cache, self.codec, self.tokens, self.seed = cache, codec, tokens, seed
-        self.schemes = tuple(CODECS[codec][kind == "value"] for kind in cache.kinds)
-        shape = (tokens, cache.kv_heads, cache.head_dim)
-        element = ELEMENTS.index(cache.element)
-        fixed = [_core.paged_sizes(scheme, element, shape)[0] for scheme in self.schemes]
-        if tokens > 0 and 0 in fixed:
+        self.shape = (tokens, cache.kv_heads, cache.head_dim)
+        fixed = self._fixed(codec) if codec in CODECS else None
+        self.hosted = fixed is None
+        if fixed is None and self._fixed("raw") is None:
             raise Unsupported(
-                f"no kernel takes blocks of the shape {shape}; decode them on the CPU"
+                f"blocks of the shape {self.shape} are too large for a launch; use smaller ones"
             )
-        self.rooms = np.array(fixed, np.uint64)
+        self.schemes = self._schemes("raw" if fixed is None else codec)
+        if fixed is None:  # what an encoder writes, and its decoder looks at
+            fixed = [self._encoded_bytes(kind) for kind in cache.kinds]
+            self.rooms = np.zeros(len(fixed), np.uint64)
+        else:
+            self.rooms = np.array(fixed, np.uint64)
         kinds = {
             kind: self._header(kind, size) for kind, size in zip(cache.kinds, fixed, strict=True)
         }
         self._headers = np.stack([kinds[kind] for kind in cache.kinds])
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Of keys or values of a layer, decoded."""
+        return 2 * math.prod(self.shape)
+
+    @property
+    def dtype(self) -> str:
+        """What the blobs hold."""
+        return "float16" if self.cache.element == "float16" else "bfloat16"
 
     def fits(self, cuts: Cuts) -> bool:
         """Whether these blobs are of this codec, shape, dtype and seed."""
@@ -100,11 +113,25 @@ class Form:
             and (cuts.sizes >= self.rooms).all()
         )
 
+    def _schemes(self, codec: str) -> tuple[int, ...]:
+        return tuple(CODECS[codec][kind == "value"] for kind in self.cache.kinds)
+
+    def _fixed(self, codec: str) -> list[int] | None:
+        """The least bytes of each tensor's payload; None if a kernel does not take one of them."""
+        element = ELEMENTS.index(self.cache.element)
+        sizes = [
+            _core.paged_sizes(scheme, element, self.shape)[0] for scheme in self._schemes(codec)
+        ]
+        return None if self.tokens > 0 and 0 in sizes else sizes
+
+    def _encoded_bytes(self, kind: Kind) -> int:
+        size = codecs.encoded_size(self.shape, codec=self.codec, kind=kind, dtype=self.dtype)
+        return size - codecs.HEADER_BYTES
+
     def _header(self, kind: str, size: int) -> npt.NDArray[np.uint8]:
-        dtype = "float16" if self.cache.element == "float16" else "bfloat16"
         blob = np.zeros(codecs.HEADER_BYTES + size, np.uint8)
         _core.seal_blob(
-            blob, self.codec, kind == "key", dtype, self.tokens, self.cache.kv_heads,
+            blob, self.codec, kind == "key", self.dtype, self.tokens, self.cache.kv_heads,
             self.cache.head_dim, self.seed, True,
         )  # fmt: skip
         return blob[: _PAYLOAD_BYTES.start].copy()

@@ -101,7 +101,7 @@ def _gathered(
     outside = np.logical_or(slots < -1, slots >= cache.slots)
     source = np.where(outside, -1, slots)
     if arrangement.by_page(tensor):
-        _fill_pages(source)
+        fill_pages(source)
     there = source >= 0
     shape = (*slots.shape, cache.kv_heads, cache.head_dim)
     whole = bool(there.all())
@@ -116,7 +116,7 @@ def _gathered(
     return values, np.logical_or.reduce(outside, axis=1)
 
 
-def _fill_pages(slots: Slots) -> None:
+def fill_pages(slots: Slots) -> None:
     """Skipped tokens of whole pages become copies of the page's first that is there."""
     import numpy as np
 

@@ -93,6 +93,14 @@ def stream_number(stream: Any, like: Any, device: int) -> int:
             )
         return int(found)
     if isinstance(stream, int):
+        # As DLPack and CUDA number them: 0 and 1 the legacy default stream, 2 the thread's own; else
+        # a handle.
+        if isinstance(stream, bool) or not 0 <= stream < 2**64:
+            raise InvalidRequest(
+                f"stream is {stream}; pass a stream's handle, 0 or 1 for the legacy default stream, 2 "
+                "for the thread's own",
+                field="stream",
+            )
         return stream
     if hasattr(stream, "__cuda_stream__"):
         _, number = stream.__cuda_stream__()

@@ -106,11 +106,12 @@ def _version(number: int) -> str:
 
 def error_of(cuda: ModuleType, code: int) -> DeviceUnavailable:
     """The exception for a code from CUDA itself."""
-    number = code - cuda.CUDA_ERROR
+    number, remedy = code - cuda.CUDA_ERROR, ""
     if number == _OUT_OF_MEMORY:
         reason = DeviceTrouble.OUT_OF_MEMORY
     elif number in _FINAL:
         reason = DeviceTrouble.LOST
+        remedy = ". CUDA serves this process no more: restart it"
     else:
         reason = DeviceTrouble.FAILED
-    return DeviceUnavailable(reason, f"CUDA error {number}: {cuda.text(code)}")
+    return DeviceUnavailable(reason, f"CUDA error {number}: {cuda.text(code)}{remedy}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 from starlette.types import Receive
 
+from blatam_kv.gateway.patience import within
 from blatam_kv.server.problem import Problem
 
 # As much is gathered before a system is asked, so that a try that came to nothing can be repeated.
@@ -31,7 +31,6 @@ class Body:
         self._receive = receive
         self._most = most_bytes
         self._seen = 0
-        self._late = False
         self.first = b""
         self.length: int | None = None
         self.whole = True
@@ -57,19 +56,11 @@ class Body:
                 yield piece
 
     async def _next(self) -> bytes:
-        task = asyncio.current_task()
-        assert task is not None
-        # asyncio.timeout would do the same for ten times what a body at hand costs to read.
-        clock = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._give_up, task)
         try:
-            message = await self._receive()
-        except asyncio.CancelledError:
-            if not self._late or task.uncancel():
-                raise
+            message = await within(IDLE_SECONDS, self._receive())
+        except TimeoutError:
             detail = f"the body stopped for {IDLE_SECONDS:g} seconds"
             raise Problem(408, detail) from None
-        finally:
-            clock.cancel()
         if message["type"] == "http.disconnect":
             raise ClientLeft
         self.whole = not message.get("more_body", False)
@@ -78,10 +69,6 @@ class Body:
         if self._seen > self._most:
             raise self._too_large()
         return piece
-
-    def _give_up(self, task: asyncio.Task[object]) -> None:
-        self._late = True
-        task.cancel()
 
     def _too_large(self) -> Problem:
         return Problem(413, f"the body is larger than {self._most:,} bytes")

@@ -74,6 +74,11 @@ class Breaker:
             self.state = State.OPEN
 
     def looks_well(self) -> None:
-        """A health check passed: the next request may try, however long is left."""
+        """A health check passed: the next request may try, however long is left. If one tries already
+        and is not answered yet, a model may be at work for it, and the others need not wait for that;
+        the next failure opens the circuit again."""
         if self.state is State.OPEN:
             self._until = self._clock()
+        elif self.state is State.HALF_OPEN:
+            self.state, self._trying = State.CLOSED, False
+            self._in_a_row = self._most - 1

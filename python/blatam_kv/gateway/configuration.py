@@ -28,6 +28,8 @@ CREDENTIALS = ("keep", "strip", "sign")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
 _MOUNT = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 _KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# What may stand in a request line.
+_VISIBLE = re.compile(r"[!-~]+").fullmatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,16 +178,17 @@ def _url(value: object) -> str:
     try:
         parts = urlsplit(text)
         fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        (parts.hostname or "").encode("idna")
     except ValueError:
         fits = False
-    if not fits or parts.query or parts.fragment or "@" in parts.netloc or not text.isascii():
+    if not fits or parts.query or parts.fragment or "@" in parts.netloc or not _VISIBLE(text):
         raise ValueError("must look like http://127.0.0.1:8003, without user, query or fragment")
     return text.rstrip("/")
 
 
 def _path(value: object) -> str:
-    if not isinstance(value, str) or not value.startswith("/") or not value.isprintable():
-        raise ValueError("must be a path that begins with /")
+    if not isinstance(value, str) or not value.startswith("/") or not _VISIBLE(value):
+        raise ValueError("must be a path that begins with /, with %20 for a space")
     return value
 
 

@@ -16,6 +16,7 @@ from starlette.types import Message, Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from blatam_kv.bul.caller import Caller, Scope
+from blatam_kv.bul.security.guard import Refusal
 from blatam_kv.bul.security.keys import KeyRing
 from blatam_kv.config import did_you_mean
 from blatam_kv.gateway.app import Gateway
@@ -28,7 +29,7 @@ from blatam_kv.gateway.reload import Watch
 from blatam_kv.gateway.request import Preparation
 from blatam_kv.gateway.systems import Systems, Upstream
 from blatam_kv.server.body import read_json
-from blatam_kv.server.gate import Door
+from blatam_kv.server.gate import Door, problem_of
 from blatam_kv.server.options import choice, read_options, whole
 from blatam_kv.server.problem import Problem
 from blatam_kv.server.replies import json_reply
@@ -311,6 +312,10 @@ class Desk:
         make = lambda: headers  # noqa: E731  # what stays the same is made once
         signed = any(name == b"signature" for name, _ in request.scope["headers"])
         if upstream.key is not None:
+            try:
+                self._prepare.allow(caller, method, path=request.scope["path"])
+            except Refusal as refusal:
+                raise problem_of(refusal) from None
             make = self._prepare.signing(upstream, method, target, headers, content)
         elif signed and upstream.system.credentials == "keep":
             # The signature was for this path. Who made it is proved, so it is made again for that.

@@ -20,6 +20,7 @@ from starlette.types import Receive, Send
 from blatam_kv.gateway.body import Body, ClientLeft
 from blatam_kv.gateway.headers import back_through, end_to_end, without_session
 from blatam_kv.gateway.journal import Passing
+from blatam_kv.gateway.patience import within
 from blatam_kv.gateway.systems import Upstream
 from blatam_kv.gateway.wire import Connection, Failure, Headers, Reason
 
@@ -262,9 +263,21 @@ class _Answer:
         )
         while not connection.at_hand:
             if piece := await connection.more(idle):
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                await self._say(send, piece, more=True)
         last = await connection.more(idle)
-        await send({"type": "http.response.body", "body": last})
+        await self._say(send, last, more=False)
+
+    async def _say(self, send: Send, piece: bytes, *, more: bool) -> None:
+        """A piece, at the client's pace, but not for as long as it likes: its connection to the system
+        is one of those that all clients share."""
+        idle = self._upstream.system.idle_seconds
+        try:
+            await within(
+                idle, send({"type": "http.response.body", "body": piece, "more_body": more})
+            )
+        except TimeoutError:
+            detail = f"waits for a client that took nothing for {idle:g} seconds"
+            raise Failure(Reason.CLIENT, detail, sent=True) from None
 
     def _headers(self) -> Headers:
         system = self._upstream.system

@@ -37,9 +37,7 @@ class Pool:
 
     async def take(self, *, fresh: bool = False) -> Connection:
         """A connection; fresh: a new one. Raises Failure. Give each back."""
-        if self.in_use >= self._most:
-            raise Failure(Reason.BUSY, f"has {self._most:,} requests under way", sent=False)
-        self.in_use += 1
+        self.enter()
         try:
             if not fresh and self._idle:
                 oldest = asyncio.get_running_loop().time() - self._keep_seconds
@@ -53,6 +51,12 @@ class Pool:
             self.in_use -= 1
             raise
 
+    def enter(self) -> None:
+        """Count one more in use. Raises Failure if that is one too many."""
+        if self.in_use >= self._most:
+            raise Failure(Reason.BUSY, f"has {self._most:,} requests under way", sent=False)
+        self.in_use += 1
+
     async def _open(self) -> Connection:
         loop = asyncio.get_running_loop()
         try:
@@ -63,8 +67,8 @@ class Pool:
         except TimeoutError:
             detail = f"did not take the connection within {self._connect_seconds:g} seconds"
             raise Failure(Reason.CONNECT_TIMEOUT, detail, sent=False) from None
-        except (OSError, ssl.SSLError) as error:
-            reason = error.strerror or str(error) or type(error).__name__
+        except (OSError, UnicodeError) as error:  # the second, of a name that cannot be one
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             detail = f"cannot be reached ({reason[:120]})"
             raise Failure(Reason.CONNECT, detail, sent=False) from None
         self.opened += 1

@@ -47,7 +47,25 @@ async def relay(
 
     headers: without those of the handshake. Raises Failure or Refused before it is accepted.
     """
-    breaker, system = upstream.breaker, upstream.system
+    upstream.pool.enter()
+    try:
+        other = await _tried(upstream, target, headers, scope)
+        try:
+            await send({"type": "websocket.accept", "subprotocol": other.subprotocol})
+            await _both(other, receive, send)
+        finally:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(upstream.system.connect_seconds):
+                    await other.close()
+    finally:
+        upstream.pool.in_use -= 1
+
+
+async def _tried(
+    upstream: Upstream, target: bytes, headers: Headers, scope: Scope
+) -> ClientConnection:
+    """The other side, as far as its circuit allows. Raises Failure or Refused."""
+    breaker = upstream.breaker
     if wait := breaker.enter():
         raise Failure(Reason.OPEN, f"failed again and again; ask in {wait:.0f} s", sent=False)
     try:
@@ -59,15 +77,7 @@ async def relay(
         breaker.undecided()
         raise
     breaker.succeeded()
-    upstream.pool.in_use += 1
-    try:
-        await send({"type": "websocket.accept", "subprotocol": other.subprotocol})
-        await _both(other, receive, send)
-    finally:
-        upstream.pool.in_use -= 1
-        with suppress(TimeoutError):
-            async with asyncio.timeout(system.connect_seconds):
-                await other.close()
+    return other
 
 
 async def _opened(

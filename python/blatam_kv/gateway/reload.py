@@ -32,6 +32,10 @@ class Watch:
         self._environ = environ
         self._systems = systems
         self._seen = self._look()
+        try:  # without the flags, which the file cannot change
+            self._said = load(file, environ)
+        except Error:
+            self._said = systems.configuration
         self.loaded = time.time()
         self.error: str | None = None
 
@@ -57,12 +61,11 @@ class Watch:
         return True
 
     def _as_started(self, found: Configuration) -> Configuration:
-        now = self._systems.configuration
-        kept = {name: getattr(now, name) for name in _AT_START}
-        changed = [name for name, value in kept.items() if getattr(found, name) != value]
+        now, said = self._systems.configuration, self._said
+        changed = [name for name in _AT_START if getattr(found, name) != getattr(said, name)]
         if changed:
             log.warning("to change %s, start the gateway again", ", ".join(changed))
-        return replace(found, **kept)
+        return replace(found, **{name: getattr(now, name) for name in _AT_START})
 
     def _look(self) -> tuple[int, ...]:
         if self._file is None:

@@ -10,6 +10,7 @@ from ipaddress import ip_network
 from starlette.requests import Request
 from starlette.types import Receive, Scope
 
+from blatam_kv.bul.caller import Caller
 from blatam_kv.bul.caller import Scope as KeyScope
 from blatam_kv.bul.security.guard import Guard
 from blatam_kv.bul.security.keys import Known
@@ -33,8 +34,9 @@ from blatam_kv.signature import sign
 from blatam_kv.tracing import HEADERS as TRACE_HEADERS
 from blatam_kv.tracing import carried
 
-# One step up leads out of the path that a system has here, so no path may have any.
-_STEPS = re.compile(rb"(?:^|[/\\]|%2f|%5c)(?:\.|%2e){1,2}(?:$|[/\\]|%2f|%5c)", re.IGNORECASE)
+# One step up leads out of the path that a system has here, so no path may have any. Servlets read
+# what follows a semicolon as a parameter of the step.
+_STEPS = re.compile(rb"(?:^|[/\\]|%2f|%5c)(?:\.|%2e){1,2}(?:$|[/\\;]|%2f|%5c|%3b)", re.IGNORECASE)
 _READING = (b"GET", b"HEAD", b"OPTIONS")
 _NOT_PASSED_ON = (b"CONNECT", b"TRACE")
 # Of the handshake, which is made anew.
@@ -147,12 +149,15 @@ class Preparation:
 
     async def _known(self, request: Request, method: bytes) -> Known:
         """Who asks, if that is proved and allowed. Raises Refusal, Problem."""
-        reading = method in _READING
         known = await self._gate.known(request)
-        self._guard.limit(known, "read" if reading else "write")
-        scope = KeyScope.READ if reading else KeyScope.WRITE
-        self._guard.allow(known.caller, scope, path=request.scope["path"])
+        self._guard.limit(known, "read" if method in _READING else "write")
+        self.allow(known.caller, method, path=request.scope["path"])
         return known
+
+    def allow(self, caller: Caller, method: bytes, *, path: str) -> None:
+        """Raises Refusal for a caller in whose place the gateway does not sign such a request."""
+        scope = KeyScope.READ if method in _READING else KeyScope.WRITE
+        self._guard.allow(caller, scope, path=path)
 
     def signing(
         self,

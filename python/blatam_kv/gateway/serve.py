@@ -110,6 +110,8 @@ def serve(
     """
     import uvicorn
 
+    from blatam_kv.server.heads import Heads
+
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
@@ -135,7 +137,7 @@ def serve(
         config = uvicorn.Config(
             app if tracing is None else Traced(app, tracing),
             loop="uvloop",
-            http="httptools",
+            http=Heads,
             ws="websockets-sansio",
             ws_per_message_deflate=False,
             lifespan="on",

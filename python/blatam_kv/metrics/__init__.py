@@ -8,7 +8,7 @@ from blatam_kv.metrics.models import ModelMetrics
 from blatam_kv.metrics.recent import LatencyHistogram, RecentRate
 from blatam_kv.metrics.service import ServiceMetrics
 from blatam_kv.metrics.snapshots import BackupsSnapshot, BlocksSnapshot, CacheSnapshot
-from blatam_kv.metrics.tiers import TierSnapshot
+from blatam_kv.metrics.tiers import TierMetrics, TierSnapshot
 
 __all__ = [
     "BackupsSnapshot",
@@ -18,5 +18,6 @@ __all__ = [
     "ModelMetrics",
     "RecentRate",
     "ServiceMetrics",
+    "TierMetrics",
     "TierSnapshot",
 ]

@@ -19,8 +19,7 @@ from blatam_kv.metrics.exposition import Exposition
 from blatam_kv.metrics.histograms import Buckets, Histograms
 from blatam_kv.metrics.policies import learned
 from blatam_kv.metrics.snapshots import BackupsSnapshot, BlocksSnapshot, CacheSnapshot, backed_up
-from blatam_kv.metrics.tiers import SECONDS as TIER_SECONDS
-from blatam_kv.metrics.tiers import TierSnapshot, families
+from blatam_kv.metrics.tiers import TIMES, TierSnapshot, families
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -91,7 +90,7 @@ class ServiceMetrics:
         self._request_children = {
             (status, tier): self._requests.labels(status, tier)
             for status, tier in (
-                *(("hit", "memory"), ("hit", "redis"), ("miss", "none")),
+                *(("hit", "memory"), ("hit", "disk"), ("hit", "redis"), ("miss", "none")),
                 *(("collapsed", "none"), ("bypass", "none")),
             )
         }
@@ -156,12 +155,7 @@ class ServiceMetrics:
             _DOCUMENT_BUCKETS,
             ["format"],
         )
-        self._tier_times = histogram(
-            "kv_tier_operation_duration_seconds",
-            "Time of a call, of one entry or of many.",
-            TIER_SECONDS,
-            ["store", "tier", "operation"],
-        )
+        self._tier_times = histogram(*TIMES)
         self._codec_times = histogram(
             "kv_codec_duration_seconds",
             "Time of one block of a prompt, decoded or encoded as a whole.",

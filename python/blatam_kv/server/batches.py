@@ -96,7 +96,7 @@ class BatchDesk:
         for number, each in enumerate(wanted.documents):
             if each.callback_url is not None:
                 check(each.callback_url, field=f"documents.{number}.callback_url")
-        batch, tasks = self._service.ask_all(
+        batch, tasks = self._service.batches.ask(
             wanted.documents, caller, callback_url=wanted.callback_url
         )
         headers = {"Location": f"{prefix_of(request)}/api/batch/{batch}"}
@@ -109,14 +109,14 @@ class BatchDesk:
         """How far a batch is."""
         options = {"tasks": True} | read_options(request, {"tasks": switch})
         batch = request.path_params["id"]
-        rows = self._service.batch_rows(batch, tenant=caller.tenant)
+        rows = self._service.batches.rows(batch, tenant=caller.tenant)
         return json_reply(self._described(request, caller, batch, rows, each=options["tasks"]))
 
     def archive(self, request: Request, caller: Caller, wanted: None) -> Response:
         """The documents of a batch as a ZIP, sent while it is made."""
         options = read_options(request, _OF_AN_ARCHIVE)
         batch = request.path_params["id"]
-        rows = self._service.batch_rows(batch, tenant=caller.tenant)
+        rows = self._service.batches.rows(batch, tenant=caller.tenant)
         left = sum(row.status not in FINISHED for row in rows)
         if left and not options.pop("partial", False):
             raise Problem(
@@ -131,8 +131,7 @@ class BatchDesk:
     def cancel(self, request: Request, caller: Caller, wanted: None) -> Response:
         """End what is not finished of a batch."""
         batch, tenant = request.path_params["id"], caller.tenant
-        tasks = self._service.cancel_all(self._service.batch(batch, tenant=tenant))
-        rows = [BatchRow(task.id, task.status, task.error) for task in tasks]
+        rows = self._service.batches.cancel(batch, tenant=tenant)
         return json_reply(self._described(request, caller, batch, rows))
 
     def _described(

@@ -195,7 +195,7 @@ class LiveDesk:
             pieces: list[str] = []
             told = told_task = 0
             while True:
-                now = self._service.pieces(key)
+                now = self._service.ledger.pieces(key)
                 if now is not None and now is not pieces:
                     if told:
                         yield _event("again", {})
@@ -211,7 +211,7 @@ class LiveDesk:
                 if now is None or not told:
                     told_task += 1
                     if told_task % 10 == 1:
-                        position = self._service.position(task)
+                        position = self._service.ledger.position(task)
                         yield _event("waiting", {"status": task.status, "position": position})
                 await asyncio.sleep(_TEXT_EVERY_SECONDS)
         finally:

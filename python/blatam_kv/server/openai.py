@@ -28,7 +28,7 @@ from blatam_kv.bul.chat import (
     parse,
 )
 from blatam_kv.bul.chats import Chats, Listener, Telling, TooManyChats
-from blatam_kv.bul.pipeline import Answer
+from blatam_kv.bul.pipeline import Answer, Found
 from blatam_kv.bul.request import RequestRejected
 from blatam_kv.bul.tasks import CacheResult
 from blatam_kv.bul.wanted import Wanted
@@ -47,6 +47,8 @@ Chat = Wanted[Asked, list[ChatOrder]]
 
 # An answer that is longer is written as JSON anew at each hit.
 _LONGEST_READY = 16 << 10
+# Where hits come from, the nearest first.
+_TIERS = ("memory", "disk", "redis")
 _NO_BUFFER = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
 
 
@@ -156,10 +158,11 @@ class OpenAIFace:
         wished = wanted.order(self._chats.model, caller)
         wishes = wishes_of(asked.cache, field(request.scope, b"cache-control"))
         found = [self._chats.lookup(order, wishes) for order in wished]
-        answers = [answer for answer in found if answer is not None]
+        there = [each for each in found if each is not None]
         head = _Head(dialect.prefix + new_id(12), asked.model, wished[0].key)
-        if len(answers) == len(wished):
-            self._count("hit", arrived)
+        if len(there) == len(wished):
+            answers = [each.answer for each in there]
+            self._count("hit", arrived, _tier(there))
             if asked.stream:
                 heard = [Telling.of(answer).listener() for answer in answers]
                 told = self._told(head, "hit", answers[0])
@@ -350,9 +353,9 @@ def _usage(answers: Sequence[Answer], how: CacheResult) -> dict[str, object]:
     return usage | {"cached": True} if how == "hit" else usage
 
 
-def _tier(heard: Sequence[Listener]) -> str:
+def _tier(heard: Sequence[Listener | Found]) -> str:
     """Where a hit came from: the furthest place that any of its answers did."""
-    return "redis" if any(listener.tier == "redis" for listener in heard) else "memory"
+    return max((each.tier for each in heard), key=_TIERS.index)
 
 
 def _close(heard: Sequence[Listener]) -> None:

@@ -114,11 +114,11 @@ class ProgressDesk:
         prefix = prefix_of(request)
 
         def describe() -> tuple[Body, bool]:
-            rows = service.batch_rows(batch, tenant=tenant)
+            rows = service.batches.rows(batch, tenant=tenant)
             body = describe_batch(service, batch, rows, tenant=tenant, each=False, prefix=prefix)
             return body, body["status"] == "completed"
 
-        rows = await run_in_threadpool(service.batch_rows, batch, tenant=tenant)
+        rows = await run_in_threadpool(service.batches.rows, batch, tenant=tenant)
         return self._changes([row.id for row in rows], describe, tenant)
 
     def _changes(

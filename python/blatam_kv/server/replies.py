@@ -50,8 +50,8 @@ def cache_status(service: Service, task: Task, key: str | None = None) -> dict[s
     tenant's name for the answer there."""
     named = "" if key is None else f'; key="{key}"'
     if task.cache == "hit" and task.answer is not None:
-        left = service.seconds_left(task)
-        ttl = "" if left is None else f"; ttl={left}"
+        left = service.pipeline.seconds_left(task.answer)
+        ttl = "" if left is None else f"; ttl={max(0, int(left))}"
         age = max(0, int(time.time() - task.answer.born))
         return {"Cache-Status": f"blatam-kv; hit{ttl}{named}", "Age": str(age)}
     how = "; collapsed" if task.cache == "collapsed" else "; stored" if task.stored else ""
@@ -86,8 +86,8 @@ def describe_now(service: Service, task: Task, *, prefix: str) -> dict[str, obje
     """A task, and when it will be done."""
     if task.is_finished:
         return describe(task, prefix=prefix) | {"estimated_time": 0.0}
-    position = service.position(task)
-    seconds = service.estimated_seconds(task, position=position)
+    position = service.ledger.position(task)
+    seconds = service.writers.seconds_left(task.progress, position)
     return describe(task, prefix=prefix) | {
         "priority": task.priority,
         "position": position,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from blatam_kv.config import Settings
 from blatam_kv.errors import ConfigError, Error, MissingExtra
+from blatam_kv.server import life
 from blatam_kv.server.hosts import Hosts, bind_address, is_loopback
 from blatam_kv.server.instance import instance
 
@@ -71,6 +72,7 @@ def serve(settings: Settings, *, version: str) -> int:
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
+            self.life = None if self.should_exit else life.begin()
             print(
                 f"blatam-kv {version}: BUL listens on {url_of(listener)} (its page, too)",
                 flush=True,
@@ -80,6 +82,7 @@ def serve(settings: Settings, *, version: str) -> int:
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             super().handle_exit(sig, frame)
+            life.stopping()
             # The writers drain while requests do. In a thread of its own: this is a signal handler,
             # which may have interrupted somebody who holds the lock it would wait for.
             threading.Thread(target=service.drain, name="bul-drain", daemon=True).start()
@@ -158,10 +161,12 @@ def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     """How every service here is served."""
     import uvicorn
 
+    from blatam_kv.server.heads import Heads
+
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=Heads,
         ws="websockets-sansio",
         ws_max_size=4096,  # nothing that a caller says there is listened to
         lifespan="on",

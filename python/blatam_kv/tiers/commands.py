@@ -1,7 +1,7 @@
 """``Commands``: what is asked of the Redis that nodes share, one server or many.
 
 A command goes to the server that has its key; a batch is one round trip to each server that has any
-of it. Whatever fails is counted and raised as TierUnavailable, and what keeps failing is left alone,
+of it, all at the same time. Whatever fails is counted and raised as TierUnavailable, and what keeps failing is left alone,
 each server by itself.
 """
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from blatam_kv.errors import TierUnavailable, Unavailable
 from blatam_kv.tiers.breaker import Breaker
 from blatam_kv.tiers.servers import Server, servers_of
+from blatam_kv.tiers.trip import Put, Trip, asking, pipelined_asking
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -105,6 +107,15 @@ class Commands:
 
         self._try(self._located(self._near), call)
 
+    def listening(self, channel: bytes) -> int:
+        """How many listen to a channel, wherever they do. Raises TierUnavailable."""
+
+        def call(client: Any) -> int:
+            ((_, count),) = client.pubsub_numsub(channel)
+            return int(count)
+
+        return sum(self._try(server, call) for server in self._located(self._servers.all))
+
     def each(
         self,
         command: str,
@@ -124,7 +135,7 @@ class Commands:
     def spread(
         self,
         names: Sequence[bytes],
-        put: Callable[[Any, bytes], None],
+        put: Put,
         *,
         partly: bool = False,
         instead: Any = None,
@@ -140,22 +151,17 @@ class Commands:
         served = False
         for last in (False, True):
             elsewhere: list[int] = []
-            for server, places in self._grouped(names, waiting):
-                for batch in batches(places, size):
-                    try:
-                        said = self._try(
-                            server, partial(_pipelined, put, [names[at] for at in batch])
-                        )
-                    except TierUnavailable as error:
-                        failed = error
-                        break
-                    for at, answer in zip(batch, said, strict=True):
-                        if isinstance(answer, self._redis.exceptions.MovedError) and not last:
-                            elsewhere.append(at)
-                        elif isinstance(answer, Exception):
-                            failed = self._failed(answer, server)
-                        else:
-                            answers[at], served = answer, True
+            for server, places, said in self._asked(names, waiting, put, size):
+                if isinstance(said, TierUnavailable):
+                    failed = said
+                    continue
+                for at, answer in zip(places, said, strict=True):
+                    if isinstance(answer, self._redis.exceptions.MovedError) and not last:
+                        elsewhere.append(at)
+                    elif isinstance(answer, Exception):
+                        failed = self._failed(answer, server)
+                    else:
+                        answers[at], served = answer, True
             if not elsewhere:
                 break
             self._servers.doubt(now=True)
@@ -208,32 +214,113 @@ class Commands:
 
     def _grouped(
         self, names: Sequence[bytes], places: Sequence[int]
-    ) -> Iterable[tuple[Server, list[int]]]:
+    ) -> list[tuple[Server, list[int]]]:
         """Which of the names at these places which server has."""
         groups: dict[int, tuple[Server, list[int]]] = {}
         for at in places:
             server = self._located(partial(self._servers.of, names[at]))
             groups.setdefault(id(server), (server, []))[1].append(at)
-        return groups.values()
+        return list(groups.values())
+
+    def _asked(
+        self, names: Sequence[bytes], places: Sequence[int], put: Put, size: int
+    ) -> Iterator[tuple[Server, Sequence[int], list[Any] | TierUnavailable]]:
+        """What each server says about its names, or why it does not, with their places: the next portion
+        of all servers at a time. One that failed is asked no more."""
+        left = [(server, batches(its, size)) for server, its in self._grouped(names, places)]
+        while left:
+            turn = [(server, its, rest) for server, rest in left if (its := next(rest, None))]
+            asked = [(server, [names[at] for at in its]) for server, its, _ in turn]
+            said = self._together(asked, put)
+            left = []
+            for (server, its, rest), answers in zip(turn, said, strict=True):
+                yield server, its, answers
+                if not isinstance(answers, TierUnavailable):
+                    left.append((server, rest))
+
+    def _together(
+        self, asked: Sequence[tuple[Server, list[bytes]]], put: Put
+    ) -> list[list[Any] | TierUnavailable]:
+        """What several servers say, each about some names: all are told before the first is heard."""
+        trips = [self._sent(server, names, put) for server, names in asked]
+        try:
+            return [
+                trip if isinstance(trip, TierUnavailable) else self._heard(server, trip)
+                for (server, _), trip in zip(asked, trips, strict=True)
+            ]
+        finally:
+            for trip in trips:
+                if isinstance(trip, Trip):
+                    trip.close()
+
+    def _sent(self, server: Server, names: list[bytes], put: Put) -> Trip | TierUnavailable:
+        try:
+            self._check(server)
+        except TierUnavailable as error:
+            return error
+        return Trip(server.client, put, names, self._errors)
+
+    def _heard(self, server: Server, trip: Trip) -> list[Any] | TierUnavailable:
+        try:
+            said = self._outcome(server, trip.answers)
+        except TierUnavailable as error:
+            return error
+        return [
+            self._followed(server, trip, name, each) if isinstance(each, Exception) else each
+            for name, each in zip(trip.names, said, strict=True)
+        ]
+
+    def _followed(self, server: Server, trip: Trip, name: bytes, error: Any) -> Any:
+        """What is said instead of an answer, or, where a name has just been given to another server,
+        what that one says."""
+        if not self._asks(error):
+            return error
+        target = self._servers.at(error.host, error.port, near=server)
+        try:
+            (said,) = self._try(target, partial(pipelined_asking, trip.put, [name]))
+        except TierUnavailable:
+            return error
+        return said
+
+    def _asks(self, error: Any) -> bool:  # Any: redis-py's, with the place it names
+        """Whether it says where to ask, this once."""
+        exceptions = self._redis.exceptions
+        return isinstance(error, exceptions.AskError) and not isinstance(
+            error, exceptions.MovedError
+        )
 
     def _attempt(self, name: bytes, call: Callable[[Any], T]) -> T:
         """What a call to the client of the server that has a name returns."""
         if self._only is not None:
             return self._try(self._only, call)
-        moved = self._redis.exceptions.MovedError
+
+        def asked(client: Any) -> T:
+            with closing(asking(client)) as line:
+                return call(line)
+
+        again: Callable[[Any], T] = call
         server = self._located(partial(self._servers.of, name))
         try:
             return self._try(server, call)
-        except moved:
-            self._servers.doubt(now=True)
-        server = self._located(partial(self._servers.of, name))
+        except self._redis.exceptions.AskError as error:
+            if self._asks(error):
+                server, again = self._servers.at(error.host, error.port, near=server), asked
+            else:
+                self._servers.doubt(now=True)
+                server = self._located(partial(self._servers.of, name))
         try:
-            return self._try(server, call)
-        except moved as error:
+            return self._try(server, again)
+        except self._redis.exceptions.AskError as error:
             raise self._failed(error, server) from None
 
     def _try(self, server: Server, call: Callable[[Any], T]) -> T:
-        """What a call to a server's client returns. Raises TierUnavailable, and MovedError."""
+        """What a call to a server's client returns. Raises TierUnavailable, and, of a cluster's,
+        AskError and MovedError."""
+        self._check(server)
+        return self._outcome(server, partial(call, server.client))
+
+    def _check(self, server: Server) -> None:
+        """Raises TierUnavailable where a server is not to be asked."""
         if self.closed:
             raise TierUnavailable(Unavailable.CLOSED, "the Redis tier is closed")
         if not server.breaker.allows():
@@ -241,13 +328,16 @@ class Commands:
                 self.failing or Unavailable.UNREACHABLE,
                 f"{server.place} is left alone for a while",
             )
+
+    def _outcome(self, server: Server, call: Callable[[], T]) -> T:
+        """What a call that was allowed returns; raises as ``_try``."""
         try:
-            answer = call(server.client)
-        except self._redis.exceptions.MovedError:
-            server.breaker.succeeded()
-            raise
+            answer = call()
         # The cause may hold the URL with its password. OSError: TLS files that are not there.
         except self._errors as error:
+            if isinstance(error, self._redis.exceptions.AskError) and not self._servers.one:
+                server.breaker.succeeded()
+                raise
             raise self._failed(error, server) from None
         server.breaker.succeeded()
         self.failing = None
@@ -294,14 +384,6 @@ def batches(items: Sequence[U], size: int = BATCH) -> Iterator[Sequence[U]]:
 def _page(client: Any, *, cursor: int, match: bytes) -> tuple[int, list[bytes]]:
     found: tuple[int, list[bytes]] = client.scan(cursor, match, count=500)
     return found
-
-
-def _pipelined(put: Callable[[Any, bytes], None], names: Sequence[bytes], client: Any) -> list[Any]:
-    pipeline = client.pipeline(transaction=False)
-    for name in names:
-        put(pipeline, name)
-    answers: list[Any] = pipeline.execute(raise_on_error=False)
-    return answers
 
 
 def _reason(error: Exception, redis: ModuleType) -> Unavailable:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from blatam_kv._core import CacheBase, DevicePiece
 from blatam_kv.cuda.bus import Bus
@@ -21,6 +19,7 @@ from blatam_kv.errors import (
 )
 from blatam_kv.policy import checked_options, checked_policy
 from blatam_kv.record import Kind, Record
+from blatam_kv.tiers.gpu_figures import GpuFigures, GpuStats
 from blatam_kv.tiers.protocol import Tier
 from blatam_kv.tiers.resident import Resident
 
@@ -28,41 +27,6 @@ log = logging.getLogger("blatam_kv.tiers")
 
 # What is written down at once, so that a slow tier pays its way once.
 _BATCH_RECORDS = 16
-
-
-_COUNTED = (
-    *("hits", "misses", "puts", "passed", "promoted", "spilled", "dropped"),
-    *("damaged", "foreign", "failures"),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class GpuStats:
-    """A GPU tier's counters at one moment.
-
-    entries and bytes are on the device. hits were answered from there, passed went below at once for
-    lack of room, promoted came up, spilled went down, dropped could not. leaving are on their way down.
-    damaged failed their checksums, foreign were no blocks of the cache they were asked for. failures
-    are calls that the device did not do; lost is what it said when it was lost, None while it serves.
-    """
-
-    entries: int
-    bytes: int
-    capacity_bytes: int
-    device: int
-    hits: int
-    misses: int
-    puts: int
-    passed: int
-    promoted: int
-    spilled: int
-    dropped: int
-    damaged: int
-    foreign: int
-    failures: int
-    leaving: int
-    lost: str | None
-    evictions: dict[str, int]
 
 
 class DeviceMemory:
@@ -85,7 +49,7 @@ class DeviceMemory:
         self._leaving: dict[bytes, Resident] = {}  # in the order in which they left
         self._spilling: dict[bytes, Resident] = {}  # what the thread is writing down
         self._batches = 0  # that were written down
-        self._count: Counter[str] = Counter()
+        self.figures = GpuFigures()
         self.lost: DeviceUnavailable | None = None
         self._ending = False
         self._thread = threading.Thread(target=self._spill, name="blatam-kv-gpu", daemon=True)
@@ -155,6 +119,7 @@ class DeviceMemory:
         if weight > self._bus.pool_bytes:
             return None
         while True:
+            self.require()
             written = self._batches
             piece = self._bus.take(size, wait=True)
             if piece is not None:
@@ -199,48 +164,60 @@ class DeviceMemory:
         self._thread.join()
         self._records.clear()
 
-    def add(self, **counts: int) -> None:
-        """Count."""
-        with self._moved:
-            self._count.update(counts)
-
     @contextmanager
     def counted(self) -> Iterator[None]:
-        """Counts what the device does not do; one that is lost is not asked again."""
+        """Counts what the device does not do; one that is lost is not asked again, nor is a bus that is
+        broken."""
         try:
             yield
+            self.figures.failing = False
         except DeviceUnavailable as error:
+            self.figures.failed(error.reason)
+            lost = None
+            if error.reason is DeviceTrouble.LOST:
+                # Another one: a traceback would keep what its frames hold on the device.
+                lost = DeviceUnavailable(error.reason, str(error))
+            elif self._bus.broken:
+                lost = DeviceUnavailable(
+                    error.reason,
+                    f"{error}. Nobody knows when work on this tier's memory ends: close it and open "
+                    "another",
+                )
             with self._moved:
-                self._count["failures"] += 1
-                if error.reason is DeviceTrouble.LOST and self.lost is None:
-                    self.lost = error
-                    self._count["dropped"] += len(self._leaving)
+                if lost is not None and self.lost is None:
+                    self.lost = lost
+                    self.figures.add(dropped=len(self._leaving))
                     self._leaving.clear()
                     self._records.clear()
                     self._moved.notify_all()
             raise
 
+    def require(self) -> None:
+        """Raise DeviceUnavailable if the device is lost."""
+        if self.lost is not None:
+            raise DeviceUnavailable(self.lost.reason, str(self.lost))
+
     def stats(self) -> GpuStats:
         """Exact counters."""
         held = self._records._counters()
         with self._moved:
-            return GpuStats(
-                entries=held["entries"],
-                bytes=held["bytes"],
-                capacity_bytes=held["capacity_bytes"],
-                device=self._bus.device,
-                leaving=len(self._leaving) + len(self._spilling),
-                lost=None if self.lost is None else str(self.lost),
-                evictions=held["removals"],
-                **{name: self._count[name] for name in _COUNTED},
-            )
+            leaving = len(self._leaving) + len(self._spilling)
+            lost = None if self.lost is None else str(self.lost)
+        return self.figures.stats(
+            held,
+            device=self._bus.device,
+            leaving=leaving,
+            lost=lost,
+            traffic=self._bus.traffic(),
+            taken_bytes=self._bus.taken_bytes,
+        )
 
     # ---- inside ---------------------------------------------------------------------------------
 
     def _throw_away(self, key: bytes, resident: Resident) -> None:
         """What failed its checksum must not be found again."""
+        self.figures.add(damaged=1)
         with self._moved:
-            self._count["damaged"] += 1
             if self._records.peek(key) is resident:
                 self._records.delete(key)
             if self._leaving.get(key) is resident:
@@ -296,4 +273,4 @@ class DeviceMemory:
             stored = self._below.put_many(records) if records else 0
         except (TierUnavailable, OSError, MemoryError):  # the thread must outlive any tier
             log.warning("the tier below the GPU's refused %d records", len(records))
-        self.add(spilled=stored, damaged=damaged, dropped=len(batch) - stored)
+        self.figures.add(spilled=stored, damaged=damaged, dropped=len(batch) - stored)

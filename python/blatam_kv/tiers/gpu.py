@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Self
 
 from blatam_kv.cuda.bus import BUFFER_BYTES, BUFFERS, Bus, chosen
-from blatam_kv.cuda.cuts import Cuts, Form
 from blatam_kv.cuda.layouts import PagedCache
 from blatam_kv.cuda.memory import stream_number
-from blatam_kv.cuda.slots import checked_slots
 from blatam_kv.errors import (
     ConfigError,
     CorruptBlob,
@@ -23,18 +21,21 @@ from blatam_kv.errors import (
     Unavailable,
     Unsupported,
 )
+from blatam_kv.metrics.tiers import TierSnapshot
 from blatam_kv.record import Kind, Record, check
-from blatam_kv.tiers.arrivals import Arrival, Control, DeviceLoad
+from blatam_kv.tiers.arrivals import DeviceLoad
+from blatam_kv.tiers.control import Control
 from blatam_kv.tiers.departures import departing
-from blatam_kv.tiers.device import DeviceMemory, GpuStats
+from blatam_kv.tiers.device import DeviceMemory
+from blatam_kv.tiers.gathering import checked_target, gathered, source_of
+from blatam_kv.tiers.gpu_figures import GpuStats, told
+from blatam_kv.tiers.key_locks import KeyLocks
 from blatam_kv.tiers.lock import abandoned_in_children
 from blatam_kv.tiers.protocol import Tier
 from blatam_kv.tiers.resident import DeviceBlob, Resident
+from blatam_kv.tiers.took import timed
 
 log = logging.getLogger("blatam_kv.tiers")
-
-# Calls on one key take the same lock, others mostly not.
-_KEY_LOCKS = 16
 
 
 class GpuTier:
@@ -79,10 +80,10 @@ class GpuTier:
             bus = Bus(capacity_bytes, device=number, buffers=buffers, buffer_bytes=buffer_bytes)
         self._bus, self._below, self._clock = bus, below, clock
         self._memory = DeviceMemory(bus, below, policy=policy, clock=clock)
+        self._figures = self._memory.figures
         # One caller at a time puts or deletes a key. Held while the device and the tier below work;
         # the thread that writes down takes none of them.
-        self._keys = tuple(threading.RLock() for _ in range(_KEY_LOCKS))
-        self._versions = [0] * _KEY_LOCKS  # changes of such keys so far, each guarded by its lock
+        self._keys = KeyLocks()
         self._closed = self._forked = False
         abandoned_in_children(self)
 
@@ -94,9 +95,10 @@ class GpuTier:
         What is below stays there: who wants bytes on the host has no use for them on the device.
         """
         self._require_open()
-        found = [self._memory.read(key) for key in keys]
+        with timed(self._figures.took["get"]):
+            found = [self._memory.read(key) for key in keys]
         missing = [at for at, record in enumerate(found) if record is None]
-        self._memory.add(hits=len(keys) - len(missing), misses=len(missing))
+        self._figures.add(hits=len(keys) - len(missing), misses=len(missing))
         if missing:
             more = self._below.get_many([keys[at] for at in missing])
             for at, record in zip(missing, more, strict=True):
@@ -111,12 +113,13 @@ class GpuTier:
         too, durably.
         """
         self._require_open()
-        return sum(self._put(record, durable=durable) for record in records)
+        with timed(self._figures.took["put"]):
+            return sum(self._put(record, durable=durable) for record in records)
 
     def delete_many(self, keys: Sequence[bytes]) -> int:
         """Forget keys, on the device and below; returns how many were known."""
         self._require_open()
-        with self._changing(keys):
+        with self._keys.changing(keys):
             here = [self._memory.forget(key) for key in keys]
             below = self._below.contains_many(keys)
             self._below.delete_many(keys)
@@ -158,28 +161,40 @@ class GpuTier:
         leave out. stream: whose work so far is done before the cache changes, as in ``cuda.fetch``.
         seed: of codecs that rotate. What came up from below stays on the device.
 
-        Raises InvalidRequest for slots or a cache that do not fit, Unsupported for a codec without a
-        kernel, NoRoom if pins leave none for a list of slots, DeviceUnavailable.
+        Blocks whose codec has no kernel are decoded by the host, which takes the room of two raw layers,
+        and stay where they were.
+
+        Raises InvalidRequest for slots or a cache that do not fit, Unsupported for blocks too large for
+        a launch, NoRoom if pins leave none for what the kernels are told, DeviceUnavailable.
         """
-        table, number = self._checked(keys, cache, slots, stream)
-        arrivals, form = self._arrivals(keys, cache, table.shape[1], seed)
-        memory, control = self._memory, None
-        with memory.counted():
-            if arrivals:
-                control = memory.room(Control(form, len(arrivals), table.shape[1]).bytes)
-                if control is None:
-                    raise NoRoom("pins leave no room for a list of slots; unpin something")
-            self._bus.follow(number)
+        self._require_open()
+        memory, figures, control = self._memory, self._figures, None
+        with figures.refusals():
+            self._memory.require()
+            table, number = checked_target(keys, cache, slots, stream, device=self._bus.device)
+            arrivals, form = gathered(
+                memory, self._below, self._keys, keys, cache,
+                tokens=table.shape[1], seed=seed, bad=self._bad,
+            )  # fmt: skip
+            source = source_of(memory, self._bus, form, arrivals, self._bad)
+            with memory.counted():
+                if arrivals:
+                    control = memory.room(Control(form, len(arrivals), table.shape[1]).bytes)
+                    if control is None:
+                        raise NoRoom("pins leave no room for a list of slots; unpin something")
+                self._bus.follow(number)
         return DeviceLoad(
             self._bus,
             form,
             arrivals,
+            source,
             table[: len(arrivals)],
             control,
             number,
             self._arrived,
             self._bad,
             memory.counted,
+            partial(figures.load_ended, codec=form.codec, whole=len(arrivals) == len(keys)),
         )
 
     def save_blocks(
@@ -194,27 +209,33 @@ class GpuTier:
         stream: Any = None,
         seed: int = 0,
     ) -> int:
-        """Encode blocks of an engine's paged cache on the device, and store them; returns how many.
+        """Encode blocks of an engine's paged cache, and store them; returns how many.
 
         keys, tokens, tags: of their records. cache, slots, stream, seed: as in ``load_layers``; -1
-        counts as a token of zeros. They come down once, compressed, for their checksums, and are then
-        put as any record. A block with more NaN or infinities than there is room for is left out.
-        Raises as ``load_layers``.
+        counts as a token of zeros. They come down once for their checksums, compressed by the device, or
+        raw and compressed by the host where the codec has no kernel, and are then put as any record. A
+        block with more NaN or infinities than the device has room for is left out. Raises as
+        ``load_layers``.
         """
-        table, number = self._checked(keys, cache, slots, stream)
+        self._require_open()
+        self._memory.require()
+        table, number = checked_target(keys, cache, slots, stream, device=self._bus.device)
         if len(tokens) != len(keys):
             raise InvalidRequest(
                 f"{len(tokens)} blocks of tokens for {len(keys)} keys", field="tokens"
             )
-        payloads = departing(
-            self._bus, self._memory, cache, table, codec=codec, seed=seed, stream=number
-        )
-        now_us = int(self._clock() * 1e6)
-        stored = 0
-        for key, ids, payload in zip(keys, tokens, payloads, strict=True):
-            if payload is not None:
-                record = Record(key, Kind.BLOCK, payload, tags, codec, ids, created_us=now_us)
-                stored += self._put(record, durable=False)
+        now_us, stored, encoded = int(self._clock() * 1e6), 0, []
+        with timed(self._figures.took["save"]):
+            payloads = departing(
+                self._bus, self._memory, cache, table, codec=codec, seed=seed, stream=number
+            )
+            for key, ids, payload in zip(keys, tokens, payloads, strict=True):
+                if payload is not None:
+                    record = Record(key, Kind.BLOCK, payload, tags, codec, ids, created_us=now_us)
+                    stored += self._put(record, durable=False)
+                    encoded.append(memoryview(payload).nbytes)
+        each = 2 * table.shape[1] * cache.kv_heads * cache.head_dim * len(cache.bases)
+        self._figures.worked("encode", codec, raw=each * len(encoded), encoded=sum(encoded))
         return stored
 
     @contextmanager
@@ -227,7 +248,7 @@ class GpuTier:
         for them, and after the block their memory stays until it has come so far.
         """
         self._require_open()
-        self._require_device()
+        self._memory.require()
         number = stream_number(stream, None, self._bus.device)
         residents = [self._brought(key) for key in keys]
         pieces = [resident.piece for resident in residents if resident is not None]
@@ -267,6 +288,10 @@ class GpuTier:
         """Exact counters."""
         return self._memory.stats()
 
+    def snapshot(self, *, store: str = "blocks") -> TierSnapshot:
+        """What a service shows of it (``metrics.TierMetrics``); store: what lies there."""
+        return told(self._memory.stats(), self._figures.took, store=store)
+
     def abandon(self) -> None:
         """In a forked child: threads and device stayed with the parent."""
         self._forked = True
@@ -289,9 +314,9 @@ class GpuTier:
             try:
                 resident = self._memory.risen(record)
             except (CorruptBlob, Unsupported):
-                self._memory.add(damaged=1)
+                self._figures.add(damaged=1)
                 return False
-        with self._changing([key]):
+        with self._keys.changing([key]):
             self._memory.forget(key)
             if any(self._below.contains_many([key])):
                 self._below.delete_many([key])
@@ -300,11 +325,11 @@ class GpuTier:
             if durable or resident is None:
                 stored = self._below.put_many([record.owned()], durable=durable) == 1
                 if resident is None:
-                    self._memory.add(passed=int(stored))
+                    self._figures.add(passed=int(stored))
                     return stored
                 resident.clean = stored
             self._memory.admit(resident, left)
-        self._memory.add(puts=1)
+        self._figures.add(puts=1)
         return True
 
     def _brought(self, key: bytes) -> Resident | None:
@@ -312,95 +337,34 @@ class GpuTier:
         resident = self._memory.find(key)
         if resident is not None:
             return resident
-        version = self._version(key)
+        version = self._keys.version(key)
         (record,) = self._below.get_many([key])
         if record is None:
             return None
         try:
             resident = self._memory.risen(record)
         except (CorruptBlob, Unsupported):
-            self._memory.add(damaged=1)
+            self._figures.add(damaged=1)
             return None
         if resident is not None:
             self._arrived(key, resident, version)
         return resident
 
-    def _arrivals(
-        self, keys: Sequence[bytes], cache: PagedCache, tokens: int, seed: int
-    ) -> tuple[list[Arrival], Form]:
-        """As many of the first blocks as can come, and what they are alike in."""
-        arrivals: list[Arrival] = []
-        form: Form | None = None
-        here = [self._memory.find(key) for key in keys]
-        missing = [key for key, resident in zip(keys, here, strict=True) if resident is None]
-        versions = {key: self._version(key) for key in missing}
-        below = dict(zip(missing, self._below.get_many(missing) if missing else [], strict=True))
-        for key, resident in zip(keys, here, strict=True):
-            record = below[key] if resident is None else resident.head
-            if record is None:
-                break
-            try:
-                if form is None and record.kind is Kind.BLOCK:
-                    form = Form(cache, record.codec, tokens=tokens, seed=seed)
-                cuts = Cuts.of(record.payload) if resident is None else resident.cuts
-            except CorruptBlob:
-                self._bad(key)
-                break
-            if cuts is None or form is None or record.codec != form.codec or not form.fits(cuts):
-                self._memory.add(foreign=1)
-                break
-            if resident is None:
-                with self._memory.counted():
-                    piece = self._memory.room(memoryview(record.payload).nbytes)
-                if piece is None:
-                    break
-                arrivals.append(Arrival(record, cuts, piece, versions[key], None))
-            else:
-                arrivals.append(Arrival(record, cuts, resident.piece, 0, resident))
-        return arrivals, form or Form(cache, "raw", tokens=tokens, seed=seed)
-
     def _arrived(self, key: bytes, resident: Resident, version: int) -> None:
         """A record came up from below; it stays if it is still the one."""
         resident.clean = True
-        with self._changing([key], changes=False):
-            if self._version(key) == version and self._memory.find(key, use=False) is None:
+        with self._keys.changing([key], changes=False):
+            if self._keys.version(key) == version and self._memory.find(key, use=False) is None:
                 self._memory.admit(resident, self._seconds_left(resident.head))
-                self._memory.add(promoted=1)
+                self._figures.add(promoted=1)
 
     def _bad(self, key: bytes) -> None:
         """A block turned out to be damaged, wherever it is."""
-        self._memory.add(damaged=1)
+        self._figures.add(damaged=1)
         try:
             self.delete_many([key])
         except TierUnavailable:
-            self._memory.add(dropped=1)
-
-    def _checked(
-        self, keys: Sequence[bytes], cache: PagedCache, slots: Any, stream: Any
-    ) -> tuple[Any, int]:
-        """The slots as an array, and the stream's number."""
-        self._require_open()
-        self._require_device()
-        if cache.device != self._bus.device:
-            raise InvalidRequest(
-                f"the cache is on device {cache.device}, the tier on {self._bus.device} (-1 is the "
-                "host); open a tier for each device",
-                field="cache",
-            )
-        if cache.kinds != ("key", "value") * (len(cache.kinds) // 2):
-            raise InvalidRequest(
-                "the cache must hold keys and values of each layer in turn; PagedCache.paired joins "
-                "those of an engine that keeps them apart",
-                field="cache",
-            )
-        table = checked_slots(slots, cache, rows=len(keys))
-        if cache.device < 0:
-            return table, 0  # the thread that calls
-        return table, stream_number(stream, cache.owners[0], cache.device)
-
-    def _require_device(self) -> None:
-        if self._memory.lost is not None:
-            raise self._memory.lost
+            self._figures.add(dropped=1)
 
     def _require_open(self) -> None:
         if self._forked:
@@ -413,14 +377,3 @@ class GpuTier:
 
     def _seconds_left(self, record: Record) -> float | None:
         return record.expires_us / 1e6 - self._clock() if record.expires_us else None
-
-    @contextmanager
-    def _changing(self, keys: Sequence[bytes], *, changes: bool = True) -> Iterator[None]:
-        with ExitStack() as stack:
-            for at in sorted({hash(key) % _KEY_LOCKS for key in keys}):
-                stack.enter_context(self._keys[at])
-                self._versions[at] += changes
-            yield
-
-    def _version(self, key: bytes) -> int:
-        return self._versions[hash(key) % _KEY_LOCKS]

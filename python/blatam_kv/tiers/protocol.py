@@ -75,6 +75,16 @@ class SharedTier(Tier, Protocol):
 
 
 @runtime_checkable
+class Rests(Protocol):
+    """A Tier that is left alone for a while after it failed."""
+
+    @property
+    def left_alone(self) -> bool:
+        """Whether nothing is tried for now."""
+        ...
+
+
+@runtime_checkable
 class Lender(Protocol):
     """A Tier that can also show its records where they lie."""
 

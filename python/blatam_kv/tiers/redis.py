@@ -211,6 +211,11 @@ class RedisTier:
         self._count(deletes=known)
         return known
 
+    @property
+    def left_alone(self) -> bool:
+        """Whether nothing is tried for now, of one server at least."""
+        return self.commands.left_alone
+
     def stats(self) -> RedisStats:
         """Exact counters."""
         with self._lock:
@@ -224,7 +229,7 @@ class RedisTier:
             refused=counts.get("refused", 0),
             failures=self.commands.failures,
             failing=self.commands.failing,
-            left_alone=self.commands.left_alone,
+            left_alone=self.left_alone,
         )
 
     # ---- inside ---------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from blatam_kv.tiers.servers import Server, Servers, place_of, servers_of
 RIGHTS = (
     *("get", "mget", "set", "unlink", "del", "exists", "strlen", "getrange", "scan", "publish"),
     *("subscribe", "unsubscribe", "evalsha", "eval", "pexpire", "pubsub", "time", "ping", "select"),
-    *("xadd", "xrange", "xrevrange", "info"),
+    *("xadd", "xrange", "xrevrange", "info", "pttl"),
 )
 # How a server puts it that a script may not.
 _IN_SCRIPT = "executing the script can't run"
@@ -136,6 +136,7 @@ def _trials(client: Any, name: bytes, channel: bytes) -> Iterator[tuple[str, Cal
     stream = name + _STREAM
     inside = "return redis.call('{}')"
     expire = "redis.call('PEXPIRE', KEYS[1], 1) return 1"
+    left = "return redis.call('PTTL', KEYS[1])"
 
     def subscribe(*, leave: bool = False) -> None:
         subscription = client.pubsub()
@@ -158,6 +159,7 @@ def _trials(client: Any, name: bytes, channel: bytes) -> Iterator[tuple[str, Cal
     yield "eval", lambda: client.eval("return 1", 1, name)
     yield "time", lambda: client.eval(inside.format("TIME"), 1, name)
     yield "pexpire", lambda: client.eval(expire, 1, name)
+    yield "pttl", lambda: client.eval(left, 1, name)
     yield "del", lambda: client.delete(name)
     yield "xadd", lambda: client.xadd(stream, {b"": b""})
     yield "xrange", lambda: client.xrange(stream, count=1)

@@ -51,6 +51,10 @@ class Servers(Protocol):
         """Those that have any; may ask and raise too."""
         ...
 
+    def at(self, host: str, port: int, *, near: Server) -> Server:
+        """The one at an address that another said; where it names no host it meant its own."""
+        ...
+
     def doubt(self, *, now: bool = False) -> None:
         """One failed: look again where keys are, now if it said that a key is elsewhere."""
         ...
@@ -80,6 +84,10 @@ class Single:
     def all(self) -> list[Server]:
         """It."""
         return [self._server]
+
+    def at(self, host: str, port: int, *, near: Server) -> Server:
+        """It."""
+        return self._server
 
     def doubt(self, *, now: bool = False) -> None:
         """There is no other."""
@@ -137,6 +145,14 @@ class Cluster:
         """Every master."""
         self._current()
         return self._masters
+
+    def at(self, host: str, port: int, *, near: Server) -> Server:
+        """See ``Servers``."""
+        with self._lock:
+            own = next(
+                (known for known, server in self._known.items() if server is near), (host, port)
+            )
+            return self._server((host or own[0], port))
 
     def doubt(self, *, now: bool = False) -> None:
         """Ask again, now or soon."""

@@ -14,6 +14,8 @@ def failure(error: Exception, message: str) -> ModelError:
     """The error to raise for what torch raised: DeviceFailed where the device failed, so that another
     may do better; a plain ModelError where the same would happen on any."""
     trouble = trouble_of(error)
+    if trouble is DeviceTrouble.LOST:
+        message += ". It stays so until this process is restarted"
     return ModelError(message) if trouble is None else DeviceFailed(trouble, message)
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from blatam_kv.blocks import KVStore
     from blatam_kv.devices import DeviceSnapshot
+    from blatam_kv.metrics import TierSnapshot
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length"]
@@ -155,6 +156,14 @@ class RunsOnDevices(Protocol):
 
     def devices(self) -> Sequence[DeviceSnapshot]:
         """Every device now."""
+
+
+@runtime_checkable
+class HoldsTiers(Protocol):
+    """A model that keeps keys and values where only it can: in the memory of its devices."""
+
+    def tiers(self) -> Sequence[TierSnapshot]:
+        """Each of these now."""
 
 
 class PrefixStore(Protocol):

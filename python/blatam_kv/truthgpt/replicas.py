@@ -17,10 +17,12 @@ from typing import Self
 from blatam_kv._core import chain_digests
 from blatam_kv.devices import Balancer, Devices, DeviceSnapshot, Monitor, Ticket, Watch, Weights
 from blatam_kv.errors import ConfigError, ModelError
+from blatam_kv.metrics import TierSnapshot
 from blatam_kv.truthgpt.protocol import (
     Chunk,
     Completion,
     Continues,
+    HoldsTiers,
     Message,
     Sampling,
     TruthGPT,
@@ -105,6 +107,11 @@ class Replicas:
     def devices(self) -> Sequence[DeviceSnapshot]:
         """Every device now."""
         return self._balancer.snapshots()
+
+    def tiers(self) -> Sequence[TierSnapshot]:
+        """What those of them keep on their devices that do."""
+        holders = (model for model in self._models.values() if isinstance(model, HoldsTiers))
+        return [tier for model in holders for tier in model.tiers()]
 
     # What all of them say.
 

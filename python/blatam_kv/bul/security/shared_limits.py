@@ -104,7 +104,7 @@ class SharedLimiter:
     def _count_nodes(self) -> None:
         """Ask who listens to notices, now and then: that many share the limit while Redis is away."""
         if self._clock() - self._counted >= _COUNT_SECONDS:
-            ((_, listening),) = self._tier.ask("pubsub_numsub", self._tier.channel)
+            listening = self._tier.commands.listening(self._tier.channel)
             self._nodes, self._counted = max(1, listening), self._clock()
 
     def close(self) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -102,6 +103,16 @@ class Node:
     since: float | None
     unfinished: int
     this: bool
+
+
+@contextmanager
+def counting(failed: Callable[[str], object], operation: str) -> Iterator[None]:
+    """For the body, ``failed`` is told the operation if the database cannot do it."""
+    try:
+        yield
+    except StorageUnavailable:
+        failed(operation)
+        raise
 
 
 def open_storage(url: str, *, node: str = "local") -> Archive:

@@ -187,12 +187,6 @@ class Archive:
         query = _with_documents().where(*where).order_by(*order)
         return self._page(query, select(func.count()).select_from(tasks).where(*where), page, limit)
 
-    def batch(self, batch: str, *, tenant: str) -> list[Task]:
-        """A tenant's tasks of one batch, in the order in which they were asked for."""
-        where = (tasks.c.batch == batch, tasks.c.tenant == tenant)
-        query = _with_documents().where(*where).order_by(tasks.c.created, tasks.c.id)
-        return [_task(row) for row in self._database.read(query)]
-
     @property
     def shared(self) -> bool:
         """Whether other nodes may use it."""
@@ -285,7 +279,8 @@ class Archive:
             return Page(tuple(map(_written, rows)), connection.execute(count).scalar_one())
 
     def batch_rows(self, batch: str, *, tenant: str) -> list[BatchRow]:
-        """The same without documents, which of a large batch are many."""
+        """A tenant's tasks of one batch in the order in which they were asked for, without their
+        documents, which of a large batch are many."""
         query = select(tasks.c.id, tasks.c.status, tasks.c.error)
         query = query.where(tasks.c.batch == batch, tasks.c.tenant == tenant)
         rows = self._database.read(query.order_by(tasks.c.created, tasks.c.id))

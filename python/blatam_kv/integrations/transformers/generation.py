@@ -13,6 +13,7 @@ from blatam_kv.blocks import KVStore
 from blatam_kv.errors import InvalidRequest, Unsupported
 from blatam_kv.integrations.transformers.cache import KVCache
 from blatam_kv.integrations.transformers.fingerprint import fingerprint
+from blatam_kv.integrations.transformers.prefill import prefill_told
 from blatam_kv.integrations.transformers.prefix import (
     Row,
     keep,
@@ -45,7 +46,7 @@ def generate(
 
     model: a transformers causal language model. input_ids: ``[rows, tokens]``, padded on the left
     where rows differ. store: bound to the model by the first call; the prompts' blocks are saved in
-    it afterwards, and of a single row the answer's too. codec: see KVCache. options: everything
+    it afterwards, and of a single row the answer's too; it is told how long the model reads. codec: see KVCache. options: everything
     that ``model.generate`` takes; without ``attention_mask``, pad tokens to the left are padding.
 
     Returns what ``model.generate`` returns, the same tokens as without a store while the codecs of
@@ -62,7 +63,8 @@ def generate(
         restore(cache, store, rows, reserve=_reserve(rows, options), multiple=_piece(options))
     except _SETBACKS as reason:
         return _without(model, input_ids, options, reason)
-    answer = model.generate(input_ids, **{cache_argument(model): cache}, **options)
+    with prefill_told(model, store.observe, least=store.layout.block_tokens):
+        answer = model.generate(input_ids, **{cache_argument(model): cache}, **options)
     try:
         keep(cache, store, _read(answer, rows, cache))
     except _SETBACKS as reason:  # the answer is there, and stays
