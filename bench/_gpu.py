@@ -61,7 +61,6 @@ def steps(python: str, sanitizer: str | None) -> list[Step]:
     host = [f"tests/{name}" for name in host if not name.endswith("_gpu.py")]
     found = [
         Step("build", ("sh", str(ROOT / "run"), "gpu-build"), "build.log", 260),
-        Step("spills", (python, "tests/cuda_report.py", "build/cuda/ptxas.log"), "build.log", 20),
         Step(
             "device, kernels",
             (python, *_PYTEST, "tests/test_cuda_gpu.py"),

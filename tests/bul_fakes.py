@@ -131,13 +131,23 @@ def until(condition: Callable[[], object]) -> None:
 
 @contextmanager
 def running(
-    model: Scripted, *, archive: Any = None, redis: Any = None, **settings: Any
+    model: Scripted,
+    *,
+    archive: Any = None,
+    redis: Any = None,
+    resumed: Any = None,
+    **settings: Any,
 ) -> Iterator[Service]:
     """A service with this model and these settings, closed at the end. It retries nothing, and keeps
     answers in memory unless the settings name a folder of the test's own."""
     options = {"retry_attempts": 0, "cache_persistence": "data_dir" in settings} | settings
     service = Service(
-        model, replace(Settings(), **options), version=VERSION, redis=redis, archive=archive
+        model,
+        replace(Settings(), **options),
+        version=VERSION,
+        redis=redis,
+        archive=archive,
+        resumed=resumed,
     )
     try:
         yield service

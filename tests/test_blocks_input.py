@@ -181,6 +181,11 @@ def test_out_must_be_writable_and_each_place_its_own(store: kv.KVStore) -> None:
     fixed.flags.writeable = False
     with pytest.raises(InvalidRequest, match="values cannot be used"):
         store.load_prefix(prompt_of([1, 2]), out=(GOOD.copy(), fixed))
+    for one in (GOOD.copy(), torch.from_numpy(GOOD.copy())):
+        with pytest.raises(InvalidRequest, match="same memory; each takes its own"):
+            store.load_prefix(prompt_of([1, 2]), out=(one, one))
+    both = np.zeros((2, 2, *GOOD.shape[1:]), GOOD.dtype)
+    assert store.load_prefix(prompt_of([1, 2]), out=(both[:, 0], both[:, 1])) == 32
     shared = torch.zeros(2, 1, 1, 3).expand(LAYOUT.shape(32))
     with pytest.raises(InvalidRequest, match="same memory more than once"):
         store.load_prefix(prompt_of([1, 2]), out=(torch.zeros(LAYOUT.shape(32)), shared))

@@ -713,6 +713,25 @@ def test_a_computation_cancelled_before_its_first_step_blocks_no_one() -> None:
     assert cache.get_or_compute("k", lambda: 8) == 7
 
 
+def test_a_loop_that_was_closed_in_the_middle_leaves_the_key_to_others() -> None:
+    cache: kv.Cache[str, int] = kv.Cache(capacity=10)
+
+    async def never() -> int:
+        await asyncio.Event().wait()
+        return 1
+
+    async def begin() -> None:
+        asyncio.create_task(cache.aget_or_compute("k", never))  # noqa: RUF006 - nobody waits for it
+        while not cache._flights._under_way:
+            await asyncio.sleep(0)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin())
+    loop.close()  # as asyncio.run never does, but scripts of their own
+    assert cache.get_or_compute("k", lambda: 2) == 2
+    assert asyncio.run(cache.aget_or_compute("k", never)) == 2
+
+
 def test_who_meets_a_flight_at_the_moment_it_lands_takes_off_anew() -> None:
     class Late(Flights[str, int]):
         def future_of(self, flight: Flight[int], *, waits: bool = False) -> Any:

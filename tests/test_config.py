@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blatam_kv.config import Secret, Settings, load
+from blatam_kv.config import Secret, Settings, load, parse_file
 from blatam_kv.errors import ConfigError
 
 
@@ -201,3 +201,27 @@ def test_what_prompts_leave_can_be_bounded_and_switched_off() -> None:
     for name, value in (("MEMORY_MB", "-1"), ("DISK_MB", "much"), ("CODEC", "zip")):
         with pytest.raises(ConfigError, match=f"BUL_KV_{name}"):
             load(environ={f"BUL_KV_{name}": value})
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("c.yaml", "bul: {api_port: 1, api_port: 2}"),
+        ("c.yaml", "bul: {api_port: 1}\nbul: {api_port: 1}"),
+        ("c.json", '{"bul": {"api_port": 1, "api_port": 2}}'),
+    ],
+)
+def test_a_name_that_is_there_twice_is_an_error_and_not_the_last_one(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match="is there 2 times; remove all but one"):
+        load(file=tmp_path / name, environ={})
+
+
+def test_what_yaml_merges_is_not_there_twice(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("bul: &all {api_port: 1}\nkv_cache: {}\n")
+    assert load(file=file, environ={}).api_port == 1
+    file.write_text("x: &x {p: 1}\ny: {<<: *x, p: 2}\n")
+    assert parse_file(file) == {"x": {"p": 1}, "y": {"p": 2}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import date
 from typing import Any
 
@@ -25,7 +26,6 @@ from blatam_kv.documents.form import (
     Table,
     leveled,
     plain,
-    spans_of,
     table,
     walk,
 )
@@ -119,6 +119,19 @@ _ANY = st.lists(
     min_size=1,
     max_size=3,
 )
+
+
+def spans_of(block: Block) -> Iterator[Spans]:
+    """The runs of text right in a block, not those of blocks inside it."""
+    match block:
+        case Heading(spans=spans) | Paragraph(spans):
+            yield spans
+        case Table(head, rows):
+            yield from head
+            for row in rows:
+                yield from row
+        case Code(text):
+            yield words(text, code=True)
 
 
 @given(_ANY)

@@ -10,7 +10,6 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from blatam_kv.server import heads
 from blatam_kv.server.heads import MAX_HEAD_BYTES, Heads
 
 HOST = b"Host: 127.0.0.1\r\n"
@@ -41,11 +40,19 @@ class Echo:
         await send({"type": "http.response.body", "body": said})
 
 
-async def talk(client: Client, app: Any) -> bytes:
+async def talk(client: Client, app: Any, made: list[Heads] | None = None) -> bytes:
+    """What a client makes of a server. made: is told the server's end of the connection."""
     config = uvicorn.Config(app, http=Heads, lifespan="off", log_level="critical")
     state = ServerState()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Heads(config, state, {}), "127.0.0.1", 0)
+
+    def heads() -> Heads:
+        found = Heads(config, state, {})
+        if made is not None:
+            made.append(found)
+        return found
+
+    server = await loop.create_server(heads, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -117,45 +124,55 @@ def test_a_head_as_large_as_is_allowed_is_one() -> None:
 
 @pytest.mark.parametrize(
     ("said", "answer"),
-    [(b"", b""), (b"\r\n", b""), (b"GET / HTTP/1.1\r\nX: ", b"HTTP/1.1 408 Request Timeout")],
+    [(b"", b""), (b"GET / HTTP/1.1\r\nX: ", b"HTTP/1.1 408 Request Timeout")],
 )
-def test_who_asks_nothing_or_never_ends_asking_is_let_go(
-    monkeypatch: pytest.MonkeyPatch, said: bytes, answer: bytes
-) -> None:
-    monkeypatch.setattr(heads, "HEAD_SECONDS", 1.0)  # what a busy machine may need to begin
+def test_who_asks_nothing_or_never_ends_asking_is_let_go(said: bytes, answer: bytes) -> None:
+    made: list[Heads] = []
 
     async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
         writer.write(said)
+        while not made or made[0]._in_head is not bool(said):
+            await asyncio.sleep(0.001)
+        assert made[0]._clock is not None  # it would call this
+        made[0]._late()
         return await reader.read()
 
-    assert asyncio.run(talk(client, Echo())).partition(b"\r\n")[0] == answer
+    assert asyncio.run(talk(client, Echo(), made)).partition(b"\r\n")[0] == answer
 
 
-def test_an_answer_that_takes_long_is_waited_for_whatever_comes_after_its_request(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(heads, "HEAD_SECONDS", 1.0)  # what a busy machine may need to begin
+def test_a_line_break_between_two_requests_keeps_no_connection_for_ever() -> None:
+    made: list[Heads] = []
+
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        writer.write(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+        assert await one(reader) == b"GET / "
+        assert made[0].timeout_keep_alive_task is not None
+        assert made[0]._clock is None
+        made[0].data_received(b"\r\n")
+        assert made[0]._clock is not None
+        made[0]._late()
+        return await reader.read()
+
+    assert asyncio.run(talk(client, Echo(), made)) == b""
+
+
+def test_an_answer_that_takes_long_is_waited_for_whatever_comes_after_its_request() -> None:
+    made: list[Heads] = []
 
     async def run() -> None:
         app = Echo()
-        late = asyncio.Event()
-        refuse = Heads._refuse
-
-        def refused(self: Heads, *why: Any) -> None:
-            refuse(self, *why)
-            late.set()
-
-        monkeypatch.setattr(Heads, "_refuse", refused)
 
         async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
             writer.write(b"GET /slow HTTP/1.1\r\n" + HOST + b"\r\n")
             await app.begun.wait()
             writer.write(b"GET /half HTTP/1.1\r\n")
-            await late.wait()
+            while not made[0]._in_head:
+                await asyncio.sleep(0.001)
+            made[0]._late()
             app.go.set()
             return await reader.read()
 
-        said = await talk(client, app)
+        said = await talk(client, app, made)
         assert said.count(b"HTTP/1.1") == 1
         assert said.endswith(b"GET /slow ")
 

@@ -11,6 +11,8 @@ import pytest
 from bul_fakes import Scripted
 from server_browser import Browser, browsing
 
+from blatam_kv.bul.security.guard import Guard
+from blatam_kv.bul.tasks import Task
 from blatam_kv.server import live
 
 EVENTS = "/api/v1/events"
@@ -88,6 +90,20 @@ def test_figures_are_open_to_this_machine_and_else_to_those_who_may(browser: Bro
     assert browser.get(f"{EVENTS}?count=0").status_code == 422
 
 
+def test_a_key_that_is_revoked_ends_the_figures_it_opened(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = browser.keys.create("acme", role="monitor")
+
+    async def revoke(seconds: float) -> None:
+        browser.keys.revoke(made.key.key_id)
+
+    monkeypatch.setattr(live, "asyncio", SimpleNamespace(sleep=revoke))
+    browser.key = made.api_key
+    heard = events(browser.get(f"{EVENTS}?count=9", headers={"Via": "1.1 proxy"}).text)
+    assert [name for name, _ in heard] == ["about", "figures", "nodes"]
+
+
 def test_a_text_is_told_whole_and_then_its_task(browser: Browser) -> None:
     task = browser.ask(query="bread").json()["task_id"]
     told = events(browser.get(f"/task/{task}/text").text)
@@ -98,6 +114,18 @@ def test_a_text_is_told_whole_and_then_its_task(browser: Browser) -> None:
     assert document.startswith(written.strip())
     again = events(browser.get(f"/task/{task}/text").text)
     assert [name for name, _ in again] == ["done"]
+
+
+def test_a_key_that_is_revoked_hears_no_more_of_a_text(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = browser.ask(query="bread").json()["task_id"]
+    browser.finished(task)
+    known = iter([True, False])
+    monkeypatch.setattr(Guard, "knows", lambda self, caller: next(known))
+    monkeypatch.setattr(Task, "is_finished", False)  # it would go on
+    heard = events(browser.get(f"/task/{task}/text").text)
+    assert [name for name, _ in heard] == ["waiting"]
 
 
 def test_a_text_that_failed_says_why(browser: Browser) -> None:

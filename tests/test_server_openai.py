@@ -456,6 +456,54 @@ def test_an_answer_that_nobody_hears_is_not_written_to_its_end(model: Scripted) 
         assert service.chats.lookup(order) is None
 
 
+@pytest.mark.parametrize("keyed", [False, True])
+def test_a_client_that_leaves_before_its_whole_answer_is_not_written_for(
+    model: Scripted, keyed: bool
+) -> None:
+    """Unless it sent a key, with which it will ask again."""
+    model.gate = threading.Event()
+    asked = {"messages": [{"role": "user", "content": "bread"}]}
+    with browsing(model) as browser:
+        headers = {"host": "127.0.0.1", "content-type": "application/json"}
+        headers |= {"x-api-key": browser.key or ""} | ({"idempotency-key": "k"} if keyed else {})
+        scope: dict[str, Any] = {
+            **{"type": "http", "asgi": {"spec_version": "2.3"}, "http_version": "1.1"},
+            **{"method": "POST", "scheme": "http", "path": "/v1/chat/completions"},
+            **{"query_string": b"", "client": ("127.0.0.1", 1)},
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        }
+        body = {"type": "http.request", "body": json.dumps(asked).encode()}
+
+        async def leave() -> None:
+            said = [body]
+
+            async def receive() -> Any:
+                if said:
+                    return said.pop()
+                assert await asyncio.to_thread(model.writing.wait, 30)
+                return {"type": "http.disconnect"}
+
+            async def send(message: Any) -> None:
+                pass
+
+            asking = asyncio.ensure_future(browser.app(scope, receive, send))
+            if keyed:
+                assert await asyncio.to_thread(model.writing.wait, 30)
+                assert model.gate is not None
+                model.gate.set()
+            await asking
+            if not keyed:
+                assert browser.service.chats._under_way  # it was not waited for
+
+        asyncio.run(leave())
+        model.gate.set()
+        while browser.service.chats._under_way:
+            time.sleep(0.001)
+        again = browser.post("/v1/chat/completions", json=asked)
+        assert again.status_code == 200
+        assert len(model.calls) == (1 if keyed else 2)
+
+
 def test_one_that_nobody_waits_for_any_more_never_reaches_the_model(model: Scripted) -> None:
     model.gate = threading.Event()
     with running(model, max_concurrent_tasks=1) as service:

@@ -115,8 +115,11 @@ def test_a_session_ends_by_itself_and_cannot_be_made_up() -> None:
     assert Sessions(bytes([1] * 32), clock=lambda: now[0]).key_of(session.token) is None
     for token in ("", "x", session.token + "x", session.token.replace("key1", "key2")):
         assert sessions.key_of(token) is None
-    now[0] += SECONDS
+    now[0] += 100
+    assert sessions.seconds_left(session.token) == SECONDS - 100
+    now[0] += SECONDS - 100
     assert sessions.key_of(session.token) is None
+    assert sessions.seconds_left(session.token) == 0
 
 
 def test_of_two_cookies_of_the_name_none_counts() -> None:

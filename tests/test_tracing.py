@@ -24,6 +24,7 @@ from server_browser import Browser, browsing
 from test_server_process import serving
 
 from blatam_kv.bul.security import open_keys
+from blatam_kv.bul.storage import open_storage
 from blatam_kv.config import Settings
 from blatam_kv.errors import ConfigError, MissingExtra, ModelError
 from blatam_kv.server.traced import Traced
@@ -64,7 +65,7 @@ class Traces:
 def traced(model: Scripted | None = None, **settings: Any) -> Iterator[Traces]:
     model, exporter = model or Scripted(), InMemorySpanExporter()
     tracing = Tracing("bul", version="1", processor=SimpleSpanProcessor(exporter))
-    with browsing(model, **settings) as browser:
+    with browsing(model, resumed=tracing.resumed, **settings) as browser:
         browser.app = Traced(browser.app, tracing)
         yield Traces(browser, model, exporter)
     tracing.close()
@@ -203,6 +204,32 @@ def test_who_joins_a_writing_has_no_second_one() -> None:
 
 
 # ---- sampling and carrying ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+def test_a_task_that_another_process_goes_on_with_stays_in_its_trace(
+    tmp_path: Path, sampled: bool
+) -> None:
+    url = f"sqlite:///{tmp_path / 'bul.db'}"
+    caller = CALLER | {"traceparent": f"00-{TRACE}-{PARENT}-0{int(sampled)}"}
+    archive = open_storage(url)
+    with traced(archive=archive, continuous_mode=False) as before:  # nothing is written
+        asked = before.browser.post("/query", json=QUERY, headers=caller)
+        asked = asked.json()["task_id"]
+        quiet = before.browser.post("/query", json={"query": "Sin traza"}).json()["task_id"]
+    archive = open_storage(url)
+    with traced(archive=archive) as after:
+        for task in (asked, quiet):
+            after.browser.finished(task)
+        of_asked = [each for each in after.spans if f"0x{TRACE}" in each.to_json()]
+        if not sampled:
+            assert of_asked == []
+            return
+        (resumed,) = (each for each in of_asked if each.name == "resume")
+        assert resumed.parent is not None
+        assert resumed.parent.trace_id == int(TRACE, 16)
+        assert after.below(resumed) == {"queue.wait", "write"}
+        assert {"write", "chat scripted"} <= {each.name for each in of_asked}
 
 
 def test_a_trace_that_is_not_sampled_is_not_recorded_but_carried_on() -> None:

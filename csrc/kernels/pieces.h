@@ -7,6 +7,8 @@
 #include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <memory>
+#include <span>
 #include <vector>
 
 namespace blatam {
@@ -40,5 +42,16 @@ class Pieces {
   std::vector<Piece> pieces_;
   std::atomic<unsigned> count_ = 0;
 };
+
+// Has write(output) write where `most` bytes have room, and returns how many it wrote. That is the
+// payload, unless it is smaller: then they go there if they fit all the same.
+template <class Write>
+uint64_t write_within(std::span<uint8_t> payload, uint64_t most, Write&& write) {
+  if (payload.size() >= most) return write(payload.data());
+  const auto room = std::make_unique_for_overwrite<uint8_t[]>(most);
+  const uint64_t bytes = write(room.get());
+  if (bytes <= payload.size()) std::memcpy(payload.data(), room.get(), bytes);
+  return bytes;
+}
 
 }  // namespace blatam

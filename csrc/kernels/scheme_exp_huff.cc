@@ -157,13 +157,8 @@ uint64_t encode_into(const Job& job, const Source& source, uint8_t* payload) {
 }
 
 uint64_t encode(const Job& job, const Source& source, std::span<uint8_t> payload) {
-  const uint64_t most = most_bytes(source.shape, source.dtype);
-  if (payload.size() >= most) return encode_into(job, source, payload.data());
-  // Perhaps it fits all the same.
-  const auto room = std::make_unique_for_overwrite<uint8_t[]>(most);
-  const uint64_t bytes = encode_into(job, source, room.get());
-  if (bytes <= payload.size()) std::memcpy(payload.data(), room.get(), bytes);
-  return bytes;
+  return write_within(payload, most_bytes(source.shape, source.dtype),
+                      [&](uint8_t* output) { return encode_into(job, source, output); });
 }
 
 // ---- decoding -----------------------------------------------------------------------------------

@@ -330,6 +330,7 @@ class Cache(CacheBase[K, V], Generic[K, V]):
             if future is None:
                 future = flights.future_of(flight)
                 assert future is not None  # our own flight lands no sooner than its task runs
+                flight.loop = asyncio.get_running_loop()
                 token = flights.take_off(key)
                 try:
                     computation = asyncio.create_task(self._fly(key, flight, compute, ttl, size))

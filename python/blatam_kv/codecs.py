@@ -165,6 +165,7 @@ def _check_threads(threads: int) -> None:
 
 
 def check_seed(seed: int) -> None:
+    """Raises InvalidRequest for a seed that is not in 64 bits."""
     if not 0 <= seed < 2**64:
         raise InvalidRequest(f"seed is {seed}; it must be 0 to 2**64 - 1", field="seed")
 

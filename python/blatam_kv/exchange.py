@@ -24,7 +24,6 @@ VERSION = 1
 # Each record keeps at most so much of a batch in memory.
 _BATCH = 16
 _ENTRY = re.compile(r"entry_(\d{3,})")
-_WORDS = ("key", "tags", "codec")
 _NUMBERS = ("kind", "created_us", "expires_us")
 
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]

@@ -16,6 +16,7 @@ from weakref import WeakSet
 from blatam_kv.errors import ReentrantComputation
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from concurrent.futures import Future
 
 K = TypeVar("K")
@@ -40,6 +41,7 @@ class Flight(Generic[V]):
     landed = False
     began: float | None = None
     seconds: float | None = None
+    loop: AbstractEventLoop | None = None  # that a coroutine computes on
 
     def begin(self) -> None:
         """``compute`` is about to be called."""
@@ -89,6 +91,11 @@ class Flights(Generic[K, V]):
             except KeyboardInterrupt as error:  # after that step, and nobody would land it
                 self.land(key, mine, error=error)
                 raise
+            if flight.loop is not None and flight.loop.is_closed():
+                from asyncio import CancelledError
+
+                self.land(key, flight, error=CancelledError())  # its task will never go on
+                continue
             future = self.future_of(flight, waits=not again)
             if future is not None:
                 return flight, future

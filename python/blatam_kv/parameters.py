@@ -21,6 +21,7 @@ class Parameters(NamedTuple):
 
     @classmethod
     def of(cls, function: Callable[..., object]) -> Parameters:
+        """Those of a function; of any other callable, anything that may be passed."""
         # From the code object: inspect.signature may evaluate annotations, and believes decorators
         # whose wrapper takes other arguments than they announce.
         if not isinstance(function, FunctionType):
@@ -42,6 +43,7 @@ class Parameters(NamedTuple):
 
     @property
     def every(self) -> tuple[str, ...]:
+        """All, those that stand for several arguments last."""
         return self.single + self.args + self.kwargs
 
     def defaults(self, function: FunctionType) -> dict[str, object]:

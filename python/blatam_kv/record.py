@@ -130,8 +130,9 @@ def packed_bytes(record: Record, *, has_mac: bool = False) -> int:
 def pack(record: Record, *, mac_key: bytes | None = None) -> list[Bytes]:
     """The record's bytes in pieces, for ``writev`` or ``b"".join``; the payload is not copied.
 
-    mac_key: 16 to 64 bytes; the record then ends with a MAC that only its holder can make. Raises InvalidRequest for a field that the format cannot hold, EntryTooLarge for a payload
-    beyond MAX_PAYLOAD_BYTES.
+    mac_key: 16 to 64 bytes; the record then ends with a MAC that only its holder can make. Raises
+    InvalidRequest for a field that the format cannot hold, EntryTooLarge for a payload beyond
+    MAX_PAYLOAD_BYTES.
     """
     check(record)
     tokens = memoryview(record.tokens).cast("B")
@@ -231,7 +232,8 @@ def unpack_header(block: Bytes) -> Header:
 def unpack(record: Bytes, *, mac_key: bytes | None = None) -> Record:
     """The record that fills a buffer, header and body verified; payload and tokens are views of it.
 
-    mac_key: the record must have a MAC made with it. Without one a MAC is not looked at. Raises CorruptRecord for whatever differs by as little as a bit from what ``pack`` made.
+    mac_key: the record must have a MAC made with it. Without one a MAC is not looked at. Raises
+    CorruptRecord for whatever differs by as little as a bit from what ``pack`` made.
     """
     view = memoryview(record).toreadonly().cast("B")
     header = unpack_header(view)

@@ -29,7 +29,16 @@ def checked_pair(
         raise InvalidRequest(
             f"keys have {keys.shape[1]} tokens and values {values.shape[1]}", field="values"
         )
+    if writable and keys.shape[1] and _address(keys) == _address(values):
+        text = "keys and values of out are the same memory; each takes its own"
+        raise InvalidRequest(text, field="out")
     return int(keys.shape[1]), keys, values
+
+
+def _address(x: Any) -> int:
+    """Where a tensor begins."""
+    pointer = getattr(x, "data_ptr", None)
+    return int(x.__array_interface__["data"][0] if pointer is None else pointer())
 
 
 def _checked(layout: KVLayout, name: str, x: Any, *, writable: bool) -> Any:

@@ -39,8 +39,9 @@ class Pin(NamedTuple):
 class Image:
     """The image of one pool of memory in the folder below, if there is one. Safe from any thread.
 
-    tags: those of the store, or of the tenant, whose memory it is. An image that is missing, damaged or another version's is none: memory then starts cold. now:
-    seconds since 1970, for pins that end.
+    tags: those of the store, or of the tenant, whose memory it is. An image that is missing,
+    damaged or another version's is none: memory then starts cold. now: seconds since 1970, for pins
+    that end.
     """
 
     def __init__(self, levels: Levels, tags: Callable[[], bytes], now: Callable[[], float]) -> None:

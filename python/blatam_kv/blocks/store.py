@@ -46,24 +46,26 @@ class KVStore:
     what is free. codec: how new blocks are encoded, one of ``codecs.NAMES``, or "auto": raw in
     memory, where blocks are hot, and exp4 below it, where they are cold and lose nothing either.
     Codecs that lose nothing serve one another's blocks, others only their own. write: "save" hands
-    blocks to the disk at once, "evict" when memory is needed or the store is closed. queue_bytes: most
-    bytes on their way there, by a thread of its own and beside ``capacity_bytes``; by default an
-    eighth of that, at most 64 MiB; a save that finds no room waits. 0: a save returns when they are
-    written. durable: when they would survive a power cut. read_only: open the folder beside its
+    blocks to the disk at once, "evict" when memory is needed or the store is closed. queue_bytes:
+    most bytes on their way there, by a thread of its own and beside ``capacity_bytes``; by default
+    an eighth of that, at most 64 MiB; a save that finds no room waits. 0: a save returns when they
+    are written. durable: when they would survive a power cut. read_only: open the folder beside its
     writer and leave it as it is; what is saved stays in memory. tier: another Tier in place of a
-    folder; closed with the store. shared: below both, a tier that other nodes have too, a RedisTier;
-    what is saved here is theirs a moment later, and fetched where that is quicker than computing
-    (``observe``). It is used once the store has a model, and closed with it. policy: what leaves
-    memory first, as in ``Cache``. threads: for encoding and decoding one tensor. clock, wall_clock: seconds that never go back, and seconds since 1970 for
-    pins that outlive the process; for tests.
+    folder; closed with the store. shared: below both, a tier that other nodes have too, a
+    RedisTier; what is saved here is theirs a moment later, and fetched where that is quicker than
+    computing (``observe``). It is used once the store has a model, and closed with it. policy: what
+    leaves memory first, as in ``Cache``. threads: for encoding and decoding one tensor. clock,
+    wall_clock: seconds that never go back, and seconds since 1970 for pins that outlive the
+    process; for tests.
 
     model, tokenizer, lora, rope, salt: tags. All calls use them, and a block saved under other tags
     (or another layout) does not exist. salt is the tenant's secret, 0 to 64 bytes. A store without
     ``model`` is bound to the first one that uses it, see ``bind``.
 
-    Prompts that begin alike share blocks, and nothing changes a block. What goes wrong below (a disk that fails, a flipped bit) is a miss and a counter. Wrong arguments
-    raise InvalidRequest, wrong options ConfigError or TypeError, a folder that cannot be opened or
-    a closed store TierUnavailable.
+    Prompts that begin alike share blocks, and nothing changes a block. What goes wrong below (a
+    disk that fails, a flipped bit) is a miss and a counter. Wrong arguments raise InvalidRequest,
+    wrong options ConfigError or TypeError, a folder that cannot be opened or a closed store
+    TierUnavailable.
     """
 
     def __init__(

@@ -10,6 +10,7 @@ from blatam_kv.bul.pipeline import Answer
 from blatam_kv.bul.request import QueryRequest
 from blatam_kv.bul.storage import Callback
 from blatam_kv.bul.tasks import CacheResult, Task
+from blatam_kv.tracing import TRACEPARENT, carried
 
 
 class Asked(NamedTuple):
@@ -48,6 +49,7 @@ class Asked(NamedTuple):
             request=None if hit else request,
             batch=batch,
             deadline=None if hit or seconds is None else created + seconds,
+            trace=None if hit else carried().get(TRACEPARENT),
             arrived=arrived,
             created=created,
             finished=created if hit else None,

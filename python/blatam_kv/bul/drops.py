@@ -7,6 +7,11 @@ that lost its memory, or a gap longer than the stream) nobody can say what was m
 forgets every answer: one that was dropped never comes back.
 
 What could not be told, because Redis was away, is told as soon as it is there again.
+
+A Redis that comes back older than it was (a snapshot of some minutes ago, a replica that was behind) has
+answers that were dropped since, and its stream says nothing of it. So every node also remembers what it
+told and followed; who finds that the newest of that is missing, while older entries are there, tells
+Redis again what it has forgotten, and everything where it does not know all of that.
 """
 
 from __future__ import annotations
@@ -56,10 +61,15 @@ class Drops:
         self._place = place
         self._name = f"{tier.namespace}:drops".encode()
         self._node = secrets.token_bytes(8)
-        self._lock = threading.Lock()  # guards _pending and count
+        self._lock = threading.Lock()  # guards _pending, what is known, and count
         self._pending: dict[bytes, object] = {}  # with who wanted it last
+        self._known: dict[
+            bytes, bytes
+        ] = {}  # digests by their places in the stream, the oldest first
+        self._knows_after: bytes | None = None  # the place after which it has all there was
         self._reading = threading.Lock()  # one thread follows at a time
         self._read = self._recalled()
+        self._newest_known = self._read or _NOWHERE
         self._behind = True
         self.count = 0
         """How often something was dropped, here or elsewhere; raised before it is forgotten here."""
@@ -84,7 +94,8 @@ class Drops:
                 return True
             fields = {b"node": self._node, b"digest": digest}
             try:
-                self._tier.ask("xadd", self._name, fields, maxlen=MOST, approximate=True)
+                told = self._tier.ask("xadd", self._name, fields, maxlen=MOST, approximate=True)
+                self._learn(told, digest)
                 if digest == _EVERYTHING:
                     self._tier.clear()
                 else:
@@ -108,6 +119,9 @@ class Drops:
             self._behind = True
             if self._read is None:
                 self._remember(self._newest())
+            if self._knows_after is None:
+                self._knows_after = self._read
+            self._mend()
             while self._portion() == _PORTION:
                 pass
             self._behind = False
@@ -140,11 +154,13 @@ class Drops:
             self._raise()
             self._doubt()
             self._remember(newest)
+            self._knows_after = newest
             return 0
-        for _, fields in found[1:]:
+        for place, fields in found[1:]:
             digest = fields.get(b"digest")
             if digest is None or fields.get(b"node") == self._node:
                 continue
+            self._learn(place, digest)
             self._raise()
             if digest == _EVERYTHING:
                 self._clear()
@@ -153,6 +169,42 @@ class Drops:
         if len(found) > 1:
             self._remember(found[-1][0])
         return len(found)
+
+    def _mend(self) -> None:
+        """Tell Redis again what it forgot, if it came back older than it was."""
+        newest = self._newest_known
+        found = self._tier.ask("xrevrange", self._name, max=newest, count=1)
+        if not found or found[0][0] == newest:  # without any it began anew, or has had many since
+            return
+        last = _order(found[0][0])
+        # What comes after is of the time since it came back: others may have told it already.
+        since = dict(self._tier.ask("xrange", self._name, min=found[0][0], count=2 * MOST))
+        with self._lock:
+            lost = {at for at in self._known if _order(at) > last and at not in since}
+            digests = {self._known.pop(at) for at in lost}
+            whole = self._knows_after is not None and _order(self._knows_after) <= last
+            self._newest_known = max(since, key=_order)
+        if not whole or _EVERYTHING in digests:
+            digests = {_EVERYTHING}
+        digests -= {fields.get(b"digest") for fields in since.values()}
+        log.warning("Redis came back older than it was; %d drops are told again", len(digests))
+        for digest in digests:
+            self.tell(None if digest == _EVERYTHING else digest)
+            if digest == _EVERYTHING:  # a moment ago it may have come from there
+                self._clear()
+            else:
+                self._forget(digest)
+
+    def _learn(self, place: bytes, digest: bytes) -> None:
+        """Remember a drop, and that the oldest one was forgotten."""
+        with self._lock:
+            self._known[place] = digest
+            self._newest_known = max(self._newest_known, place, key=_order)
+            if len(self._known) > MOST:
+                oldest = next(iter(self._known))
+                del self._known[oldest]
+                if self._knows_after is None or _order(oldest) > _order(self._knows_after):
+                    self._knows_after = oldest
 
     def _raise(self) -> None:
         with self._lock:
@@ -169,6 +221,8 @@ class Drops:
 
     def _remember(self, read: bytes) -> None:
         self._read = read
+        with self._lock:
+            self._newest_known = max(self._newest_known, read, key=_order)
         if self._place is None:
             return
         try:
@@ -177,3 +231,9 @@ class Drops:
             new.replace(self._place)
         except OSError as error:  # a restart will read more again, or forget more, than it must
             log.warning("how far drops were read cannot be written: %s", error)
+
+
+def _order(place: bytes) -> tuple[int, int]:
+    """Places of the stream in their order."""
+    at, number = place.split(b"-")
+    return int(at), int(number)

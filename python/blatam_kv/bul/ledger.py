@@ -8,7 +8,6 @@ comes after the lock.
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
@@ -22,14 +21,13 @@ from blatam_kv.bul.drafts import Part
 from blatam_kv.bul.order import Order
 from blatam_kv.bul.pipeline import Answer, Pipeline
 from blatam_kv.bul.queue import PriorityQueue, QueueFull
+from blatam_kv.bul.recorder import EndRows, save_ends
 from blatam_kv.bul.storage import Callback, StorageUnavailable
 from blatam_kv.bul.tally import Tallies
 from blatam_kv.bul.tasks import Status, Task, TaskBook
 from blatam_kv.bul.writers import Job, Why, Writing
 from blatam_kv.errors import Error
 from blatam_kv.metrics import ServiceMetrics
-
-log = logging.getLogger("blatam_kv.bul")
 
 _LATE = "was not written before its deadline"
 _ELSEWHERE = "task {} is being worked on elsewhere; it cannot be cancelled"
@@ -47,16 +45,12 @@ class AlreadyFinished(Error, RuntimeError):
     """The task cannot be cancelled: it has ended, or another node works on it."""
 
 
-class TaskRows(Protocol):
+class TaskRows(EndRows, Protocol):
     """What the ledger needs of an archive."""
 
     def add(self, begun: Iterable[Task], callbacks: Sequence[Callback] = ()) -> None:
         """Write unfinished tasks and who is to be told of their end, all or none, durably. Raises
         StorageUnavailable."""
-
-    def save(self, finished: Sequence[Task]) -> Sequence[Task]:
-        """Write finished tasks, all or none, but for those that are no longer this node's, which are
-        returned. Raises StorageUnavailable."""
 
 
 class Ledger:
@@ -192,11 +186,14 @@ class Ledger:
 
     def let_go(self, tasks: Sequence[Task]) -> None:
         """Another node has taken them: what is written of them here is for nobody."""
-        self._metrics.taken("another", len(tasks))
+        self._lost(len(tasks))
         with self._lock:
             for task in tasks:
                 self._leave(task.id)
         self._book.drop(tasks)
+
+    def _lost(self, count: int) -> None:
+        self._metrics.taken("another", count)
 
     def give_up(self, task: Task, reason: str) -> None:
         """End a task that cannot be resumed."""
@@ -361,16 +358,10 @@ class Ledger:
         saved = True
         if ended:
             try:
-                lost = self._rows.save(ended)
+                ended = save_ends(ended, self._rows, self._book, lost=self._lost)
             except StorageUnavailable:
                 self._metrics.storage_failed("save")
                 saved = False  # the recorder tries again
-            else:
-                if lost:  # this node was thought dead; what another one writes is what holds
-                    log.warning("%d finished tasks are other nodes' by now", len(lost))
-                    self._metrics.taken("another", len(lost))
-                    self._book.drop(lost)
-                    ended = [task for task in ended if task not in lost]
         # Counted before they are shown: who sees a task finished finds it in the totals.
         for task in ended:
             self.count(task)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from blatam_kv.bul.storage import StorageUnavailable
@@ -26,15 +26,36 @@ PATIENCE_SECONDS = 2.0
 LAST_PAUSE_SECONDS = 1.1
 
 
-class Rows(Protocol):
-    """What the recorder needs of an archive."""
+class EndRows(Protocol):
+    """Where the ends of tasks are written; an archive is one."""
 
-    def save(self, finished: list[Task]) -> list[Task]:
+    def save(self, finished: Sequence[Task]) -> Sequence[Task]:
         """Write finished tasks, all or none, but for those that are no longer this node's, which are
         returned. Raises StorageUnavailable."""
 
+
+class Rows(EndRows, Protocol):
+    """What the recorder needs of an archive."""
+
     def retain(self, *, newest: int, days: float) -> int:
         """Delete what is older than is kept. Raises StorageUnavailable."""
+
+
+def save_ends(
+    finished: Sequence[Task], rows: EndRows, book: TaskBook, *, lost: Callable[[int], object]
+) -> list[Task]:
+    """Write finished tasks; returns those that are this node's. The others leave the book: this node was
+    thought dead, and what the one writes that took them is what holds.
+
+    lost: told how many these are. Raises StorageUnavailable.
+    """
+    others = rows.save(finished)
+    if not others:
+        return list(finished)
+    log.warning("%d finished tasks are other nodes' by now", len(others))
+    lost(len(others))
+    book.drop(others)
+    return [task for task in finished if task not in others]
 
 
 class Recorder:
@@ -81,16 +102,12 @@ class Recorder:
         with self._flushing:
             while batch := self._book.unsaved(BATCH):
                 try:
-                    lost = self._rows.save(batch)
+                    mine = save_ends(batch, self._rows, self._book, lost=self._lost)
                 except StorageUnavailable as error:
                     self._failed("save")
                     log.warning("%d finished tasks are not recorded yet: %s", len(batch), error)
                     return False
-                if lost:
-                    log.warning("%d finished tasks are other nodes' by now", len(lost))
-                    self._lost(len(lost))
-                    self._book.drop(lost)
-                self._book.saved([task for task in batch if task not in lost])
+                self._book.saved(mine)
             return True
 
     def _run(self) -> None:

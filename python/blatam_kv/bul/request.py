@@ -88,10 +88,10 @@ class QueryRequest(BaseModel):
     """One document asked for. What is None is worked out from the query.
 
     outline: the headings to write under; None takes those of the document's type, an empty list
-    leaves them to the model. table_of_contents: None leaves it to the document's length. letterhead: whether the tenant's
-    stands on it. priority: 0 (critical) to 4 (background), lower sooner. deadline_seconds: from now; what is not
-    written by then fails. max_length: at most this many tokens.
-    seed: leave it out and the same request always gets the same document.
+    leaves them to the model. table_of_contents: None leaves it to the document's length.
+    letterhead: whether the tenant's stands on it. priority: 0 (critical) to 4 (background), lower
+    sooner. deadline_seconds: from now; what is not written by then fails. max_length: at most this
+    many tokens. seed: leave it out and the same request always gets the same document.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)

@@ -47,6 +47,7 @@ from blatam_kv.devices import DeviceSnapshot
 from blatam_kv.documents.rendering import Rendered
 from blatam_kv.errors import Error, InvalidRequest
 from blatam_kv.metrics import ServiceMetrics
+from blatam_kv.tracing import Span, under
 from blatam_kv.truthgpt.protocol import RunsOnDevices, TruthGPT
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ class Service:
     redis: where nodes share answers, closed with the service; None for a node that is alone.
     archive: where tasks and documents are kept, closed with the service; None keeps them in memory.
     salt_of: the salt of a tenant, for tasks that an earlier process left unfinished. devices: what is
-    seen of those that the model runs on; by default what the model sees of several.
+    seen of those that the model runs on; by default what the model sees of several. resumed: the span
+    under which such a task goes on, from the traceparent of who asked; None where nothing is traced.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Service:
         archive: Archive | None = None,
         salt_of: Callable[[str], bytes] = lambda tenant: ITSELF.salt,
         devices: Callable[[], Sequence[DeviceSnapshot]] | None = None,
+        resumed: Callable[[str], Span] | None = None,
     ) -> None:
         self.settings = settings
         self.version = version
@@ -181,6 +184,7 @@ class Service:
         self._closed = False
         self._draining_since: float | None = None
         self._salt_of = salt_of
+        self._resumed = resumed
         self._adopter = Adopter(
             self.archive,
             self.ledger,
@@ -209,7 +213,11 @@ class Service:
             except Error as error:
                 self.ledger.give_up(task, f"could not be resumed: {error}")
             else:
-                self.ledger.resume(replace(task, brief=order.brief), order)
+                span = None
+                if self._resumed is not None and task.trace is not None:
+                    span = self._resumed(task.trace)
+                with under(span):
+                    self.ledger.resume(replace(task, brief=order.brief), order)
         if left:
             log.info("%d unfinished tasks go on", len(left))
 

@@ -96,8 +96,10 @@ class Task:
     """One request's way through the pipeline.
 
     arrived: ``time.monotonic`` seconds. created, finished, deadline: Unix time. request: what was
-    asked, kept as long as there is no document. part: the section that is being written. tries: how often the model began. batch: the id of
-    the batch it is part of. fence: under which this node holds its row, 0 before that is written.
+    asked, kept as long as there is no document. part: the section that is being written. tries: how
+    often the model began. batch: the id of the batch it is part of. fence: under which this node holds
+    its row, 0 before that is written. trace: the traceparent of who asked, for whoever goes on with it;
+    None where nothing was traced.
     """
 
     tenant: str
@@ -121,6 +123,7 @@ class Task:
     created: float = field(default_factory=time.time)
     finished: float | None = None
     fence: int = 0
+    trace: str | None = None
     id: str = field(default_factory=lambda: os.urandom(16).hex())
 
     @property
@@ -130,6 +133,7 @@ class Task:
 
     @property
     def is_finished(self) -> bool:
+        """Whether it has ended, however that was."""
         return self.status in FINISHED
 
 

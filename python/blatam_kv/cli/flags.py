@@ -49,6 +49,11 @@ def model_flags(command: argparse.ArgumentParser) -> None:
         help="tokens that prompt and answer may have (what the model's configuration says)",
     )
     command.add_argument(
+        "--local-gpu-pool-mb",
+        metavar="N",
+        help="MiB of each GPU for beginnings of prompts (0: none)",
+    )
+    command.add_argument(
         "--openai-base-url",
         metavar="URL",
         help="the endpoint of --model openai, for example http://127.0.0.1:8000/v1, or several with "

@@ -66,7 +66,8 @@ class Settings:
     model: what writes. The ``local_`` and ``openai_`` settings belong to the models of those names.
     local_model is a folder, local_device as torch names it; timeouts are in seconds; context_tokens
     of None asks the folder or the endpoint. devices: those that a model runs on which runs here,
-    "auto" for all GPUs; none is the one of local_device. openai_base_url: several have commas between
+    "auto" for all GPUs; none is the one of local_device. local_gpu_pool_mb: MiB of each of them for
+    beginnings of prompts, where the model is local. openai_base_url: several have commas between
     them.
     """
 
@@ -121,6 +122,7 @@ class Settings:
     local_dtype: str = "auto"
     local_device: str = "cpu"
     local_context_tokens: int | None = None
+    local_gpu_pool_mb: int = 0
     openai_base_url: str | None = None
     openai_model: str | None = None
     openai_api_key: Secret | None = None

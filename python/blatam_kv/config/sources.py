@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from blatam_kv.config.readers import did_you_mean
 from blatam_kv.config.settings import Secret, Settings
@@ -15,6 +17,7 @@ from blatam_kv.errors import ConfigError, MissingExtra
 # The names without a prefix that have an effect, where the one with it is not set.
 _WITHOUT_PREFIX = ("DATABASE_URL", "REDIS_URL")
 
+_MERGE = "tag:yaml.org,2002:merge"
 # What yaml raises for a value that its tag or its form promised to be something else: 2026-13-45.
 _UNREADABLE = (ValueError, TypeError, AttributeError, LookupError)
 
@@ -125,7 +128,7 @@ def parse_file(file: Path) -> object:
         raise ConfigError(f"{file} is not UTF-8 text: {error.reason}") from error
     if file.suffix == ".json":
         try:
-            return json.loads(text)
+            return json.loads(text, object_pairs_hook=_once)
         except ValueError as error:
             raise ConfigError(f"{file} is not valid JSON: {error}") from error
         except RecursionError as error:
@@ -134,10 +137,26 @@ def parse_file(file: Path) -> object:
         import yaml
     except ImportError as error:
         raise MissingExtra("PyYAML", extra="server") from error
+
+    class Once(yaml.SafeLoader):
+        """Of a name that is there twice one would be lost without a word."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            _once([(key.value, None) for key, _ in node.value if key.tag != _MERGE])
+            return super().construct_mapping(node, deep)
+
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Once)  # a SafeLoader
     except (yaml.YAMLError, RecursionError, *_UNREADABLE) as error:
         raise ConfigError(f"{file} is not valid YAML: {error}") from error
+
+
+def _once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A mapping of pairs. Raises ValueError for a name that is there twice."""
+    for name, count in Counter(str(name) for name, _ in pairs).items():
+        if count > 1:
+            raise ValueError(f"{name[:80]!r} is there {count} times; remove all but one")
+    return dict(pairs)
 
 
 def _put(values: dict[str, object], variable: Variable, value: object, *, where: str) -> None:

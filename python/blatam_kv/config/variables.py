@@ -84,6 +84,7 @@ VARIABLES: Mapping[str, Variable] = {
     "BUL_LOCAL_DTYPE": Variable("local_dtype", choice(LOCAL_DTYPES)),
     "BUL_LOCAL_DEVICE": Variable("local_device", text),
     "BUL_LOCAL_CONTEXT_TOKENS": Variable("local_context_tokens", integer(64, 100_000_000)),
+    "BUL_LOCAL_GPU_POOL_MB": Variable("local_gpu_pool_mb", integer(0, 100_000_000)),
     "BUL_OPENAI_BASE_URL": Variable("openai_base_url", text),
     "BUL_OPENAI_MODEL": Variable("openai_model", text),
     "BUL_OPENAI_API_KEY": Variable("openai_api_key", secret, secret=True),

@@ -45,8 +45,9 @@ def chain_digests(
     host.
 
     On a device it returns at once, and no digest may be believed before ``check_chained`` has seen
-    ``counts``. Where the GPU cannot and all of it is torch's, the host does it by copies. Raises InvalidRequest for memory that does not fit, DeviceUnavailable where the GPU
-    cannot: nothing was queued then.
+    ``counts``. Where the GPU cannot and all of it is torch's, the host does it by copies. Raises
+    InvalidRequest for memory that does not fit, DeviceUnavailable where the GPU cannot: nothing was
+    queued then.
     """
     import numpy as np
 

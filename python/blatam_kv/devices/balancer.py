@@ -92,6 +92,7 @@ class Ticket:
 
     @property
     def gpu(self) -> str:
+        """The GPU that the work is for."""
         return self._gpu.name
 
     def __enter__(self) -> Ticket:

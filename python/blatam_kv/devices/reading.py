@@ -58,9 +58,12 @@ class Devices:
         self._known = frozenset(() if monitor is None else monitor.gpus())
 
     def gpus(self) -> Sequence[str]:
+        """The names it was given."""
         return self._names
 
     def read(self, gpu: str) -> Reading:
+        """What the other monitor reads of it. Raises DeviceUnavailable, with the reason NO_DEVICE where
+        that knows neither the name nor what stands before its slash."""
         shared = gpu.partition("/")[0]
         for name in (gpu, shared):
             if self._monitor is not None and name in self._known:
@@ -113,6 +116,7 @@ class Smoothed:
         self._last: Reading | None = None
 
     def add(self, reading: Reading, now: float) -> None:
+        """Take a reading in. now: by the clock of ``Reading.at``, here and below."""
         if not 0 <= now - reading.at <= self._stale:
             return
         last = self.latest(now)
@@ -126,6 +130,8 @@ class Smoothed:
         self._last = reading
 
     def mean(self, now: float) -> float | None:
+        """The share of time in which the GPU was busy, 0 to 1; None if it does not tell, or if nobody has
+        looked for too long."""
         return self._mean if self.latest(now) is not None else None
 
     def latest(self, now: float) -> Reading | None:

@@ -123,19 +123,6 @@ def walk(blocks: Iterable[Block]) -> Iterator[Block]:
                 yield from walk(inner)
 
 
-def spans_of(block: Block) -> Iterator[Spans]:
-    """The runs of text right in a block, not those of blocks inside it."""
-    match block:
-        case Heading(spans=spans) | Paragraph(spans):
-            yield spans
-        case Table(head, rows):
-            yield from head
-            for row in rows:
-                yield from row
-        case Code(text):
-            yield (Span(text, code=True),)
-
-
 # A number with its sign and one unit, or a dash where there is none.
 _FIGURE = re.compile(r"[-+−±~]?[€$£]? ?[-+−]?\d[\d.,  ]*( ?[%‰€$£]| ?[a-zA-Zµ²³]{1,3})?|[–—-]")
 

@@ -41,7 +41,6 @@ class Style:
     line: str
     margins: tuple[float, float, float, float]  # top, right, bottom, left; centimetres
     numbered: bool = False
-    capitals: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +119,6 @@ STYLES: Mapping[str, Style] = {
         line="#b9b1a8",
         margins=(2.9, 2.5, 2.6, 2.5),
         numbered=True,
-        capitals=True,
     ),
     "creative": Style(
         title="stripe",

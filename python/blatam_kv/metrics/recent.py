@@ -50,10 +50,12 @@ class LatencyHistogram:
 
     @property
     def count(self) -> int:
+        """How many durations were recorded."""
         return self._count
 
     @property
     def sum(self) -> float:
+        """Seconds of all together."""
         return self._sum
 
     @property
@@ -108,6 +110,8 @@ class RecentRate:
 
     @property
     def per_second(self) -> float:
+        """The mean of the last minute, or of the time since the start if that is less, but at least a
+        second."""
         now = self._clock()
         oldest = int(now) - self._SECONDS
         with self._lock:

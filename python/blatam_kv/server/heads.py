@@ -55,9 +55,8 @@ class Heads(HttpToolsProtocol):
             self._refuse(http.HTTPStatus.BAD_REQUEST, "Invalid HTTP request received.")
             return
         if self._in_head:
-            self._head_bytes += (
-                len(data) if began_before else 0
-            )  # else it has a body before it, maybe
+            if began_before:  # else a body may lie before it
+                self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 status = http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
                 self._refuse(status, f"The head is larger than {MAX_HEAD_BYTES >> 10} KiB.")

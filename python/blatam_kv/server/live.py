@@ -119,18 +119,17 @@ class LiveDesk:
         """Figures as they change, all of them first, and the nodes; ``count`` ends it."""
         count = read_options(request, {"count": whole(1, 100_000)}).get("count")
         self._one_more()
-        return StreamingResponse(
-            self._told(count), media_type="text/event-stream", headers=_HEADERS
-        )
+        told = self._told(count, caller)
+        return StreamingResponse(told, media_type="text/event-stream", headers=_HEADERS)
 
-    async def _told(self, count: int | None) -> AsyncIterator[bytes]:
+    async def _told(self, count: int | None, caller: Caller) -> AsyncIterator[bytes]:
         try:
             about = await run_in_threadpool(self._about)
             yield _event("about", about)
             seen: Mapping[str, float] = {}
             others: dict[str, object] = {}
             turn = 0
-            while not self._service.queue.closed:
+            while not self._service.queue.closed and self._guard.knows(caller):
                 now = self._figures.now()
                 changed = {name: value for name, value in now.items() if seen.get(name) != value}
                 gone = [name for name in seen if name not in now]
@@ -187,14 +186,14 @@ class LiveDesk:
         key = request.path_params["id"]
         await run_in_threadpool(self._service.task, key, tenant=caller.tenant)
         self._one_more()
-        written = self._written(key, caller.tenant, prefix_of(request))
+        written = self._written(key, caller, prefix_of(request))
         return StreamingResponse(written, media_type="text/event-stream", headers=_HEADERS)
 
-    async def _written(self, key: str, tenant: str, prefix: str) -> AsyncIterator[bytes]:
+    async def _written(self, key: str, caller: Caller, prefix: str) -> AsyncIterator[bytes]:
         try:
             pieces: list[str] = []
             told = told_task = 0
-            while True:
+            while self._guard.knows(caller):
                 now = self._service.ledger.pieces(key)
                 if now is not None and now is not pieces:
                     if told:
@@ -204,7 +203,7 @@ class LiveDesk:
                     end = len(pieces)
                     yield _event("text", "".join(pieces[told:end]))
                     told = end
-                task = await run_in_threadpool(self._service.task, key, tenant=tenant)
+                task = await run_in_threadpool(self._service.task, key, tenant=caller.tenant)
                 if task.is_finished or self._service.queue.closed:
                     yield _event("done", describe(task, prefix=prefix))
                     return
@@ -262,7 +261,7 @@ class LiveDesk:
             "tenant": caller.tenant,
             "scopes": sorted(caller.scopes),
             "csrf_token": self._guard.sessions.forgery_token(token),
-            "seconds": SECONDS,
+            "seconds": self._guard.sessions.seconds_left(token),
         }
 
     def _cookie(self, request: Request, token: str, seconds: int) -> str:

@@ -36,8 +36,9 @@ from blatam_kv.bul.wishes import Wishes, wishes_of
 from blatam_kv.errors import InvalidRequest, ModelError
 from blatam_kv.metrics import ServiceMetrics
 from blatam_kv.server.body import Recent
-from blatam_kv.server.fields import field, new_id
+from blatam_kv.server.fields import field, fields, new_id
 from blatam_kv.server.gate import Door
+from blatam_kv.server.leaving import unless_left
 from blatam_kv.server.problem import Problem
 from blatam_kv.server.replies import END_OF_STREAM, Ready, json_reply
 
@@ -176,7 +177,10 @@ class OpenAIFace:
             told = self._told(head, how, None)
             return self._streamed(head, asked, dialect, heard, how, told, count)
         try:
-            answers = [await listener.wait() for listener in heard]
+            if b"idempotency-key" in fields(request.scope):  # who asks again means to find it then
+                answers = await _all(heard)
+            else:
+                answers = await unless_left(request.receive, _all(heard))
         except (ModelError, InvalidRequest) as error:
             raise Problem(503, str(error)) from None
         finally:
@@ -356,6 +360,10 @@ def _usage(answers: Sequence[Answer], how: CacheResult) -> dict[str, object]:
 def _tier(heard: Sequence[Listener | Found]) -> str:
     """Where a hit came from: the furthest place that any of its answers did."""
     return max((each.tier for each in heard), key=_TIERS.index)
+
+
+async def _all(heard: Sequence[Listener]) -> list[Answer]:
+    return [await listener.wait() for listener in heard]
 
 
 def _close(heard: Sequence[Listener]) -> None:

@@ -117,6 +117,7 @@ def serve(settings: Settings, *, version: str) -> int:
             archive=archive,
             salt_of=keys.salt_of,
             devices=opened.enter_context(watched(model, settings)),
+            resumed=None if tracing is None else tracing.resumed,
         )
         guard = make_guard(settings, keys, count=service.metrics.rejected, redis=redis)
         courier = Courier(

@@ -37,23 +37,64 @@ class Mapped(Protocol):
 class Files(Protocol):
     """The calls; all raise OSError. Descriptors are never inherited by an executed program."""
 
-    def make_folder(self, path: Path) -> None: ...
-    def names(self, folder: Path) -> list[str]: ...
-    def open(self, path: Path | str, flags: int) -> int: ...
-    def close(self, fd: int) -> None: ...
-    def size(self, fd: int) -> int: ...
-    def read(self, fd: int, size: int, offset: int) -> bytes: ...
-    def map(self, fd: int, size: int) -> Mapped: ...
-    def write(self, fd: int, pieces: Sequence[Bytes], offset: int) -> int: ...
-    def cut(self, fd: int, size: int) -> None: ...
-    def sync(self, fd: int) -> None: ...
-    def sync_folder(self, folder: Path) -> None: ...
-    def replace(self, source: Path, target: Path) -> None: ...
-    def exchange(self, one: Path, other: Path) -> None: ...
-    def link(self, source: Path, target: Path) -> None: ...
-    def remove(self, path: Path) -> None: ...
-    def lock(self, fd: int) -> bool: ...
-    def random(self, size: int) -> bytes: ...
+    def make_folder(self, path: Path) -> None:
+        """A folder, with those above it, unless it is there."""
+
+    def names(self, folder: Path) -> list[str]:
+        """What lies in it, in any order."""
+        ...
+
+    def open(self, path: Path | str, flags: int) -> int:
+        """A descriptor. flags: as of ``os.open``; a new file is its owner's alone."""
+        ...
+
+    def close(self, fd: int) -> None:
+        """End a descriptor."""
+
+    def size(self, fd: int) -> int:
+        """Bytes that the file has now."""
+        ...
+
+    def read(self, fd: int, size: int, offset: int) -> bytes:
+        """Up to ``size`` bytes; fewer only at the end of the file."""
+        ...
+
+    def map(self, fd: int, size: int) -> Mapped:
+        """The first ``size`` bytes, which may be more than there are now."""
+        ...
+
+    def write(self, fd: int, pieces: Sequence[Bytes], offset: int) -> int:
+        """Write pieces one after the other; the bytes written, which may be fewer than were given."""
+        ...
+
+    def cut(self, fd: int, size: int) -> None:
+        """Give the file this size: what lies behind is gone, what was missing is zeros."""
+
+    def sync(self, fd: int) -> None:
+        """Return when what was written, and the size, would survive a power cut."""
+
+    def sync_folder(self, folder: Path) -> None:
+        """Return when the names in a folder would."""
+
+    def replace(self, source: Path, target: Path) -> None:
+        """Rename a file, over another if there is one, at once."""
+
+    def exchange(self, one: Path, other: Path) -> None:
+        """Each takes the other's name, at once. OSError with ENOSYS or EINVAL where that cannot be."""
+
+    def link(self, source: Path, target: Path) -> None:
+        """A second name, which must be free, for a file."""
+
+    def remove(self, path: Path) -> None:
+        """Take a file's name away."""
+
+    def lock(self, fd: int) -> bool:
+        """Take the exclusive lock, which ends with the descriptor; False if another holds it."""
+        ...
+
+    def random(self, size: int) -> bytes:
+        """Bytes that nobody can guess."""
+        ...
 
 
 class MappedFile:
@@ -70,7 +111,7 @@ class MappedFile:
 
 
 class SystemFiles:
-    """The real ones."""
+    """Those of the operating system."""
 
     def make_folder(self, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
@@ -88,18 +129,15 @@ class SystemFiles:
         return os.fstat(fd).st_size
 
     def read(self, fd: int, size: int, offset: int) -> bytes:
-        """Up to size bytes; fewer only at the end of the file."""
         data = os.pread(fd, size, offset)
         while 0 < len(data) < size and (more := os.pread(fd, size - len(data), offset + len(data))):
             data += more
         return data
 
     def map(self, fd: int, size: int) -> Mapped:
-        """The first ``size`` bytes, which may be more than there are now."""
         return MappedFile(fd, size)
 
     def write(self, fd: int, pieces: Sequence[Bytes], offset: int) -> int:
-        """The bytes written, which may be fewer than were given."""
         return os.pwritev(fd, pieces, offset)
 
     def cut(self, fd: int, size: int) -> None:
@@ -119,7 +157,6 @@ class SystemFiles:
         source.replace(target)
 
     def exchange(self, one: Path, other: Path) -> None:
-        """Each takes the other's name, at once. OSError with ENOSYS or EINVAL where that cannot be."""
         libc = ctypes.CDLL(None, use_errno=True)
         try:
             renameat2 = libc.renameat2
@@ -137,7 +174,6 @@ class SystemFiles:
         path.unlink()
 
     def lock(self, fd: int) -> bool:
-        """Take the exclusive lock, which ends with the descriptor; False if another holds it."""
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -265,6 +265,11 @@ class GpuTier:
             with self._memory.counted():
                 self._bus.lent(pieces, number)
 
+    def leading(self, keys: Sequence[bytes]) -> int:
+        """How many of the first records are on the device; counts no use."""
+        found = (self._memory.find(key, use=False) is not None for key in keys)
+        return next((at for at, there in enumerate(found) if not there), len(keys))
+
     def pin(self, key: bytes) -> bool:
         """Keep a record on the device; False if it is not there."""
         return self._memory.pin(key)

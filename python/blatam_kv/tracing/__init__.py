@@ -27,7 +27,8 @@ Attributes = Mapping[str, Value]
 
 _NOTHING: Attributes = {}
 # What W3C's Trace Context calls the headers that carry a span from one service to the next.
-HEADERS = ("traceparent", "tracestate")
+TRACEPARENT = "traceparent"
+HEADERS = (TRACEPARENT, "tracestate")
 
 
 class Kind(StrEnum):

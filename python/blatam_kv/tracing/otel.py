@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from blatam_kv.errors import ConfigError
-from blatam_kv.tracing import Attributes, Kind, Span
+from blatam_kv.tracing import TRACEPARENT, Attributes, Kind, Span
 
 _KINDS = {
     Kind.SERVER: trace.SpanKind.SERVER,
@@ -59,6 +59,15 @@ class Tracing:
             name, context, kind=trace.SpanKind.SERVER, attributes=attributes
         )
         return _Span(self._tracer, span, time.time_ns() - time.perf_counter_ns())
+
+    def resumed(self, traceparent: str) -> Span:
+        """The span under which this process goes on with what another began under that one. It says that
+        it was taken up, and has ended."""
+        context = _W3C.extract({TRACEPARENT: traceparent}, Context())
+        span = self._tracer.start_span("resume", context)
+        made = _Span(self._tracer, span, time.time_ns() - time.perf_counter_ns())
+        made.end()
+        return made
 
     def close(self) -> None:
         """Send what is left, and end."""

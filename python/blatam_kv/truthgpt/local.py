@@ -4,8 +4,7 @@ Needs the extra ``local`` (torch and transformers). Nothing is fetched, no code 
 weights is run, and weights are read from safetensors only, never from a pickle.
 
 With a store, a prompt whose beginning was computed before, by any process, begins there. Keys and
-values go through the host's memory: on another device each prefix is copied there once, and each
-new prompt back once.
+values go through the host's memory; a pool of the device's keeps what came up, as the store has it.
 """
 
 from __future__ import annotations
@@ -16,19 +15,15 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from blatam_kv._core import framed_digest
 from blatam_kv.blocks import KVLayout, KVStore
 from blatam_kv.config import LOCAL_DTYPES, Settings
-from blatam_kv.errors import (
-    ConfigError,
-    Error,
-    InvalidRequest,
-    MissingExtra,
-    Unsupported,
-)
+from blatam_kv.errors import ConfigError, Error, InvalidRequest, MissingExtra, Unsupported
+from blatam_kv.metrics import TierSnapshot
 from blatam_kv.truthgpt.faults import failure
+from blatam_kv.truthgpt.pool import Near, OpenTier, Pool
 from blatam_kv.truthgpt.protocol import (
     Chunk,
     Completion,
@@ -82,8 +77,9 @@ class Local:
 
     folder: as ``save_pretrained`` writes it, tokenizer included. store: where keys and values of
     prompts and answers are kept; one that cannot be used costs time, never the answer. dtype: of
-    weights and computation, "auto" for that of the file. device: as torch names it. context_tokens: by default
-    what the configuration says. The folder is read at the first use, once.
+    weights and computation, "auto" for that of the file. device: as torch names it. context_tokens:
+    by default what the configuration says. pool: of the device's memory, for prefixes; closed with
+    the model. The folder is read at the first use, once.
     """
 
     def __init__(
@@ -94,6 +90,7 @@ class Local:
         dtype: str = "auto",
         device: str = "cpu",
         context_tokens: int | None = None,
+        pool: Pool | None = None,
     ) -> None:
         if dtype not in LOCAL_DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(LOCAL_DTYPES)}, not {dtype!r}")
@@ -102,6 +99,7 @@ class Local:
         self._folder = Path(folder)
         self._dtype, self._device, self._context_tokens = dtype, device, context_tokens
         self._store = store
+        self._pool = pool or Pool(0, device)
         self._bound: tuple[KVStore, bool] | None = None
         self._lock = threading.Lock()  # guards _loaded and _bound
         self._running = threading.Lock()  # one pass through the model at a time
@@ -109,6 +107,16 @@ class Local:
 
     def __repr__(self) -> str:
         return f"Local({str(self._folder)!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._pool.close()
+
+    def tiers(self) -> list[TierSnapshot]:
+        """What lies in the device's memory."""
+        return self._pool.tiers()
 
     @property
     def model_id(self) -> str:
@@ -249,6 +257,8 @@ class Local:
         cache = empty()
         if store is None:
             return cache, 0
+        if filled := self._pool.restore(cache, store, tokens, reserve=room, near=_near):
+            return cache, filled
         try:
             return cache, restore(cache, store, [Row(0, tokens)], reserve=room)
         except (Error, RuntimeError, MemoryError) as error:
@@ -340,8 +350,7 @@ class Local:
 def from_settings(
     settings: Settings, store: KVStore | None = None, *, device: str | None = None
 ) -> Local:
-    """The model that the settings describe, on their device or another. Raises ConfigError without a
-    folder."""
+    """The model that the settings describe, on their device or another. ConfigError without a folder."""
     if settings.local_model is None:
         raise ConfigError(
             "the model local needs a folder: --local-model, BUL_LOCAL_MODEL or bul.local_model"
@@ -352,6 +361,7 @@ def from_settings(
         dtype=settings.local_dtype,
         device=device or settings.local_device,
         context_tokens=settings.local_context_tokens,
+        pool=Pool(settings.local_gpu_pool_mb << 20, device or settings.local_device),
     )
 
 
@@ -367,6 +377,12 @@ def _binds(store: KVStore, loaded: _Loaded) -> bool:
         log.warning("prefixes are not kept: the model needs %s, the store has %s", wanted, found)
         return False
     return store.bind(loaded.fingerprint)
+
+
+def _near(open_tier: OpenTier, device: str) -> Near:
+    from blatam_kv.integrations.transformers import near
+
+    return near.Near(open_tier, device)
 
 
 def _ends(model: Any, wording: Wording) -> frozenset[int]:

@@ -27,6 +27,7 @@ from blatam_kv.truthgpt.protocol import (
     Sampling,
     Tokens,
     Usage,
+    joined,
 )
 from blatam_kv.truthgpt.release import Release
 from blatam_kv.truthgpt.sampler import Sampler, third_times
@@ -130,12 +131,7 @@ class Mini:
         self, messages: Sequence[Message], *, sampling: Sampling, salt: bytes = b""
     ) -> Completion:
         """The whole answer. Raises InvalidRequest if the prompt leaves no room to answer."""
-        texts: list[str] = []
-        for chunk in self.stream(messages, sampling=sampling, salt=salt):
-            texts.append(chunk.text)
-            if chunk.finish_reason is not None and chunk.usage is not None:
-                return Completion("".join(texts), chunk.finish_reason, chunk.usage)
-        raise AssertionError("a stream ends with a finish reason")
+        return joined(self.stream(messages, sampling=sampling, salt=salt))
 
     def stream(
         self, messages: Sequence[Message], *, sampling: Sampling, salt: bytes = b""

@@ -45,6 +45,7 @@ from blatam_kv.truthgpt.protocol import (
     Message,
     Sampling,
     Usage,
+    joined,
 )
 from blatam_kv.truthgpt.release import Release
 from blatam_kv.truthgpt.remote_tokens import TokenCounter
@@ -205,12 +206,7 @@ class OpenAI:
         self, messages: Sequence[Message], *, sampling: Sampling, salt: bytes = b""
     ) -> Completion:
         """The whole answer. Raises InvalidRequest if the prompt leaves no room, and ModelError."""
-        texts: list[str] = []
-        for chunk in self.stream(messages, sampling=sampling):
-            texts.append(chunk.text)
-            if chunk.finish_reason is not None and chunk.usage is not None:
-                return Completion("".join(texts), chunk.finish_reason, chunk.usage)
-        raise AssertionError("a stream ends with a finish reason")
+        return joined(self.stream(messages, sampling=sampling, salt=salt))
 
     def stream(
         self, messages: Sequence[Message], *, sampling: Sampling, salt: bytes = b""

@@ -15,7 +15,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
-from blatam_kv.bul.caller import Caller, Scope
+from blatam_kv.bul.caller import ITSELF, Caller, Scope
 from blatam_kv.bul.security.audit import AuditLog
 from blatam_kv.bul.security.keys import KeyRing, Known, Network
 from blatam_kv.bul.security.limits import Limiter, Verdict
@@ -264,6 +264,15 @@ class Guard:
             "valid now; make a key with: blatam-kv keys create --tenant NAME",
             cause,
         )
+
+    def knows(self, caller: Caller) -> bool:
+        """Whether the key of a caller who was let in still works: a stream may outlive it."""
+        if caller.key_id == ITSELF.key_id:
+            return True
+        try:
+            return self._keys.by_id(caller.key_id) is not None
+        except ConfigError:
+            return True  # nobody can tell now; who asks anew is refused
 
     # ---- stage 2: how often ---------------------------------------------------------------------
 

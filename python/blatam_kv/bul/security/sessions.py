@@ -61,6 +61,10 @@ class Sessions:
             return None
         return found["key_id"]
 
+    def seconds_left(self, token: str) -> int:
+        """Until a session that holds now ends."""
+        return max(0, int(token.split(".")[1]) - int(self._clock()))
+
     def forgery_token(self, token: str) -> str:
         """What changes under this session must carry."""
         return self._mac("forgery", token)

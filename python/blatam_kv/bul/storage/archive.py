@@ -335,6 +335,7 @@ class Archive:
             "created": task.created,
             "finished": task.finished,
             "deadline": task.deadline,
+            "trace": task.trace,
             "look": None if task.look == USUAL else json.dumps(asdict(task.look)),
         }
 
@@ -380,7 +381,7 @@ def _task(row: Row[Any]) -> Task:  # Any: columns of two tables
             name: values[name]
             for name in (
                 *("id", "tenant", "batch", "status", "cache", "stored", "format", "priority"),
-                *("error", "tries", "created", "finished", "deadline"),
+                *("error", "tries", "created", "finished", "deadline", "trace"),
             )
         },
     )

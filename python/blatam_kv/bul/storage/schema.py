@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 # The newest migration, and the schema below.
-REVISION = "0004"
+REVISION = "0005"
 
 metadata = MetaData()
 
@@ -80,6 +80,7 @@ tasks = Table(
     Column("look", Text),  # JSON, where it is not the usual one
     # Grows each time that a node takes the task; see fence.py. The node that began it has 1.
     Column("fence", Integer, nullable=False, server_default="1"),
+    Column("trace", Text),  # the traceparent of who asked, where that was traced
     Index("tasks_by_tenant", "tenant", "created", "id"),
     Index("tasks_by_document", "document_id"),
     Index(

@@ -18,26 +18,27 @@ export function begin() {
   by("sure-no").addEventListener("click", () => by("sure").close());
   by("sure-yes").addEventListener("click", async () => {
     by("sure").close();
-    const { json } = await ask("POST", "/api/v1/kv-cache/clear", { body: {} });
-    tell(() => `${number(json.cleared ?? 0)} ${t("cleared")}`);
+    await change("POST", "/api/v1/kv-cache/clear", (json) => `${number(json.cleared)} ${t("cleared")}`);
     await showPins();
   });
-  by("backup").addEventListener("click", async () => {
-    const { status, json } = await ask("POST", "/api/v1/backups", { body: {} });
-    tell(() => (status === 200 ? t(json.backup ? "backed_up" : "back_up_none") : json.detail));
-  });
+  by("backup").addEventListener("click", () => change("POST", "/api/v1/backups", (json) => t(json.backup ? "backed_up" : "back_up_none")));
   by("pause").addEventListener("click", async () => {
     const paused = by("pause").dataset.t === "resume";
-    const { status, json } = await ask("POST", paused ? "/processor/start" : "/processor/stop", { body: {} });
-    if (status !== 200) return;
-    showPaused(json.status);
-    tell(() => t(paused ? "resumed" : "paused"));
+    const json = await change("POST", paused ? "/processor/start" : "/processor/stop", () => t(paused ? "resumed" : "paused"));
+    if (json) showPaused(json.status);
   });
-  by("steer").addEventListener("submit", async (event) => {
+  by("steer").addEventListener("submit", (event) => {
     event.preventDefault();
-    const { status, json } = await ask("PUT", `/api/v1/kv-cache/policy/${by("policy").value}`);
-    tell(() => (status === 200 ? `${json.policy} ${t("decides")}` : json.detail));
+    change("PUT", `/api/v1/kv-cache/policy/${by("policy").value}`, (json) => `${json.policy} ${t("decides")}`);
   });
+}
+
+// Ask for a change and tell what came of it, above all that nothing did. What was answered, if it was done.
+async function change(method, path, said) {
+  const { status, json } = await ask(method, path, method === "POST" ? { body: {} } : {}).catch(() => ({ status: 0, json: {} }));
+  const good = status >= 200 && status < 300;
+  tell(() => (good ? said(json) : json.detail ?? t(status ? "failed" : "unreachable")));
+  return good ? json : null;
 }
 
 // What is so now, when somebody signs in.
@@ -46,7 +47,8 @@ export async function arrive() {
   told = null;
   by("admin-state").textContent = "";
   if (!may("admin")) return;
-  const [processor, policy] = await Promise.all([ask("GET", "/processor/status"), ask("GET", "/api/v1/kv-cache/policy"), showPins()]);
+  const none = () => ({ status: 0 });
+  const [processor, policy] = await Promise.all([ask("GET", "/processor/status").catch(none), ask("GET", "/api/v1/kv-cache/policy").catch(none), showPins()]);
   if (processor.status === 200) showPaused(processor.json.status);
   if (policy.status !== 200) return;
   by("policy").replaceChildren(...policy.json.policies.map((name) => new Option(name, name, name === policy.json.configured, name === policy.json.policy)));
@@ -62,7 +64,7 @@ function showPaused(status) {
 }
 
 async function showPins() {
-  const { status, json } = await ask("GET", "/cache/pins");
+  const { status, json } = await ask("GET", "/cache/pins").catch(() => ({ status: 0 }));
   if (status !== 200) return;
   pins = json;
   drawPins();
@@ -101,9 +103,7 @@ export function pinButton({ document_id: id, title }) {
   mark(button);
   button.addEventListener("click", async () => {
     const pinned = button.dataset.t === "unpin";
-    const { status, json } = await ask(pinned ? "DELETE" : "PUT", `/cache/pins/${id}`);
-    if (status < 300) tell(() => t(pinned ? "unpinned" : "pinned_it"));
-    else tell(() => json.detail);
+    await change(pinned ? "DELETE" : "PUT", `/cache/pins/${id}`, () => t(pinned ? "unpinned" : "pinned_it"));
     await showPins();
   });
   return button;

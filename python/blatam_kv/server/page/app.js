@@ -1,6 +1,6 @@
 // The page: figures as they come, drawn; words, colours, and what signing in opens.
 import { Chart, bytes, count, key, percent, time } from "./charts.js";
-import { begin, retell } from "./documents.js";
+import { begin, look, retell } from "./documents.js";
 import { Figures } from "./figures.js";
 import * as places from "./places.js";
 import { may } from "./session.js";
@@ -13,6 +13,8 @@ const figures = new Figures();
 let events = null, about = {}, others = null, passed = 0;
 // So many figures come a second apart, then two: what a look costs is the frame, not what is in it.
 const FEW = 20;
+// After a refusal, in milliseconds: a gateway without its service gives one, and a key that was revoked.
+const AGAIN = 5000;
 
 const charts = {
   hit: new Chart("chart-hit", { name: "hit_rate", series: 1, top: 1, format: percent }),
@@ -127,7 +129,12 @@ function connect() {
     state("live", true);
     draw();
   });
-  events.addEventListener("error", () => state("lost", false));
+  events.addEventListener("error", () => {
+    state("lost", false);
+    if (events?.readyState !== EventSource.CLOSED) return; // it tries again by itself
+    events = null;
+    setTimeout(() => look().catch(() => {}).finally(connect), AGAIN);
+  });
 }
 
 function systems() {

@@ -10,7 +10,7 @@ const FORMATS = ["markdown", "html", "txt", "json", "docx", "pdf"];
 let ends = null, stream = null, task = null, heard = () => {}, told = null;
 
 function entered(found) {
-  hold(found, () => entered({ signed_in: false }));
+  hold(found, () => { entered({ signed_in: false }); by("sign-in-error").textContent = t("session_over"); });
   clearTimeout(ends);
   by("sign-in").hidden = found.signed_in;
   by("inside").hidden = !found.signed_in;
@@ -27,9 +27,9 @@ function entered(found) {
 export async function begin(changed) {
   heard = changed;
   by("sign-in").addEventListener("submit", signIn);
-  by("sign-out").addEventListener("click", async () => { await ask("DELETE", "/api/v1/session"); entered({ signed_in: false }); });
+  by("sign-out").addEventListener("click", () => ask("DELETE", "/api/v1/session").then(() => entered({ signed_in: false }), away));
   by("write").addEventListener("submit", write);
-  by("stop").addEventListener("click", () => task && ask("DELETE", `/task/${task}`));
+  by("stop").addEventListener("click", () => task && ask("DELETE", `/task/${task}`).catch(away));
   by("preview-close").addEventListener("click", () => by("preview").close());
   administration.begin();
   try {
@@ -37,6 +37,14 @@ export async function begin(changed) {
   } catch {
     entered({ signed_in: false });
   }
+}
+
+// Look whether who was signed in still is, when the service refuses what it gave before.
+export async function look() {
+  const { status, json } = await ask("GET", "/api/v1/session");
+  if (status !== 200 || json.signed_in || by("inside").hidden) return;
+  entered(json);
+  by("sign-in-error").textContent = t("session_over");
 }
 
 // What was said in the other language, said again.
@@ -59,14 +67,20 @@ async function signIn(event) {
   by("key").value = "";
 }
 
+// Nobody answers, which the pill at the top says, too.
+function away() {
+  say(by("write-state"), "unreachable");
+}
+
 async function recent() {
-  const { status, json } = await ask("GET", "/documents?limit=8");
+  const { status, json } = await ask("GET", "/documents?limit=8").catch(() => ({ status: 0, json: {} }));
   const list = by("recent");
   list.replaceChildren();
   if (status !== 200 || !json.documents.length) {
     const none = document.createElement("li");
     none.className = "none";
-    say(none, "no_documents");
+    if (json.detail) none.textContent = json.detail;
+    else say(none, status === 200 ? "no_documents" : "unreachable");
     list.append(none);
     return;
   }
@@ -90,11 +104,10 @@ async function recent() {
 }
 
 async function preview(each) {
-  const { status, json } = await ask("GET", `/documents/${each.document_id}?format=markdown`);
-  if (status !== 200) return;
+  const { json } = await ask("GET", `/documents/${each.document_id}?format=markdown`).catch(() => ({ json: {} }));
   by("preview-title").textContent = each.title;
-  show(by("preview-text"), json.content);
-  by("preview-text").lang = each.language;
+  show(by("preview-text"), json.content ?? json.detail ?? t("unreachable"));
+  by("preview-text").lang = json.content ? each.language : language;
   links(by("preview-links"), (format) => `/documents/${each.document_id}?format=${format}&download=1`);
   by("preview").showModal();
 }
@@ -153,10 +166,19 @@ function follow(asked, began) {
   task = asked.task_id;
   by("stop").hidden = false;
   say(by("write-state"), "in_queue");
+  by("paper").lang = asked.language;
+  listen(asked.task_id, began);
+}
+
+// The text from its beginning, at each connection.
+function listen(id, began) {
   const paper = by("paper");
   let text = "";
-  paper.lang = asked.language;
-  stream = new EventSource(`${base}/task/${task}/text`);
+  stream = new EventSource(`${base}/task/${id}/text`);
+  stream.addEventListener("open", () => { text = ""; });
+  stream.addEventListener("error", () => {
+    if (stream?.readyState === EventSource.CLOSED) again(id, began); // refused, which is not tried again by itself
+  });
   stream.addEventListener("waiting", ({ data }) => {
     const { position } = JSON.parse(data);
     by("write-state").textContent = position ? `${t("in_queue")}, ${t("position")} ${position}` : t("writing");
@@ -173,9 +195,32 @@ function follow(asked, began) {
   stream.addEventListener("done", ({ data }) => {
     const ended = JSON.parse(data);
     stream.close();
-    if (ended.status === "completed") done(ended, began, false);
-    else fail(ended.error?.detail ?? t(ended.status === "cancelled" ? "cancelled" : "failed"));
+    over(ended, began);
   });
+}
+
+function over(ended, began) {
+  if (ended.status === "completed") done(ended, began, false).catch(() => fail(t("unreachable")));
+  else if (ended.status === "failed" || ended.status === "cancelled") fail(ended.error?.detail ?? t(ended.status));
+  else again(ended.task_id, began); // the service stops, and goes on with it when it is back
+}
+
+// A stream that ended before its text did: the task may live on, or end meanwhile.
+function again(id, began) {
+  say(by("write-state"), "lost");
+  setTimeout(async () => {
+    if (task !== id) return;
+    try {
+      const { status, json } = await ask("GET", `/task/${id}/status`);
+      if (status === 401) fail(t("session_over"));
+      else if (status >= 500) again(id, began);
+      else if (status !== 200) fail(json.detail ?? t("failed"));
+      else if (json.status === "queued" || json.status === "processing") listen(id, began);
+      else over(json, began);
+    } catch {
+      again(id, began);
+    }
+  }, 2000);
 }
 
 async function done(ended, began, cached) {

@@ -28,6 +28,7 @@ export class Figures {
   forget() {
     this.samples.clear();
     this.index.clear();
+    this.marks = []; // of another start they would be more than there is now
   }
 
   value(name) { return this.samples.get(name); }
