@@ -29,7 +29,7 @@ class Node:
     def start(self) -> None:
         """Start it, as it was when it ended."""
         options = f"--port {self.port} --bind 127.0.0.1 --dir {self._folder} --save ''"
-        options += " --appendonly no --cluster-enabled yes --cluster-node-timeout 10000"
+        options += " --appendonly no --cluster-enabled yes --cluster-node-timeout 5000"
         options += " --cluster-require-full-coverage no --protected-mode no"
         command = [binary(), *(word.strip("'") for word in options.split())]
         with (self._folder / "log").open("ab") as log:
@@ -80,7 +80,9 @@ def cluster() -> Iterator[Cluster]:
         cli = str(Path(binary()).with_name(Path(binary()).name.replace("server", "cli")))
         places = [f"127.0.0.1:{node.port}" for node in nodes]
         command = [cli, "--cluster", "create", *places, "--cluster-yes"]
-        made = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+        # They hear of one another from one another, again and again, so it may take a while.
+        patience = 4 * PATIENCE_SECONDS
+        made = subprocess.run(command, capture_output=True, text=True, timeout=patience)
         assert made.returncode == 0, made.stdout + made.stderr
         yield Cluster(nodes)
     finally:

@@ -141,12 +141,13 @@ def test_all_servers_are_asked_before_any_has_answered(servers: Cluster) -> None
 
 
 def test_a_silent_server_costs_nobody_elses_answers_and_is_left_alone(servers: Cluster) -> None:
-    shared = tier(servers, timeout=0.3, breaker=Breaker(pause=60.0))
+    shared = tier(servers, timeout=1.0, breaker=Breaker(pause=60.0))
     records = [record_of(number, b"%d" % number) for number in range(60)]
     eventually(lambda: served(shared, records))
     with frozen(of(shared, servers, KEYS[0])):
         eventually(lambda: lost(shared, records) == 1 and shared.stats().left_alone)
-    assert shared.stats().failures[Unavailable.TIMED_OUT] >= 3
+    # Who asks it where slots are, meanwhile, counts for its breaker and not here.
+    assert shared.stats().failures[Unavailable.TIMED_OUT] >= 1
     shared.close()
 
 
