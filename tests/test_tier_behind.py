@@ -31,12 +31,15 @@ class SlowTier:
         self.gate = threading.Event()
         self.gate.set()
         self.broken: Unavailable | None = None
+        self.wrong: Exception | None = None  # raised by puts, deletions and looks alike
         self.closed = False
 
     def _work(self) -> None:
         assert self.gate.wait(30)
         if self.broken is not None:
             raise TierUnavailable(self.broken, "broken")
+        if self.wrong is not None:
+            raise self.wrong
 
     def get_many(self, keys: Sequence[bytes]) -> list[Record | None]:
         return [self.records.get(key) for key in keys]
@@ -55,6 +58,8 @@ class SlowTier:
         return sum(self.records.pop(key, None) is not None for key in keys)
 
     def contains_many(self, keys: Sequence[bytes]) -> list[bool]:
+        if self.wrong is not None:
+            raise self.wrong
         return [key in self.records for key in keys]
 
     def close(self) -> None:
@@ -245,6 +250,23 @@ def test_what_a_full_disk_refuses_is_a_miss_until_it_has_room_again() -> None:
             threading.Event().wait(0.001)
         assert key_of(1) not in below.records
         assert tier.stats().failing is None
+
+
+@pytest.mark.parametrize("wrong", [OSError("cable"), ConfigError("no"), KeyError("a fault in it")])
+def test_a_tier_that_raises_anything_at_all_holds_nobody_up(wrong: Exception) -> None:
+    slow = SlowTier()
+    with WriteBehind(slow) as tier:
+        tier.put_many([record_of(0, b"1")], durable=True)
+        slow.wrong = wrong
+        tier.put_many([record_of(0, b"2"), record_of(1, b"2")])
+        tier.flush()
+        assert tier.stats().dropped == 2
+        assert tier.get_many([key_of(0), key_of(1)]) == [None, None]  # not the older one
+        slow.wrong = None
+        tier.put_many([record_of(2, b"3")])
+        tier.flush()
+        assert tier.contains_many([key_of(0), key_of(1), key_of(2)]) == [False, False, True]
+    assert set(slow.records) == {key_of(2)}  # what was lost has been buried
 
 
 def test_a_payload_that_the_caller_changes_is_not_changed() -> None:

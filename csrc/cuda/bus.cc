@@ -157,6 +157,8 @@ int Bus::run(const Job& job, bool store, const Pieces& given, std::shared_ptr<Ma
 }
 
 int Bus::follow(Stream stream) {
+  const std::lock_guard held(work_lock_);
+  if (const int code = broken_; code != kOk) return code;
   std::shared_ptr<Mark> mark;
   if (const int code = Mark::open(*runtime_, &mark); code != kOk) return code;
   if (const int code = mark->set(stream); code != kOk) return code;

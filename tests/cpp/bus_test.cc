@@ -402,6 +402,7 @@ TEST_P(BusTest, ClosingDoesWhatIsUnderWayAlsoOnADeviceThatFailsAndRefusesTheRest
   EXPECT_EQ(machine.bus->down(piece, 0, found), kClosed);
   std::shared_ptr<DevicePiece> another;
   EXPECT_EQ(machine.bus->take(1, true, &another), kClosed);
+  EXPECT_EQ(machine.bus->follow(nullptr), kClosed);
 }
 
 TEST_P(BusTest, ThreadsSeeTheirOwnBytesInASmallPool) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,8 @@ from blatam_kv.record import Kind, Record, check, packed_bytes
 from blatam_kv.tiers.lock import abandoned_in_children
 from blatam_kv.tiers.protocol import Tier, borrowed
 from blatam_kv.tiers.took import Took, timed
+
+log = logging.getLogger("blatam_kv.tiers")
 
 # What is handed on at once: enough to share the cost of a call, little enough that who waits for
 # one of its keys waits shortly.
@@ -325,7 +328,9 @@ class WriteBehind:
                 self._tier.put_many(records)
         except TierUnavailable as error:
             return error.reason
-        except (OSError, MemoryError):  # the thread must outlive any tier
+        except Exception as error:  # the thread must outlive any tier
+            if self._failing is None:
+                log.warning("what waited could not be written: %r", error)
             return Unavailable.IO_ERROR
         return None
 
@@ -333,7 +338,7 @@ class WriteBehind:
         names = list(keys)
         try:
             known = self._tier.contains_many(names) if names else []
-        except TierUnavailable:
+        except Exception:  # whatever it is: who cannot tell has to be taken to have them
             return names
         return [key for key, there in zip(names, known, strict=True) if there]
 
@@ -343,7 +348,7 @@ class WriteBehind:
             keys = [key for key in keys if key in self._lost and self._here(key) is None]
         try:
             self._tier.delete_many(keys)
-        except TierUnavailable:
+        except Exception:  # they are still lost, and buried another time
             return
         with self._lock:
             self._lost.difference_update(keys)
