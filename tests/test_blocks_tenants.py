@@ -35,6 +35,7 @@ def test_a_tenant_is_who_has_the_salt(tmp_path: Path) -> None:
     tier = disk(tmp_path)
     store = opened(tier=tier)
     save(store.tenant(b"ana"), PROMPT)
+    store.flush()
     # A store of that salt, and the same tenant after a restart, are the same.
     assert load(opened(tier=tier, salt=b"ana"), PROMPT) == len(PROMPT)
     assert load(opened(tier=tier).tenant(b"ana"), PROMPT) == len(PROMPT)
