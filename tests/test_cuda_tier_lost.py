@@ -36,9 +36,11 @@ def within_patience(work: Callable[[], None]) -> None:
         raise failures[0]
 
 
-def everything(tier: Any, below: DictTier, blocks: list[Block], said: set[str]) -> None:
+def everything(
+    tier: Any, below: DictTier, blocks: list[Block], engine: Engine, said: set[str]
+) -> None:
     """Every call there is; what raises DeviceUnavailable is noted."""
-    keys, slots, engine = [block.record.key for block in blocks], some_slots(3), Engine()
+    keys, slots = [block.record.key for block in blocks], some_slots(3)
     for tensor in engine.tensors:
         tensor[:] = 0
 
@@ -81,7 +83,10 @@ def test_a_device_lost_at_any_call_hangs_nothing_and_loses_nothing_below(
         below.put_many([block.record for block in blocks[1:]])
         tier, bus = open_tier(below, 128 << 10, lazy=lazy)
         bus.fail_after(calls, LOST, forever=True)
-        within_patience(lambda t=tier, b=below: everything(t, b, blocks, said))  # type: ignore[misc]
+        engine = Engine()  # until the tier is closed: what was queued before the loss may go on
+        within_patience(
+            lambda t=tier, b=below, e=engine: everything(t, b, blocks, e, said)  # type: ignore[misc]
+        )
         lost = tier.stats().lost
         within_patience(tier.close)
         assert below.closed

@@ -165,7 +165,8 @@ class GpuTier:
         and stay where they were.
 
         Raises InvalidRequest for slots or a cache that do not fit, Unsupported for blocks too large for
-        a launch, NoRoom if pins leave none for what the kernels are told, DeviceUnavailable.
+        a launch, NoRoom if pins leave none for what the kernels are told, DeviceUnavailable; after that
+        the cache must live until the tier is closed, for what was queued before may go on.
         """
         self._require_open()
         memory, figures, control = self._memory, self._figures, None
