@@ -185,6 +185,7 @@ def test_a_read_only_store_follows_the_binding(tmp_path: Path) -> None:
     ):
         writer.bind("weights")
         save(writer, PROMPT)
+        writer.flush()
         reader.refresh()
         assert reader.model == "weights"
         assert load(reader, PROMPT) == len(PROMPT)

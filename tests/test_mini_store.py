@@ -176,6 +176,7 @@ def test_a_second_service_reads_beside_the_first(
     assert writer is not None
     with writer:
         said(first, QUERIES[0])
+        writer.flush()
         reader = open_store(second, settings)
         assert reader is not None
         with reader:
