@@ -54,19 +54,25 @@ def test_a_load_by_layers_is_work_of_the_codec_as_a_whole_one_is(store: kv.KVSto
     assert whole[2] == 3
 
 
+def held_from(first: int, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Layers from this one on are not decoded before what is returned is set."""
+    go_on = threading.Event()
+    decode_layer = Packing.decode_layer
+
+    def held(self: Packing, payload: Any, at: int, layer: int, *rest: Any) -> int:
+        if layer >= first:
+            assert go_on.wait(60)
+        return decode_layer(self, payload, at, layer, *rest)
+
+    monkeypatch.setattr(Packing, "decode_layer", held)
+    return go_on
+
+
 def test_a_load_that_was_closed_before_its_end_is_not_counted(
     store: kv.KVStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(store, PROMPT)
-    went = threading.Event()
-    decode_layer = Packing.decode_layer
-
-    def held(self: Packing, payload: Any, at: int, layer: int, *rest: Any) -> int:
-        if layer == LAYOUT.layers - 1:
-            assert went.wait(60)
-        return decode_layer(self, payload, at, layer, *rest)
-
-    monkeypatch.setattr(Packing, "decode_layer", held)
+    went = held_from(LAYOUT.layers - 1, monkeypatch)
     load = store.load_layers(PROMPT, out=room(len(PROMPT)))
     load._stopped = True
     went.set()
@@ -78,15 +84,7 @@ def test_the_first_layer_is_there_before_the_last_is_decoded(
     store: kv.KVStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(store, PROMPT)
-    go_on = threading.Event()
-    decode_layer = Packing.decode_layer
-
-    def held(self: Packing, payload: Any, at: int, layer: int, *rest: Any) -> int:
-        if layer:
-            assert go_on.wait(60)
-        return decode_layer(self, payload, at, layer, *rest)
-
-    monkeypatch.setattr(Packing, "decode_layer", held)
+    go_on = held_from(1, monkeypatch)
     out = room(len(PROMPT))
     with store.load_layers(PROMPT, out=out) as load:
         load.wait(0)

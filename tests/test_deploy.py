@@ -19,6 +19,7 @@ import yaml
 from bul_fakes import Scripted, running
 
 from blatam_kv.config import VARIABLES, Settings
+from blatam_kv.config.sources import yaml_loader
 from blatam_kv.gateway.configuration import load
 from blatam_kv.server.bul import doors
 
@@ -34,15 +35,6 @@ def manifests() -> list[dict[str, Any]]:
         for path in sorted((DEPLOY / "kubernetes").glob("*.yaml"))
         for document in yaml.safe_load_all(path.read_text())
     ]
-
-
-class Strict(yaml.SafeLoader):
-    """Refuses a key that is given twice, as Kubernetes does."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        assert len(keys) == len(set(keys)), f"{node.start_mark}: a key is given twice: {keys}"
-        return super().construct_mapping(node, deep)
 
 
 def of_kind(kind: str) -> list[dict[str, Any]]:
@@ -63,7 +55,7 @@ def texts(value: object) -> Iterator[str]:
 
 def test_no_key_is_given_twice() -> None:
     for path in sorted([*DEPLOY.rglob("*.yaml"), *DEPLOY.rglob("*.yml")]):
-        assert list(yaml.load_all(path.read_text(), Strict)), path
+        assert list(yaml.load_all(path.read_text(), yaml_loader())), path
 
 
 def test_every_setting_that_is_named_exists() -> None:

@@ -14,8 +14,7 @@ class FarStats:
     """Of one process, at one moment. hits and misses are blocks that were fetched, or were not there
     any more; written those that were handed on, dropped those that were not: for lack of room on
     the way, or because the tier failed; failures its calls that failed; left_alone: whether nothing is
-    tried for now. What was measured is None
-    until it was."""
+    tried for now. What was measured is None until it was."""
 
     hits: int
     misses: int

@@ -63,9 +63,8 @@ class Drops:
         self._node = secrets.token_bytes(8)
         self._lock = threading.Lock()  # guards _pending, what is known, and count
         self._pending: dict[bytes, object] = {}  # with who wanted it last
-        self._known: dict[
-            bytes, bytes
-        ] = {}  # digests by their places in the stream, the oldest first
+        # Digests by their places in the stream, the oldest first.
+        self._known: dict[bytes, bytes] = {}
         self._knows_after: bytes | None = None  # the place after which it has all there was
         self._reading = threading.Lock()  # one thread follows at a time
         self._read = self._recalled()

@@ -7,12 +7,15 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blatam_kv.config.readers import did_you_mean
 from blatam_kv.config.settings import Secret, Settings
 from blatam_kv.config.variables import ALIASES, ELSEWHERE, NO_EFFECT, VARIABLES, Variable
 from blatam_kv.errors import ConfigError, MissingExtra
+
+if TYPE_CHECKING:
+    import yaml
 
 # The names without a prefix that have an effect, where the one with it is not set.
 _WITHOUT_PREFIX = ("DATABASE_URL", "REDIS_URL")
@@ -138,17 +141,23 @@ def parse_file(file: Path) -> object:
     except ImportError as error:
         raise MissingExtra("PyYAML", extra="server") from error
 
-    class Once(yaml.SafeLoader):
-        """Of a name that is there twice one would be lost without a word."""
+    try:
+        return yaml.load(text, yaml_loader())
+    except (yaml.YAMLError, RecursionError, *_UNREADABLE) as error:
+        raise ConfigError(f"{file} is not valid YAML: {error}") from error
 
+
+def yaml_loader() -> type[yaml.SafeLoader]:
+    """How YAML is read: safely, and without a name that is there twice, of which one would be lost
+    without a word (ValueError)."""
+    import yaml
+
+    class Once(yaml.SafeLoader):
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             _once([(key.value, None) for key, _ in node.value if key.tag != _MERGE])
             return super().construct_mapping(node, deep)
 
-    try:
-        return yaml.load(text, Once)  # a SafeLoader
-    except (yaml.YAMLError, RecursionError, *_UNREADABLE) as error:
-        raise ConfigError(f"{file} is not valid YAML: {error}") from error
+    return Once
 
 
 def _once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:

@@ -48,7 +48,7 @@ class Pool:
                     kept.close()
             return await self._open()
         except BaseException:
-            self.in_use -= 1
+            self.leave()
             raise
 
     def enter(self) -> None:
@@ -56,6 +56,10 @@ class Pool:
         if self.in_use >= self._most:
             raise Failure(Reason.BUSY, f"has {self._most:,} requests under way", sent=False)
         self.in_use += 1
+
+    def leave(self) -> None:
+        """Count one less."""
+        self.in_use -= 1
 
     async def _open(self) -> Connection:
         loop = asyncio.get_running_loop()
@@ -76,7 +80,7 @@ class Pool:
 
     def give_back(self, connection: Connection) -> None:
         """After an exchange: keep it if another may follow, else close it."""
-        self.in_use -= 1
+        self.leave()
         if self._closed or not connection.reusable:
             connection.close()
             return

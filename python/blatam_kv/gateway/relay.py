@@ -58,7 +58,7 @@ async def relay(
                 async with asyncio.timeout(upstream.system.connect_seconds):
                     await other.close()
     finally:
-        upstream.pool.in_use -= 1
+        upstream.pool.leave()
 
 
 async def _tried(

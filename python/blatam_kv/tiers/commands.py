@@ -1,8 +1,8 @@
 """``Commands``: what is asked of the Redis that nodes share, one server or many.
 
 A command goes to the server that has its key; a batch is one round trip to each server that has any
-of it, all at the same time. Whatever fails is counted and raised as TierUnavailable, and what keeps failing is left alone,
-each server by itself.
+of it, all at the same time. Whatever fails is counted and raised as TierUnavailable, and what keeps
+failing is left alone, each server by itself.
 """
 
 from __future__ import annotations

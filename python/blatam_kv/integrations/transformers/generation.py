@@ -46,8 +46,8 @@ def generate(
 
     model: a transformers causal language model. input_ids: ``[rows, tokens]``, padded on the left
     where rows differ. store: bound to the model by the first call; the prompts' blocks are saved in
-    it afterwards, and of a single row the answer's too; it is told how long the model reads. codec: see KVCache. options: everything
-    that ``model.generate`` takes; without ``attention_mask``, pad tokens to the left are padding.
+    it afterwards, and of a single row the answer's too; it is told how long the model reads. codec:
+    see KVCache. options: everything that ``model.generate`` takes; without ``attention_mask``, pad tokens to the left are padding.
 
     Returns what ``model.generate`` returns, the same tokens as without a store while the codecs of
     cache and store lose nothing (sums are rounded differently where a prompt is computed in parts,

@@ -11,7 +11,7 @@ const by = (id) => document.getElementById(id);
 const set = (id, text) => { const place = by(id); if (place.textContent !== text) place.textContent = text; };
 const figures = new Figures();
 let events = null, about = {}, others = null, passed = 0;
-// So many figures come a second apart, then two: what a look costs is the frame, not what is in it.
+// So many figures come a second apart, then three: what a look costs is the frame, not what is in it.
 const FEW = 20;
 // After a refusal, in milliseconds: a gateway without its service gives one, and a key that was revoked.
 const AGAIN = 5000;
