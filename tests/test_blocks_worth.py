@@ -312,6 +312,27 @@ def test_a_shared_tier_that_fails_is_a_miss_and_a_counter() -> None:
         assert not far.failing
 
 
+def test_a_shared_tier_that_raises_anything_at_all_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def wrong(keys: Sequence[bytes]) -> list[int]:
+        raise KeyError("a fault in it")
+
+    clock = Clock()
+    wire = Wire(clock)
+    monkeypatch.setattr(wire, "sizes_many", wrong)
+    with store_over(wire, clock) as store:
+        save(store, PROMPT)
+        store.flush()
+        far = store.stats().far
+        assert far is not None
+        assert (far.dropped, far.written) == (40, 0)
+        monkeypatch.undo()
+        save(store, PROMPT)
+        store.flush()
+        assert len(wire.records) == 40
+
+
 def test_without_a_model_nothing_is_shared() -> None:
     clock = Clock()
     wire = Wire(clock)

@@ -275,6 +275,26 @@ def test_a_tier_below_that_fails_loses_what_leaves_and_says_so(lazy: bool) -> No
     assert tier.stats().dropped == 1
 
 
+def test_a_tier_below_that_raises_anything_at_all_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def wrong(records: object, *, durable: bool = False) -> int:
+        raise KeyError("a fault in it")
+
+    below = DictTier()
+    tier, _ = open_tier(below, 8 << 10)
+    tier.put_many([response(0), response(1)])
+    monkeypatch.setattr(below, "put_many", wrong)
+    tier.put_many([response(2)])
+    tier.flush()
+    assert tier.stats().dropped == 1
+    monkeypatch.undo()
+    tier.put_many([response(3)])
+    tier.flush()
+    tier.close()
+    assert len(below.records) == 3
+
+
 def test_a_gpu_that_is_not_there_is_an_error_and_auto_says_what_is_missing(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

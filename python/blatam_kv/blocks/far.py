@@ -250,7 +250,7 @@ class Far:
             if new:
                 with timed(self.took.put):
                     written = self._tier.put_many(new)
-        except (TierUnavailable, MemoryError):
+        except Exception:  # the thread must outlive any tier
             self._count(failures=1, failing=True)
             return None
         self._count(failing=False)

@@ -15,7 +15,6 @@ from blatam_kv.errors import (
     DeviceUnavailable,
     EntryTooLarge,
     NoRoom,
-    TierUnavailable,
 )
 from blatam_kv.policy import checked_options, checked_policy
 from blatam_kv.record import Kind, Record
@@ -271,6 +270,8 @@ class DeviceMemory:
         stored = 0
         try:
             stored = self._below.put_many(records) if records else 0
-        except (TierUnavailable, OSError, MemoryError):  # the thread must outlive any tier
-            log.warning("the tier below the GPU's refused %d records", len(records))
+        except Exception as error:  # the thread must outlive any tier
+            # Its words alone: a log may keep the error, whose frames hold memory of the device.
+            reason = repr(error)
+            log.warning("the tier below the GPU's refused %d records: %s", len(records), reason)
         self.figures.add(spilled=stored, damaged=damaged, dropped=len(batch) - stored)
