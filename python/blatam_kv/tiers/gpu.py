@@ -28,7 +28,7 @@ from blatam_kv.tiers.control import Control
 from blatam_kv.tiers.departures import departing
 from blatam_kv.tiers.device import DeviceMemory
 from blatam_kv.tiers.gathering import checked_target, gathered, source_of
-from blatam_kv.tiers.gpu_figures import GpuStats, told
+from blatam_kv.tiers.gpu_figures import GpuStats, snapshot_of
 from blatam_kv.tiers.key_locks import KeyLocks
 from blatam_kv.tiers.lock import abandoned_in_children
 from blatam_kv.tiers.protocol import Tier
@@ -296,7 +296,7 @@ class GpuTier:
 
     def snapshot(self, *, store: str = "blocks") -> TierSnapshot:
         """What a service shows of it (``metrics.TierMetrics``); store: what lies there."""
-        return told(self._memory.stats(), self._figures.took, store=store)
+        return snapshot_of(self._memory.stats(), self._figures.took, store=store)
 
     def abandon(self) -> None:
         """In a forked child: threads and device stayed with the parent."""

@@ -151,7 +151,7 @@ class GpuFigures:
             )
 
 
-def told(now: GpuStats, took: Mapping[str, Buckets], *, store: str) -> TierSnapshot:
+def snapshot_of(now: GpuStats, took: Mapping[str, Buckets], *, store: str) -> TierSnapshot:
     """A GPU tier as the exporter shows it."""
     traffic = now.traffic
     return TierSnapshot(
